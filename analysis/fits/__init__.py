@@ -1,0 +1,1 @@
+"""Scaling laws: one law per file; the file's name is what `tokenlaw fit --law` takes."""
