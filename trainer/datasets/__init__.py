@@ -1,0 +1,39 @@
+"""Data sets, one file each.
+
+A part exposes `VERSION`, a frozen `Config` and
+
+    describe(config, folder: Path | None) -> Facts        opens the data once: counts and content digest; ValueError when missing
+    open_split(config, folder, split) -> Split            "train" or "val"
+
+Images are uint8 RGB arrays [H, W, 3]; a `Split` is indexed, so that data order is a function of (seed, step).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Facts:
+    """What a plan must know of a data set."""
+
+    digest: str  # sha256 over names and contents
+    num_classes: int
+    num_train: int
+    num_val: int
+
+
+class Split(Protocol):
+    """An indexed set of labelled images."""
+
+    def __len__(self) -> int: ...
+
+    def image(self, index: int) -> np.ndarray:
+        """uint8 RGB [H, W, 3]. A broken file raises ValueError with its name."""
+        ...
+
+    def label(self, index: int) -> int: ...

@@ -1,0 +1,202 @@
+"""Parameters and FLOPs of every model from its config, in pure Python: the one accounting of planner and trainer.
+
+One multiply-add is two FLOPs. `macs` are multiply-adds of one image through convolutions, linears and attention
+products; norms, activations and look-ups are not counted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .config import GeneratorConfig, LlamaConfig, TokenizerConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Parameters and multiply-adds of one image of a module; costs add up with `+` and repeat with
+    `*`.
+    """
+
+    params: int = 0
+    macs: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.params + other.params, self.macs + other.macs)
+
+    def __mul__(self, times: int) -> Cost:
+        return Cost(self.params * times, self.macs * times)
+
+    __rmul__ = __mul__
+
+
+def conv(
+    channels_in: int, channels_out: int, kernel: int, pixels_out: int, bias: bool = True
+) -> Cost:
+    """A square convolution with `pixels_out` output positions."""
+    weights = channels_in * channels_out * kernel * kernel
+    return Cost(weights + (channels_out if bias else 0), weights * pixels_out)
+
+
+def linear(width_in: int, width_out: int, positions: int, bias: bool = False) -> Cost:
+    """A linear layer applied at `positions` positions."""
+    weights = width_in * width_out
+    return Cost(weights + (width_out if bias else 0), weights * positions)
+
+
+def norm(channels: int, bias: bool = True) -> Cost:
+    """Affine parameters of a group, layer or RMS norm."""
+    return Cost(channels * (2 if bias else 1), 0)
+
+
+def attention(length_query: int, length_key: int, width: int) -> Cost:
+    """The two products of attention, scores and values, without the projections."""
+    return Cost(0, 2 * length_query * length_key * width)
+
+
+# ------------------------------------------------------------------------------------ the generator
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratorCost:
+    """Counts of a generator; `params` follows the one counting rule of CRT, GigaTok and LlamaGen."""
+
+    params: int
+    params_non_embedding: int  # params - 2*V*d - class table
+    params_head: int  # V*d of the output layer
+    params_matmul: int  # weights that multiply activations, with the head: the N of 6ND
+    macs_forward: int  # one image: linears, head and causal attention counted in full (L x L)
+
+
+def llama_hidden(width: int, multiple: int = 256) -> int:
+    """SwiGLU hidden size: multiple * ceil(int(8d/3) / multiple)."""
+    return multiple * -(-int(8 * width / 3) // multiple)
+
+
+def generator_cost(
+    model: LlamaConfig, codebook_size: int, num_classes: int, tokens_per_image: int
+) -> GeneratorCost:
+    """Counts of the generator that `model` describes for a vocabulary, class count and sequence length.
+
+    The class table has one row more than there are classes, the null class. QK-norm gains are left out of `params`, as
+    in the papers' counts (they are 4 x head size per layer).
+    """
+    d, n, v = model.width, model.layers, codebook_size
+    hidden = llama_hidden(d, model.hidden_multiple)
+    matmul_block = 4 * d * d + 3 * d * hidden
+    matmul = n * matmul_block + v * d
+    gains = n * 2 * d + d
+    embeddings = v * d + (num_classes + 1) * d
+    adaln = 0
+    if model.adaln:
+        # Norms lose their own gains to the modulation; biases of the modulation layers
+        # are weights too.
+        gains = 0
+        adaln = n * (6 * d * d + 6 * d) + 2 * d * d + 2 * d
+        gains = n * 2 * d + d
+    positions = (tokens_per_image + 1) * d if model.position == "learned" else 0
+    params = matmul + gains + embeddings + adaln + positions
+    non_embedding = params - 2 * v * d - (num_classes + 1) * d
+    macs = matmul * tokens_per_image + n * 2 * tokens_per_image * tokens_per_image * d
+    if model.adaln:
+        macs += n * 6 * d * d + 2 * d * d
+    return GeneratorCost(params, non_embedding, v * d, matmul, macs)
+
+
+def generator_flops_per_token(model: LlamaConfig, codebook_size: int, tokens_per_image: int) -> int:
+    """Train FLOPs per token: 6 N for the matmul weights with the head, plus attention 6 x layers x
+    width x length.
+    """
+    d, n = model.width, model.layers
+    matmul = n * (4 * d * d + 3 * d * llama_hidden(d, model.hidden_multiple)) + codebook_size * d
+    return 6 * matmul + 6 * n * d * tokens_per_image
+
+
+def generator_flops_train(
+    config: GeneratorConfig, codebook_size: int, tokens_per_image: int
+) -> int:
+    """Train FLOPs of a generator run."""
+    tokens = config.iterations * config.batch_size * tokens_per_image
+    return tokens * generator_flops_per_token(config.model, codebook_size, tokens_per_image)
+
+
+def generator_flops_paper(
+    config: GeneratorConfig, codebook_size: int, num_classes: int, tokens_per_image: int
+) -> int:
+    """The horizontal axis of the CRT paper: 6 N x images, which leaves out the factor tokens per
+    image.
+    """
+    params = generator_cost(config.model, codebook_size, num_classes, tokens_per_image).params
+    return 6 * params * config.iterations * config.batch_size
+
+
+def generator_flops_sample(
+    model: LlamaConfig, codebook_size: int, num_classes: int, tokens_per_image: int, guided: bool
+) -> int:
+    """FLOPs of drawing one image with a key-value cache: each token once, attention over what is
+    cached; x2 if guided.
+    """
+    d, n = model.width, model.layers
+    matmul = n * (4 * d * d + 3 * d * llama_hidden(d, model.hidden_multiple)) + codebook_size * d
+    cached = tokens_per_image * (tokens_per_image + 1) // 2
+    macs = tokens_per_image * matmul + n * 2 * d * cached
+    return 2 * macs * (2 if guided else 1)
+
+
+# ------------------------------------------------------------------------------------ the tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerCost:
+    """Counts of a stage-1 run, per part and per image."""
+
+    encoder: Cost
+    decoder: Cost
+    quantizer: Cost
+    regularizer: Cost
+    perceptual: Cost
+    discriminator: Cost
+
+    @property
+    def params(self) -> int:
+        """Encoder, decoder and quantizer: what is kept after training."""
+        return self.encoder.params + self.decoder.params + self.quantizer.params
+
+    @property
+    def macs_forward(self) -> int:
+        """Multiply-adds of one image through encoder, quantizer and decoder."""
+        return self.encoder.macs + self.decoder.macs + self.quantizer.macs
+
+
+def tokenizer_cost(config: TokenizerConfig) -> TokenizerCost:
+    """Counts of all that a stage-1 run computes, from its parts' own `cost`."""
+    resolution = config.data.resolution
+    dim = config.quantizer.config.dim
+    tokens = config.tokenizer.config.tokens_per_image(resolution)
+    encoder, decoder = config.tokenizer.config.cost(resolution, dim)
+    return TokenizerCost(
+        encoder=encoder,
+        decoder=decoder,
+        quantizer=config.quantizer.config.cost(tokens),
+        regularizer=config.regularizer.config.cost(tokens, dim) if config.regularizer else Cost(),
+        perceptual=config.perceptual.config.cost(resolution) if config.perceptual else Cost(),
+        discriminator=config.adversarial.config.cost(resolution) if config.adversarial else Cost(),
+    )
+
+
+def tokenizer_flops_train(config: TokenizerConfig) -> int:
+    """Train FLOPs of a stage-1 run.
+
+    Trained modules cost three forward passes a step (forward, and backward to inputs and to weights). The perceptual
+    network runs on image and reconstruction and backward to the reconstruction: three. The discriminator, from its
+    start on, runs forward and backward-to-input for the generator (two) and three each for a real and a made image.
+    """
+    cost = tokenizer_cost(config)
+    images = config.iterations * config.batch_size
+    always = 3 * (cost.macs_forward + cost.regularizer.macs) + 3 * cost.perceptual.macs
+    total = images * always
+    if config.adversarial is not None:
+        active = max(0, config.iterations - config.adversarial.config.start_iteration)
+        total += active * config.batch_size * 8 * cost.discriminator.macs
+    return 2 * total

@@ -1,0 +1,27 @@
+"""Quantizers, one file each.
+
+A part exposes `VERSION`, a frozen `Config` with `dim` and `num_codes` (fields or properties), `cost(tokens) -> Cost`, and a
+final `Quantizer(nn.Module)`:
+
+    Quantizer(config)
+    forward(z_BND, step) -> Quantized
+    lookup(code_BN) -> z_q_BND                            codes to what the decoder takes
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Quantized(NamedTuple):
+    """What every quantizer returns. The loop sums `weight * loss` and logs both dicts without
+    knowing names.
+    """
+
+    z_q_BND: Tensor  # with a straight-through (or other) gradient to z
+    code_BN: Tensor  # int64 in [0, num_codes)
+    losses: dict[str, tuple[float, Tensor]]  # name -> (weight, scalar)
+    stats: dict[str, Tensor]  # name -> scalar, detached

@@ -1,0 +1,23 @@
+"""Regularisers of the latents, one file each. They act before the quantizer.
+
+A part exposes `VERSION`, a frozen `Config` with `cost(tokens, dim) -> Cost` and `optim: OptimConfig | None` (own optimiser
+settings; None: the tokenizer's), and a final `Regularizer(nn.Module)`:
+
+    Regularizer(config, dim, grid)                        grid: (rows, columns) of the latents, (1, N) for 1D tokenizers
+    forward(z_BND, step) -> Regularized
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Regularized(NamedTuple):
+    """What every regulariser returns."""
+
+    z_BND: Tensor  # goes on to the quantizer
+    losses: dict[str, tuple[float, Tensor]]  # name -> (weight, scalar)
+    stats: dict[str, Tensor]  # name -> scalar, detached

@@ -1,0 +1,11 @@
+"""Tokenizer architectures, one file each.
+
+A part exposes `VERSION`, a frozen `Config` and a final `Tokenizer(nn.Module)`:
+
+    Config.tokens_per_image(resolution) -> int            ValueError when the resolution does not fit
+    Config.cost(resolution, dim) -> (Cost, Cost)          encoder and decoder, projections included
+    Tokenizer(config, dim, resolution)                    dim: width of the quantizer's latents
+    Tokenizer.encode(x_BCHW) -> z_BND                     images in [-1, 1]; latents in raster order
+    Tokenizer.decode(z_BND) -> x_BCHW
+    Tokenizer.last_layer -> nn.Parameter                  weight for the adaptive adversarial weight
+"""
