@@ -1,0 +1,1 @@
+"""RECORD: durable files, the database that indexes them, and one tidy table for pandas."""

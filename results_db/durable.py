@@ -1,0 +1,420 @@
+"""The one durable writer: what must survive a crash is written here and nowhere else.
+
+A file or folder appears under its final name complete or not at all: it is made under a temporary
+name in the same folder, synced, renamed (or linked, where the first writer must win), and the
+folder is synced. A sync that failed is never tried again on the same file, because the kernel may
+have dropped the pages that it could not write.
+
+All calls are looked up on `os` when they are made, so that a fault harness can replace them.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import math
+import os
+import re
+import secrets
+import shutil
+import socket
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+MANIFEST = "manifest.json"
+_PREFIX = ".tmp-"
+_TEMPORARY = re.compile(r"^\.tmp-(?P<host>[A-Za-z0-9_.-]*)@(?P<pid>\d+)@[0-9a-f]{12}@")
+_FOREIGN_TEMPORARY_SECONDS = 24 * 3600  # a writer on another host cannot be asked whether it lives
+_CHUNK_BYTES = 1 << 20
+
+# Temporary names this process is using right now: a sweep in another thread must leave them alone.
+_in_flight: set[str] = set()
+
+
+class DamagedError(RuntimeError):
+    """A file is missing, truncated, altered or not what it claims to be; the message names it."""
+
+
+def canonical_json(obj: Any) -> str:
+    """The one JSON text of `obj`: sorted keys, no spaces, ASCII.
+
+    Raises:
+        ValueError: a NaN, an infinity or a key that is not a string; the message gives the place.
+    """
+    _refuse_non_json(obj, "")
+    return json.dumps(obj, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def read_json(path: str | os.PathLike[str], *, limit_bytes: int = 16 << 20) -> Any:
+    """The strictly decoded content of a JSON file: no NaN or infinity, no key given twice.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DamagedError: not a plain file, larger than `limit_bytes`, or not such JSON.
+    """
+    path = Path(path)
+    info = os.stat(path, follow_symlinks=False)
+    if not stat.S_ISREG(info.st_mode):
+        raise DamagedError(f"{path}: not a plain file")
+    if info.st_size > limit_bytes:
+        raise DamagedError(f"{path}: {info.st_size} bytes, at most {limit_bytes} are read")
+    with open(path, "rb") as file:
+        data = file.read(limit_bytes + 1)
+    try:
+        return json.loads(
+            data.decode("utf-8"),
+            parse_constant=_refuse_constant,
+            parse_float=_finite_float,
+            object_pairs_hook=_unique_keys,
+        )
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"{path}: not strict JSON: {error}") from error
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Replaces the file `path` by `data`, durably. On any error the old content stays."""
+    final = Path(path)
+    with _temporary(final) as temporary:
+        _write_synced(temporary, data)
+        os.replace(temporary, final)
+        sync_folder(final.parent)
+
+
+def write_json(path: str | os.PathLike[str], obj: Any) -> None:
+    """Replaces the file `path` by the canonical JSON of `obj`, durably; ValueError on NaN."""
+    write_bytes(path, canonical_json(obj).encode() + b"\n")
+
+
+def create_exclusive(path: str | os.PathLike[str], data: bytes) -> bool:
+    """Creates the file `path` with `data`, durably, if no file has that name.
+
+    Returns: True when this call made the file, False when the name was taken. Of any number of
+        callers on any number of hosts exactly one gets True, and nobody ever sees a part of the
+        content under the name.
+
+    Raises:
+        OSError: also where the file system has no hard links; there is no weaker way round.
+    """
+    final = Path(path)
+    if os.path.lexists(final):
+        return False
+    with _temporary(final) as temporary:
+        _write_synced(temporary, data)
+        try:
+            os.link(temporary, final)
+        except FileExistsError:
+            # Over NFS the reply to a link that worked can be lost and the repeated request then
+            # fails: two names on our own file prove that the first one was ours.
+            if os.stat(temporary).st_nlink < 2:
+                return False
+        except OSError as error:
+            if error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+                raise OSError(
+                    error.errno,
+                    "the file system makes no hard links, which exclusive files need",
+                    str(final),
+                ) from error
+            raise
+        sync_folder(final.parent)
+    return True
+
+
+def replace_fast(path: str | os.PathLike[str], data: bytes) -> None:
+    """Replaces the file `path` by `data` atomically but without any sync: for heartbeats, which may
+    be lost.
+    """
+    final = Path(path)
+    with _temporary(final) as temporary:
+        with open(temporary, "xb") as file:
+            file.write(data)
+        os.replace(temporary, final)
+
+
+def append_line(path: str | os.PathLike[str], line: str) -> None:
+    """Adds one line to a log, not synced. After a torn line (a crash) the new one starts on a line
+    of its own.
+    """
+    if "\n" in line:
+        raise ValueError(f"line: contains a line break, allowed is one line: {line[:80]!r}")
+    with open(path, "ab+", buffering=0) as file:
+        torn = False
+        if file.seek(0, os.SEEK_END) > 0:
+            file.seek(-1, os.SEEK_END)
+            torn = file.read(1) != b"\n"
+        file.write((b"\n" if torn else b"") + line.encode() + b"\n")
+
+
+class Staging:
+    """A folder being filled under a temporary name; `path` is that folder, `meta` goes into its
+    manifest.
+    """
+
+    def __init__(self, path: Path, meta: dict[str, Any]) -> None:
+        self.path = path
+        self.meta = meta
+
+    def file(self, name: str) -> Path:
+        """The path at which to write the file `name` of the folder."""
+        return self.path / _checked_name(name)
+
+
+@contextlib.contextmanager
+def stage_folder(
+    final_path: str | os.PathLike[str],
+    attempt: int | None = None,
+    meta: dict[str, Any] | None = None,
+) -> Iterator[Staging]:
+    """Gives a `Staging` folder beside `final_path`; when the block ends well, it appears there
+    complete, durably.
+
+    Every file is synced and listed in `manifest.json`: {"name", "attempt", "files": {name:
+    {"sha256", "bytes"}}, "meta"}. When the block or any write fails, nothing is left under the
+    final name.
+
+    Raises:
+        FileExistsError: the final name is taken (`remove_folder` first).
+    """
+    final = Path(final_path)
+    if os.path.lexists(final):
+        raise FileExistsError(errno.EEXIST, "the folder is there already", str(final))
+    with _temporary(final) as temporary:
+        os.mkdir(temporary)
+        staging = Staging(temporary, dict(meta or {}))
+        yield staging
+        files = {}
+        for name in _files_below(temporary):
+            files[name] = _sync_and_hash(temporary / name)
+        manifest = {"name": final.name, "attempt": attempt, "files": files, "meta": staging.meta}
+        _write_synced(temporary / MANIFEST, canonical_json(manifest).encode() + b"\n")
+        for folder, _, _ in os.walk(temporary, topdown=False):
+            sync_folder(folder)
+        os.rename(temporary, final)
+        sync_folder(final.parent)
+
+
+def verify_folder(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The manifest of a staged folder, after comparing every file with it.
+
+    Raises: DamagedError: names the first file that is missing, altered, a link, or not the folder's
+        own.
+    """
+    folder = Path(path)
+    if not folder.is_dir() or folder.is_symlink():
+        raise DamagedError(f"{folder}: no such folder")
+    try:
+        manifest = read_json(folder / MANIFEST)
+    except FileNotFoundError as error:
+        raise DamagedError(f"{folder / MANIFEST}: missing") from error
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise DamagedError(f"{folder / MANIFEST}: not a manifest")
+    if manifest.get("name") != folder.name:
+        raise DamagedError(
+            f"{folder / MANIFEST}: belongs to a folder called {manifest.get('name')!r}"
+        )
+    for name, expected in sorted(manifest["files"].items()):
+        try:
+            file = folder / _checked_name(name)
+            found = _hash(file)
+        except (OSError, ValueError) as error:
+            raise DamagedError(f"{folder / name}: {error}") from error
+        if found != expected:
+            raise DamagedError(
+                f"{file}: {found['bytes']} bytes whose sha256 or size is not the manifest's"
+            )
+    return manifest
+
+
+def remove_folder(path: str | os.PathLike[str]) -> None:
+    """Removes a folder, if it is there, so that it is never seen half-removed under its name."""
+    final = Path(path)
+    with _temporary(final) as temporary:
+        try:
+            os.rename(final, temporary)
+        except FileNotFoundError:
+            return
+        sync_folder(final.parent)
+
+
+def sweep_temporaries(folder: str | os.PathLike[str], *, all_writers: bool = False) -> list[str]:
+    """Removes what writers that died left behind in `folder` (not below it); returns the names.
+
+    A temporary of a process alive on this host is kept, one of another host for a day. With
+    `all_writers` only this process's own are kept: for a folder that the caller alone may write.
+    """
+    removed: list[str] = []
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return removed
+    for name in sorted(names):
+        match = _TEMPORARY.match(name)
+        if match is None or name in _in_flight:
+            continue
+        path = Path(folder) / name
+        if not all_writers and not _is_stale(path, match["host"], int(match["pid"])):
+            continue
+        _remove_temporary(path)
+        removed.append(name)
+    return removed
+
+
+def sync_folder(path: str | os.PathLike[str]) -> None:
+    """Makes the names in a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256_file(path: str | os.PathLike[str]) -> str:
+    """The sha256 of a plain file, in hex."""
+    return str(_hash(Path(path))["sha256"])
+
+
+def process_is_alive(pid: int) -> bool:
+    """Whether a process of this host runs; one that has ended but was not reaped counts as dead."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The command name, in brackets, may hold any byte: the state is what follows the last
+            # bracket.
+            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except (FileNotFoundError, ProcessLookupError):
+        if os.path.exists("/proc/self/stat"):
+            return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def host_name() -> str:
+    """This host's name, as claims and temporary names carry it."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname())[:64]
+
+
+@contextlib.contextmanager
+def _temporary(final: Path) -> Iterator[Path]:
+    """A fresh temporary path beside `final`; whatever is left there at the end is removed."""
+    name = f"{_PREFIX}{host_name()}@{os.getpid()}@{secrets.token_hex(6)}@{final.name[:100]}"
+    _in_flight.add(name)
+    path = final.parent / name
+    try:
+        yield path
+    except BaseException:
+        # The reason to report is the first error; what cannot be removed now is swept when the next
+        # attempt starts.
+        with contextlib.suppress(OSError):
+            _remove_temporary(path)
+        raise
+    else:
+        _remove_temporary(path)
+    finally:
+        _in_flight.discard(name)
+
+
+def _remove_temporary(path: Path) -> None:
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            os.unlink(path)
+    except FileNotFoundError:
+        return
+
+
+def _is_stale(path: Path, host: str, pid: int) -> bool:
+    if host == host_name():
+        return pid == os.getpid() or not process_is_alive(pid)
+    try:
+        return time.time() - os.lstat(path).st_mtime > _FOREIGN_TEMPORARY_SECONDS
+    except FileNotFoundError:
+        return False
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with open(path, "xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_and_hash(path: Path) -> dict[str, Any]:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+    return _hash(path)
+
+
+def _hash(path: Path) -> dict[str, Any]:
+    if not stat.S_ISREG(os.lstat(path).st_mode):
+        raise DamagedError(f"{path}: not a plain file")
+    digest = hashlib.sha256()
+    size = 0
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            size += len(chunk)
+    return {"sha256": digest.hexdigest(), "bytes": size}
+
+
+def _files_below(folder: Path) -> list[str]:
+    names = []
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(parent) / name
+            if path.is_symlink():
+                raise ValueError(f"{path}: a link, allowed are plain files and folders")
+        names += [(Path(parent) / name).relative_to(folder).as_posix() for name in files]
+    if MANIFEST in names:
+        raise ValueError(
+            f"{folder / MANIFEST}: the manifest is written by the writer, choose another name"
+        )
+    return sorted(names)
+
+
+def _checked_name(name: str) -> str:
+    parts = name.split("/")
+    if not name or any(part in ("", ".", "..") or "\0" in part for part in parts):
+        raise ValueError(
+            f"file name: {name!r}, allowed is a relative path that stays inside the folder"
+        )
+    return name
+
+
+def _refuse_non_json(obj: Any, place: str) -> None:
+    if isinstance(obj, float):
+        if not math.isfinite(obj):
+            raise ValueError(f"{place or 'value'}: {obj}, allowed are finite numbers and null")
+    elif isinstance(obj, dict):
+        for key, value in obj.items():
+            if not isinstance(key, str):
+                raise ValueError(f"{place or 'object'}: key {key!r}, allowed are strings")
+            _refuse_non_json(value, f"{place}.{key}" if place else key)
+    elif isinstance(obj, list | tuple):
+        for index, value in enumerate(obj):
+            _refuse_non_json(value, f"{place}[{index}]")
+
+
+def _refuse_constant(text: str) -> Any:
+    raise ValueError(f"{text} is not a JSON number")
+
+
+def _finite_float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]} is not a finite number")
+    return value
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} given twice")
+    return result

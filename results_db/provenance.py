@@ -1,0 +1,93 @@
+"""Which code, packages and machine made a run: recorded beside it and compared, never part of its
+identity.
+"""
+
+import functools
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from .durable import host_name, read_json
+
+SNAPSHOT_COMMIT = (
+    ".tokenlaw-commit.json"  # beside the packages of a code snapshot, which is no git repository
+)
+_PACKAGES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "scipy",
+    "pandas",
+    "scikit-learn",
+    "safetensors",
+    "lpips",
+    "torch-fidelity",
+    "pytorch-msssim",
+    "sqlalchemy",
+    "pydantic",
+    "submitit",
+    "ray",
+)
+
+
+def provenance(root: Path | None = None) -> dict[str, Any]:
+    """{"commit": str or None, "dirty": bool or None, "versions": {package: version}, "host": str}
+    of this code.
+
+    The commit is that of the snapshot file beside the packages if there is one, else git's; None
+    when neither is.
+    """
+    commit, dirty = _commit(root or Path(__file__).resolve().parent.parent)
+    return {"commit": commit, "dirty": dirty, "versions": dict(_versions()), "host": host_name()}
+
+
+@functools.cache
+def _commit(root: Path) -> tuple[str | None, bool | None]:
+    snapshot = root / SNAPSHOT_COMMIT
+    if snapshot.exists():
+        content = read_json(snapshot)
+        return content["commit"], content["dirty"]
+    top = _git(root, "rev-parse", "--show-toplevel")
+    # An installed copy inside somebody else's repository (a .venv, say) must not claim that
+    # repository's commit.
+    if top is None or Path(top).resolve() != root.resolve():
+        return None, None
+    commit = _git(root, "rev-parse", "--verify", "HEAD")
+    changes = _git(root, "status", "--porcelain")
+    return commit or None, None if changes is None else bool(changes)
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    # The folder is the code that is running, so it is trusted; in containers it often belongs to
+    # another user.
+    command = [
+        "git",
+        "-c",
+        "safe.directory=*",
+        "-c",
+        "core.fsmonitor=false",
+        "--no-optional-locks",
+        *arguments,
+    ]
+    try:
+        done = subprocess.run(
+            command, cwd=root, env=environment, capture_output=True, text=True, timeout=30
+        )
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+@functools.cache
+def _versions() -> tuple[tuple[str, str], ...]:
+    found = [("python", platform.python_version())]
+    for name in _PACKAGES:
+        try:
+            found.append((name, importlib.metadata.version(name)))
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return tuple(found)

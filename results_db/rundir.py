@@ -1,0 +1,124 @@
+"""Where the files of a run lie."""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .durable import DamagedError, read_json
+from .endpoint import KINDS, check_name
+
+_ATTEMPT_FILE = re.compile(r"(\d{3,6})\.json")
+
+
+def default_home() -> Path:
+    """The folder of all runs: $TOKENLAW_HOME, or ./runs."""
+    return Path(os.environ.get("TOKENLAW_HOME") or "runs")
+
+
+@dataclass(frozen=True, slots=True)
+class RunDir:
+    """The folder <home>/<kind>/<id> of a run, whether it is there yet or not."""
+
+    path: Path  # absolute
+
+    def __init__(self, path: "str | os.PathLike[str] | RunDir") -> None:
+        """Takes the folder. ValueError when its name, its parent's, or a link shows that it is no
+        run folder.
+        """
+        folder = path.path if isinstance(path, RunDir) else Path(os.path.abspath(path))
+        check_name("run folder", folder.name)
+        if folder.parent.name not in KINDS:
+            raise ValueError(
+                f"run folder: {folder}, allowed is <home>/<kind>/<id>, kinds: {', '.join(KINDS)}"
+            )
+        if folder.is_symlink():
+            raise ValueError(f"run folder: {folder} is a link, allowed are plain folders")
+        object.__setattr__(self, "path", folder)
+
+    @classmethod
+    def of(cls, home: str | os.PathLike[str], kind: str, run_id: str) -> "RunDir":
+        """The folder of run `run_id` under `home`."""
+        check_name("run id", run_id)
+        return cls(Path(home) / kind / run_id)
+
+    @property
+    def id(self) -> str:
+        return self.path.name
+
+    @property
+    def kind(self) -> str:
+        return self.path.parent.name
+
+    @property
+    def home(self) -> Path:
+        return self.path.parent.parent
+
+    @property
+    def config_path(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def settings_path(self) -> Path:
+        return self.path / "settings.json"
+
+    @property
+    def attempts_path(self) -> Path:
+        return self.path / "attempts"
+
+    @property
+    def heartbeat_path(self) -> Path:
+        return self.path / "heartbeat"
+
+    @property
+    def checkpoints_path(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def log_path(self) -> Path:
+        return self.path / "log.jsonl"
+
+    @property
+    def artifacts_path(self) -> Path:
+        return self.path / "artifacts"
+
+    @property
+    def endpoint_path(self) -> Path:
+        return self.path / "endpoint.json"
+
+    def attempt_path(self, number: int) -> Path:
+        """The claim of attempt `number`."""
+        return self.attempts_path / f"{number:03d}.json"
+
+    def attempt_end_path(self, number: int) -> Path:
+        """How attempt `number` ended; missing while it runs, and for ever when it was killed."""
+        return self.attempts_path / f"{number:03d}.end.json"
+
+    def attempts(self) -> list[int]:
+        """The numbers of all attempts so far, ascending."""
+        try:
+            names = os.listdir(self.attempts_path)
+        except FileNotFoundError:
+            return []
+        return sorted(int(match[1]) for match in map(_ATTEMPT_FILE.fullmatch, names) if match)
+
+    def config(self) -> dict[str, Any]:
+        """config.json: {"scheme", "id", "kind", "config", "parents"}.
+
+        Raises:
+            FileNotFoundError: the run was never planned here.
+            DamagedError: the file is not what it should be, or belongs to another run.
+        """
+        content = read_json(self.config_path)
+        if (
+            not isinstance(content, dict)
+            or not isinstance(content.get("config"), dict)
+            or not isinstance(content.get("parents", {}), dict)
+        ):
+            raise DamagedError(f"{self.config_path}: not a run's config")
+        if content.get("id") != self.id or content.get("kind") != self.kind:
+            raise DamagedError(
+                f"{self.config_path}: belongs to {content.get('kind')} {content.get('id')!r}"
+            )
+        return content

@@ -1,0 +1,132 @@
+"""Markers that say which run folders hold news for the database.
+
+An attempt leaves one when it claims its run and again when its endpoint is linked; ingesting reads
+only these and removes a marker after the news is committed. What cannot be read is moved to
+spool/quarantine with its reason.
+"""
+
+import logging
+import os
+import secrets
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from .durable import (
+    DamagedError,
+    canonical_json,
+    read_json,
+    sweep_temporaries,
+    write_bytes,
+    write_json,
+)
+from .endpoint import KINDS, is_name
+from .masking import mask_passwords
+from .rundir import RunDir
+
+QUARANTINE = "quarantine"
+_REASON = ".reason.json"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Marker:
+    """A marker in the spool, checked: it names a kind and a run id."""
+
+    path: Path
+    kind: str
+    run_id: str
+
+
+def spool_path(home: str | os.PathLike[str]) -> Path:
+    """The spool folder under `home`."""
+    return Path(home) / "spool"
+
+
+def mark(home: str | os.PathLike[str], run_dir: str | os.PathLike[str] | RunDir) -> Path:
+    """Says, durably, that a run has news for the database. Any number of times."""
+    run = RunDir(run_dir)
+    folder = spool_path(home)
+    os.makedirs(folder, exist_ok=True)
+    path = folder / f"{run.kind}-{run.id}"
+    write_bytes(path, canonical_json({"kind": run.kind, "id": run.id}).encode() + b"\n")
+    return path
+
+
+def pending(home: str | os.PathLike[str]) -> list[Marker]:
+    """The markers in the spool, by name. What is no marker is quarantined on the way."""
+    folder = spool_path(home)
+    markers = []
+    try:
+        names = sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return []
+    for name in names:
+        if name == QUARANTINE or name.startswith("."):
+            continue
+        path = folder / name
+        try:
+            markers.append(_checked(path))
+        except FileNotFoundError:
+            continue  # another process has ingested it since
+        except DamagedError as error:
+            quarantine(home, path, str(error))
+    return markers
+
+
+def clear(marker: Marker) -> None:
+    """Removes a marker. Only after its news is committed."""
+    try:
+        os.unlink(marker.path)
+    except FileNotFoundError:
+        return
+
+
+def quarantine(
+    home: str | os.PathLike[str], path: str | os.PathLike[str], reason: str
+) -> Path | None:
+    """Moves a file of the spool to spool/quarantine, with the reason beside it; None when it was
+    gone already.
+    """
+    folder = spool_path(home) / QUARANTINE
+    os.makedirs(folder, exist_ok=True)
+    target = folder / f"{Path(path).name[:150]}.{secrets.token_hex(4)}"
+    try:
+        os.rename(path, target)
+    except FileNotFoundError:
+        return None
+    reason = mask_passwords(reason)[:4000]
+    write_json(target.with_name(target.name + _REASON), {"file": Path(path).name, "reason": reason})
+    _log.warning("quarantined %s: %s", Path(path).name, reason)
+    return target
+
+
+def quarantined(home: str | os.PathLike[str]) -> list[tuple[str, str]]:
+    """(original name, reason) of everything in quarantine."""
+    folder = spool_path(home) / QUARANTINE
+    try:
+        names = sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return []
+    reasons = [read_json(folder / name) for name in names if name.endswith(_REASON)]
+    return [(entry["file"], entry["reason"]) for entry in reasons]
+
+
+def sweep(home: str | os.PathLike[str]) -> None:
+    """Removes temporary files that dead writers left in the spool."""
+    sweep_temporaries(spool_path(home))
+
+
+def _checked(path: Path) -> Marker:
+    info = os.lstat(path)
+    if not stat.S_ISREG(info.st_mode):
+        raise DamagedError(f"{path.name}: not a plain file")
+    content = read_json(path, limit_bytes=4096)
+    kind, _, run_id = path.name.partition("-")
+    if kind not in KINDS:
+        raise DamagedError(f"{path.name}: unknown kind {kind!r}, allowed are {', '.join(KINDS)}")
+    if not is_name(run_id):
+        raise DamagedError(f"{path.name}: not a run id")
+    if content != {"kind": kind, "id": run_id}:
+        raise DamagedError(f"{path.name}: the content does not say what the name says")
+    return Marker(path=path, kind=kind, run_id=run_id)

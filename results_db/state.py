@@ -1,0 +1,254 @@
+"""What a run is doing, computed from its files alone; and the heartbeat that keeps it so."""
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from .durable import (
+    DamagedError,
+    canonical_json,
+    host_name,
+    process_is_alive,
+    read_json,
+    replace_fast,
+)
+from .endpoint import KINDS, check_endpoint
+from .rundir import RunDir
+
+State = Literal["planned", "waiting", "running", "done", "diverged", "failed", "preempted", "lost"]
+STATES: tuple[State, ...] = (
+    "planned",
+    "waiting",
+    "running",
+    "done",
+    "diverged",
+    "failed",
+    "preempted",
+    "lost",
+)
+GRACE_SECONDS = 300.0  # a heartbeat older than this is no sign of life
+_BEAT_SECONDS = 1.0
+_CLOCK_SECONDS = 60.0
+
+# home -> (file system's clock minus our monotonic clock in seconds, monotonic time of the
+# comparison)
+_clocks: dict[Path, tuple[float, float]] = {}
+
+
+def now_text() -> str:
+    """The time as ISO 8601 in UTC, as all records carry it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunStatus:
+    """What the files of a run say."""
+
+    state: State
+    attempt: int  # the newest; 0 when there is none
+    claim: dict[str, Any] | None  # attempts/NNN.json of the newest attempt
+    end: dict[str, Any] | None  # attempts/NNN.end.json of the newest attempt
+    heartbeat: dict[str, Any] | None  # the newest attempt's: step, steps, phase, unit_per_second
+    age_seconds: float | None  # since the last sign of life, of an attempt without an end
+    process_alive: bool | None  # of an attempt without an end on this host; None when unknown
+
+
+def run_state(
+    run_dir: str | os.PathLike[str] | RunDir, *, grace_seconds: float = GRACE_SECONDS
+) -> State:
+    """The state of a run, from its files alone.
+
+    planned: no attempt yet, all parents done. waiting: no attempt yet, a parent is not done.
+    running: the newest attempt has no end and gave a sign of life within the grace. lost: no end,
+    and its process on this host is dead, or there was no sign of life (a claim counts as one).
+    failed, preempted: how the newest attempt ended. done, diverged: the endpoint says so. Ask the
+    scheduler as well before a `lost` run of another host is started again.
+    """
+    return run_status(run_dir, grace_seconds=grace_seconds).state
+
+
+def run_status(
+    run_dir: str | os.PathLike[str] | RunDir, *, grace_seconds: float = GRACE_SECONDS
+) -> RunStatus:
+    """The state of a run, as `run_state`, with what it was taken from."""
+    run = RunDir(run_dir)
+    numbers = run.attempts()
+    attempt = numbers[-1] if numbers else 0
+    claim = _read_object(run.attempt_path(attempt)) if attempt else None
+    end = _read_object(run.attempt_end_path(attempt)) if attempt else None
+    heartbeat = _read_object(run.heartbeat_path) if attempt else None
+    if heartbeat is not None and heartbeat.get("attempt") != attempt:
+        heartbeat = None
+    age: float | None = None
+    alive: bool | None = None
+    endpoint = _endpoint_status(run)
+    state: State
+    if endpoint is not None:
+        state = endpoint
+    elif attempt == 0:
+        state = "planned" if _parents_done(run) else "waiting"
+    elif end is not None:
+        outcome = end.get("outcome")
+        state = outcome if outcome in ("failed", "preempted") else "lost"
+    else:
+        alive = _process_alive(claim or {})
+        age = _sign_of_life_age(run, attempt, heartbeat is not None)
+        state = "running" if alive is not False and age <= grace_seconds else "lost"
+    return RunStatus(
+        state=state,
+        attempt=attempt,
+        claim=claim,
+        end=end,
+        heartbeat=heartbeat,
+        age_seconds=age,
+        process_alive=alive,
+    )
+
+
+class Heartbeat:
+    """Writes the heartbeat of one attempt, at most once a second."""
+
+    def __init__(self, run_dir: str | os.PathLike[str] | RunDir, attempt: int) -> None:
+        self._path = RunDir(run_dir).heartbeat_path
+        self._attempt = attempt
+        self._next = 0.0
+
+    def beat(
+        self,
+        *,
+        step: int,
+        steps: int,
+        phase: str,
+        unit_per_second: float | None = None,
+        force: bool = False,
+    ) -> bool:
+        """Says that the attempt lives; returns whether it was written or came too soon after the
+        last one.
+        """
+        if not force and time.monotonic() < self._next:
+            return False
+        content = {
+            "attempt": self._attempt,
+            "step": step,
+            "steps": steps,
+            "phase": phase,
+            "unit_per_second": unit_per_second,
+            "at": now_text(),
+        }
+        replace_fast(self._path, canonical_json(content).encode())
+        self._next = time.monotonic() + _BEAT_SECONDS
+        return True
+
+
+def process_start(pid: int) -> int | None:
+    """When a process of this host started, in clock ticks after boot: tells a re-used pid. None
+    when unknown.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def _endpoint_status(run: RunDir) -> Literal["done", "diverged"] | None:
+    # A check of every value is ingest's work; here a file that is JSON and names its run and status
+    # is enough, because a planner asks this of tens of thousands of runs.
+    try:
+        with open(run.endpoint_path, "rb") as file:
+            content = json.load(file)
+    except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(content, dict) or content.get("run_id") != run.id:
+        return None
+    status = content.get("status")
+    return status if status in ("done", "diverged") else None
+
+
+def _parents_done(run: RunDir) -> bool:
+    try:
+        parents = run.config().get("parents", {})
+    except (FileNotFoundError, DamagedError):
+        return True
+    for parent in parents.values():
+        folders = [RunDir.of(run.home, kind, parent) for kind in KINDS]
+        if not any(_endpoint_status(folder) == "done" for folder in folders):
+            return False
+    return True
+
+
+def _process_alive(claim: dict[str, Any]) -> bool | None:
+    pid = claim.get("pid")
+    if claim.get("host") != host_name() or not isinstance(pid, int):
+        return None
+    if not process_is_alive(pid):
+        return False
+    started = claim.get("pid_start")
+    return started is None or process_start(pid) == started
+
+
+def _sign_of_life_age(run: RunDir, attempt: int, has_heartbeat: bool) -> float:
+    """Seconds since the newest attempt's heartbeat, or since its claim when that is younger or
+    alone.
+    """
+    times = [os.stat(run.attempt_path(attempt)).st_mtime]
+    if has_heartbeat:
+        try:
+            times.append(os.stat(run.heartbeat_path).st_mtime)
+        except FileNotFoundError:
+            pass  # replaced or removed since it was read: the claim still counts
+    return max(0.0, _file_system_now(run.home) - max(times))
+
+
+def _file_system_now(home: Path) -> float:
+    """The time by the clock that stamps the files, which on a network file system is not ours."""
+    known = _clocks.get(home)
+    monotonic = time.monotonic()
+    if known is None or monotonic - known[1] > _CLOCK_SECONDS:
+        probe = home / f".clock-{host_name()}-{os.getpid()}"
+        try:
+            with open(probe, "wb") as file:
+                offset = os.fstat(file.fileno()).st_mtime - monotonic
+            os.unlink(probe)
+        except OSError:
+            # A reader without the right to write there, or a full disk: our own clock is all there
+            # is.
+            offset = time.time() - monotonic
+        known = _clocks[home] = (offset, monotonic)
+    return known[0] + monotonic
+
+
+def _read_object(path: Path) -> dict[str, Any] | None:
+    try:
+        content = read_json(path)
+    except (FileNotFoundError, DamagedError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def read_endpoint(run_dir: str | os.PathLike[str] | RunDir) -> dict[str, Any] | None:
+    """The checked endpoint of a run, or None when there is none yet.
+
+    Raises: DamagedError: there is one, but it is not valid JSON, breaks the schema or belongs to
+        another run.
+    """
+    run = RunDir(run_dir)
+    try:
+        content = read_json(run.endpoint_path)
+    except FileNotFoundError:
+        return None
+    try:
+        endpoint = check_endpoint(content)
+        if (endpoint["run_id"], endpoint["kind"]) != (run.id, run.kind):
+            raise ValueError(
+                f"run_id: {endpoint['run_id']!r} of kind {endpoint['kind']!r}, not this run"
+            )
+    except ValueError as error:
+        raise DamagedError(f"{run.endpoint_path}: {error}") from error
+    return endpoint
