@@ -1,0 +1,70 @@
+"""Validation loss against train FLOPs: runs, Pareto frontiers, fits with their bands, one colour
+per arm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from .. import panels
+
+NEEDS = ("arm", "run_id", "flops_train", "val_loss")
+OPTIONAL = (
+    "val_bits_per_image",
+    "codebook_size",
+    "tokens_per_image",
+    "params",
+    "size",
+    "iterations",
+    "train_seed",
+)
+TITLE = "Validation loss against train FLOPs"
+PAPERS = ("CRT Fig. 3, left",)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    x: str = "flops_train"  # FLOPs column: flops_train, flops_total or flops_paper
+    y: str | None = (
+        None  # val_loss or val_bits_per_image; None: per token where that may be compared
+    )
+    group: str = "arm"  # column whose values are the lines
+    forms: tuple[str, ...] = (
+        "straight",
+        "floor",
+    )  # laws drawn: without and with an irreducible loss
+    bootstrap: int = 1000  # draws of the band; 0: no band
+    seed: int = 0  # of the bootstrap
+    label_points: bool = False  # a name beside every run
+
+
+def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
+    """Runs, frontier points and fitted curves as one tidy table."""
+    panels.need(df, NEEDS, "loss_vs_flops")
+    y = panels.loss_column(df, "loss_vs_flops", config.y, config.group)
+    kept = panels.need(df, (config.group, config.x, y), "loss_vs_flops")
+    rows, comparison = panels.scaling_rows(
+        df,
+        config.x,
+        y,
+        group=config.group,
+        forms=config.forms,
+        bootstrap=config.bootstrap,
+        seed=config.seed,
+    )
+    table = panels.tidy(rows)
+    table.attrs.update(
+        x=panels.axis_name(kept, config.x),
+        y=panels.axis_name(kept, y),
+        note=panels.provenance_note(comparison, bars=False),
+    )
+    return table
+
+
+def draw(df: pd.DataFrame, config: Config = Config(), table: pd.DataFrame | None = None) -> Figure:
+    """One panel, log-log."""
+    table = data(df, config) if table is None else table
+    return panels.scaling_figure(table, label_points=config.label_points)
