@@ -412,20 +412,20 @@ def to_tree(config: Any) -> Any:
     return config
 
 
-def _id_tree(config: Any) -> Any:
+def id_tree(config: Any) -> Any:
     """As `to_tree`, less every field that still holds its frozen `id_default`."""
     if isinstance(config, Part):
-        return {"name": config.name, "version": config.version, **_id_tree(config.config)}
+        return {"name": config.name, "version": config.version, **id_tree(config.config)}
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         tree = {}
         for f in dataclasses.fields(config):
             value = getattr(config, f.name)
             if "id_default" in f.metadata and value == f.metadata["id_default"]:
                 continue
-            tree[f.name] = _id_tree(value)
+            tree[f.name] = id_tree(value)
         return tree
     if isinstance(config, list | tuple):
-        return [_id_tree(item) for item in config]
+        return [id_tree(item) for item in config]
     return config
 
 
@@ -453,5 +453,5 @@ def run_id(kind: str, config: Any, parents: Mapping[str, str]) -> str:
     """First 16 hex digits of sha256 over kind, result-bearing config, parents' ids and the scheme
     number.
     """
-    tree = {"scheme": SCHEME, "kind": kind, "config": _id_tree(config), "parents": dict(parents)}
+    tree = {"scheme": SCHEME, "kind": kind, "config": id_tree(config), "parents": dict(parents)}
     return hashlib.sha256(canonical_json(tree).encode()).hexdigest()[:16]

@@ -1,7 +1,8 @@
-"""Parameters and FLOPs of every model from its config, in pure Python: the one accounting of planner and trainer.
+"""Parameters and FLOPs of every model from its config, in pure Python: the one accounting of
+planner and trainer.
 
-One multiply-add is two FLOPs. `macs` are multiply-adds of one image through convolutions, linears and attention
-products; norms, activations and look-ups are not counted.
+One multiply-add is two FLOPs. `macs` are multiply-adds of one image through convolutions, linears
+and attention products; norms, activations and look-ups are not counted.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ def attention(length_query: int, length_key: int, width: int) -> Cost:
 
 @dataclass(frozen=True, slots=True)
 class GeneratorCost:
-    """Counts of a generator; `params` follows the one counting rule of CRT, GigaTok and LlamaGen."""
+    """Counts of a generator; `params` follows the one counting rule of CRT, GigaTok and
+    LlamaGen."""
 
     params: int
     params_non_embedding: int  # params - 2*V*d - class table
@@ -77,10 +79,11 @@ def llama_hidden(width: int, multiple: int = 256) -> int:
 def generator_cost(
     model: LlamaConfig, codebook_size: int, num_classes: int, tokens_per_image: int
 ) -> GeneratorCost:
-    """Counts of the generator that `model` describes for a vocabulary, class count and sequence length.
+    """Counts of the generator that `model` describes for a vocabulary, class count and sequence
+    length.
 
-    The class table has one row more than there are classes, the null class. QK-norm gains are left out of `params`, as
-    in the papers' counts (they are 4 x head size per layer).
+    The class table has one row more than there are classes, the null class. QK-norm gains are left
+    out of `params`, as in the papers' counts (they are 4 x head size per layer).
     """
     d, n, v = model.width, model.layers, codebook_size
     hidden = llama_hidden(d, model.hidden_multiple)
@@ -188,9 +191,10 @@ def tokenizer_cost(config: TokenizerConfig) -> TokenizerCost:
 def tokenizer_flops_train(config: TokenizerConfig) -> int:
     """Train FLOPs of a stage-1 run.
 
-    Trained modules cost three forward passes a step (forward, and backward to inputs and to weights). The perceptual
-    network runs on image and reconstruction and backward to the reconstruction: three. The discriminator, from its
-    start on, runs forward and backward-to-input for the generator (two) and three each for a real and a made image.
+    Trained modules cost three forward passes a step (forward, and backward to inputs and to
+    weights). The perceptual network runs on image and reconstruction and backward to the
+    reconstruction: three. The discriminator, from its start on, runs forward and backward-to-input
+    for the generator (two) and three each for a real and a made image.
     """
     cost = tokenizer_cost(config)
     images = config.iterations * config.batch_size

@@ -1,7 +1,7 @@
 """Find a part by its file name: the one way in which a name in a config becomes code.
 
-A part is a module. Its file name is the name that configs use, and the folder listing is the list of
-allowed names, so a config can never name an arbitrary import. No torch here.
+A part is a module. Its file name is the name that configs use, and the folder listing is the list
+of allowed names, so a config can never name an arbitrary import. No torch here.
 """
 
 from __future__ import annotations

@@ -12,8 +12,9 @@ if TYPE_CHECKING:
 def learning_rate(optim: OptimConfig, step: int, iterations: int) -> float:
     """Learning rate of iteration `step` (0-based) of `iterations`.
 
-    A linear warm-up from `lr_warmup_start` reaches the peak at step `warmup_iterations`; the schedule covers the rest.
-    Decaying schedules reach their end value at step `iterations`, one past the last, so that no update is wasted.
+    A linear warm-up from `lr_warmup_start` reaches the peak at step `warmup_iterations`; the
+    schedule covers the rest. Decaying schedules reach their end value at step `iterations`, one
+    past the last, so that no update is wasted.
     """
     if step < optim.warmup_iterations:
         share = step / optim.warmup_iterations

@@ -2,10 +2,12 @@
 
 A part exposes `VERSION`, a frozen `Config` and
 
-    describe(config, folder: Path | None) -> Facts        opens the data once: counts and content digest; ValueError when missing
+    describe(config, folder: Path | None) -> Facts        counts and content digest; ValueError when
+                                                          the data are missing
     open_split(config, folder, split) -> Split            "train" or "val"
 
-Images are uint8 RGB arrays [H, W, 3]; a `Split` is indexed, so that data order is a function of (seed, step).
+Images are uint8 RGB arrays [H, W, 3]; a `Split` is indexed, so that data order is a function of
+(seed, step).
 """
 
 from __future__ import annotations

@@ -1,16 +1,25 @@
 """Metrics of evaluation runs, one file each.
 
-A part exposes `VERSION`, `STAGES` (subset of ("tokenizer", "generator")), `BETTER` ("lower" or "higher"; a dict by metric
-name when a part gives several), a frozen `Config` and a final `Metric`:
+A part exposes `VERSION`, `STAGES` (subset of ("tokenizer", "generator")), `BETTER` ("lower" or
+"higher"; a dict by metric name when a part gives several), a frozen `Config` and a final `Metric`:
 
-    Metric(config, context: Context)
-    update(batch: Batch)                                  any number of times; order and batch size do not matter
-    merge(state: dict[str, Tensor])  /  state() -> dict   sums of another process
-    compute() -> list[Value]                              finite numbers, or None where the metric is undefined (and says why)
+    Metric(config, context: Context)          ValueError when it cannot run: what is missing, where
+    update(batch: Batch)                      any number of times; batch sizes do not matter
+    state() -> dict, merge(state)             tensors of this process; adds another process's
+    compute() -> list[Value]                  finite numbers, or None where the metric is undefined,
+                                              with provenance["undefined"] saying why
+
+A `Metric` that measures a distance to real images inherits `Distance`, and can then choose a
+guidance scale. A `Config` that needs downloaded files names them in `weights()`.
+
+Images are 8-bit, so a metric cannot meet NaN pixels; features that are not finite (a damaged
+network) are a ValueError. Undefined values (too few images) are refused by the evaluation, never
+recorded as zero or NaN.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +54,7 @@ class Context:
     ]  # split "train" or "val" -> uint8 batches, centre crop
     extractor: Path | None  # folder of the extractor run, for classifier distances
     extractor_id: str | None
+    codebook_sizes: tuple[int, ...] | None = None  # codes of each position, where they vary (vcq)
     cache: dict[str, Any] = field(
         default_factory=dict
     )  # shared by all metrics and sample seeds of one run
@@ -58,3 +68,16 @@ class Value:
     value: float | None
     unit: str
     provenance: dict[str, Any] = field(default_factory=dict)
+
+
+class Distance(ABC):
+    """A metric whose first value is a distance of samples to real images; lower is better."""
+
+    @staticmethod
+    @abstractmethod
+    def for_selection(config: Any, mode: str) -> Any:
+        """The Config with which guidance scales are compared in cfg_selection `mode`.
+
+        train_subset: a reference of training images that does not serve for the score as well,
+        ValueError where there is none; oracle: the reference of the score itself.
+        """

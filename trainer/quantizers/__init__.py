@@ -1,7 +1,7 @@
 """Quantizers, one file each.
 
-A part exposes `VERSION`, a frozen `Config` with `dim` and `num_codes` (fields or properties), `cost(tokens) -> Cost`, and a
-final `Quantizer(nn.Module)`:
+A part exposes `VERSION`, a frozen `Config` with `dim` and `num_codes` (fields or properties),
+`cost(tokens) -> Cost`, and a final `Quantizer(nn.Module)`:
 
     Quantizer(config)
     forward(z_BND, step) -> Quantized

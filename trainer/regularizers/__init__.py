@@ -1,7 +1,7 @@
 """Regularisers of the latents, one file each. They act before the quantizer.
 
-A part exposes `VERSION`, a frozen `Config` with `cost(tokens, dim) -> Cost` and `optim: OptimConfig | None` (own optimiser
-settings; None: the tokenizer's), and a final `Regularizer(nn.Module)`:
+A part exposes `VERSION`, a frozen `Config` with `cost(tokens, dim) -> Cost` and `optim: OptimConfig
+| None` (own optimiser settings; None: the tokenizer's), and a final `Regularizer(nn.Module)`:
 
     Regularizer(config, dim, grid)                        grid: (rows, columns) of the latents, (1, N) for 1D tokenizers
     forward(z_BND, step) -> Regularized

@@ -2,7 +2,8 @@
 
 A part exposes `VERSION`, a frozen `Config` and a final `Tokenizer(nn.Module)`:
 
-    Config.tokens_per_image(resolution) -> int            ValueError when the resolution does not fit
+    Config.tokens_per_image(resolution) -> int            ValueError if the resolution does not fit
+    Config.grid_shape(resolution) -> (rows, columns)      of the tokens; (1, N) for 1D tokenizers
     Config.cost(resolution, dim) -> (Cost, Cost)          encoder and decoder, projections included
     Tokenizer(config, dim, resolution)                    dim: width of the quantizer's latents
     Tokenizer.encode(x_BCHW) -> z_BND                     images in [-1, 1]; latents in raster order

@@ -1,0 +1,82 @@
+"""`python -m trainer RUN_DIR...` does runs one after another; `python -m trainer -` reads folders
+from stdin, one a line, and prints a JSON line for each finished run."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+
+from .run import EXIT_BAD_INPUT, EXIT_DONE, EXIT_TRY_AGAIN, Stop, execute, outcome_line
+from .run import refuse_mixed_trees as refuse_mixed_trees
+
+USAGE = "usage: python -m trainer RUN_DIR... | python -m trainer -   (run folders on stdin)"
+
+
+def main(arguments: list[str]) -> int:
+    """Exit code: 0 all done, 75 preempted or fenced, 1 failed, 2 bad input."""
+    if not arguments or arguments[0].startswith("--"):
+        print(USAGE, file=sys.stderr)
+        return EXIT_BAD_INPUT
+    refuse_mixed_trees()
+    stop = Stop()
+    for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
+        signal.signal(number, stop.request)
+    from_stdin = arguments == ["-"]
+    die_with_parent()
+    worst = EXIT_DONE
+    for path in _lines_from_parent() if from_stdin else iter(arguments):
+        outcome = execute(path, stop)
+        print(outcome_line(outcome), flush=True)
+        if outcome.error:
+            print(f"error: {outcome.run_dir.name}: {outcome.error}", file=sys.stderr, flush=True)
+        worst = max(worst, outcome.exit_code)
+        if stop.requested:
+            return EXIT_TRY_AGAIN if worst in (EXIT_DONE, EXIT_TRY_AGAIN) else worst
+    return worst
+
+
+def die_with_parent() -> None:
+    """Asks Linux to kill this process when the one that started it dies, however it dies."""
+    if os.environ.get("TOKENLAW_KEEP_ALIVE"):
+        return
+    if sys.platform == "linux":
+        parent = os.getppid()
+        set_death_signal = 1  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(EXIT_TRY_AGAIN)
+
+
+def _lines_from_parent() -> Iterator[str]:
+    """Lines of stdin, read in a thread, so that the parent's end is noticed in the middle of a
+    run."""
+    ready = threading.Condition()
+    lines: list[str | None] = []
+
+    def read() -> None:
+        for line in sys.stdin:
+            with ready:
+                lines.append(line.strip())
+                ready.notify()
+        with ready:
+            lines.append(None)
+            ready.notify()
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        with ready:
+            while not lines:
+                ready.wait(1.0)
+            line = lines.pop(0)
+        if line is None:
+            return
+        if line:
+            yield line
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

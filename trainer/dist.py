@@ -1,0 +1,120 @@
+"""One process per device: the few collective operations that the train loops need.
+
+Without a process group every function is the identity, so the loops read the same on one device.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as td
+from torch import Tensor
+
+
+def active() -> bool:
+    """Whether several processes train together."""
+    return td.is_available() and td.is_initialized() and td.get_world_size() > 1
+
+
+def rank() -> int:
+    return td.get_rank() if active() else 0
+
+
+def world_size() -> int:
+    return td.get_world_size() if active() else 1
+
+
+def requested_world_size() -> int:
+    """World size that the launcher announces (torchrun's or our executors' environment)."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def start(device: torch.device) -> None:
+    """Joins the process group that the environment announces: NCCL on GPUs, gloo on CPUs."""
+    if requested_world_size() > 1 and not td.is_initialized():
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        td.init_process_group("nccl" if device.type == "cuda" else "gloo")
+
+
+def stop() -> None:
+    if td.is_available() and td.is_initialized():
+        td.destroy_process_group()
+
+
+def share(batch_size: int) -> slice:
+    """This process's part of a global batch. ValueError when the batch does not divide evenly."""
+    world = world_size()
+    if batch_size % world:
+        raise ValueError(
+            f"batch_size: {batch_size} cannot be shared by {world} processes; "
+            f"allowed are multiples of {world}"
+        )
+    part = batch_size // world
+    return slice(rank() * part, (rank() + 1) * part)
+
+
+def mean(value: Tensor) -> Tensor:
+    """Mean over processes of a tensor that each of them has."""
+    if not active():
+        return value
+    total = value.detach().clone()
+    td.all_reduce(total)
+    return total / world_size()
+
+
+def sum_(value: Tensor) -> Tensor:
+    """Sum over processes."""
+    if not active():
+        return value
+    total = value.detach().clone()
+    td.all_reduce(total)
+    return total
+
+
+def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
+    """Replaces each gradient by its mean over processes, in one flat message per dtype."""
+    if not active():
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    for dtype in {g.dtype for g in gradients}:
+        same = [g for g in gradients if g.dtype == dtype]
+        flat = torch.cat([g.reshape(-1) for g in same])
+        td.all_reduce(flat)
+        flat /= world_size()
+        offset = 0
+        for gradient in same:
+            gradient.copy_(flat[offset : offset + gradient.numel()].view_as(gradient))
+            offset += gradient.numel()
+
+
+def any_true(flag: bool, device: torch.device) -> bool:
+    """Whether any process says so: all must stop at the same step."""
+    if not active():
+        return flag
+    value = torch.tensor(float(flag), device=device)
+    td.all_reduce(value, op=td.ReduceOp.MAX)
+    return bool(value.item())
+
+
+def broadcast_int(value: int, device: torch.device) -> int:
+    """Rank 0's number."""
+    if not active():
+        return value
+    tensor = torch.tensor(value, device=device, dtype=torch.long)
+    td.broadcast(tensor, 0)
+    return int(tensor.item())
+
+
+def broadcast_module(module: torch.nn.Module) -> None:
+    """Rank 0's weights and buffers everywhere."""
+    if active():
+        for tensor in [*module.parameters(), *module.buffers()]:
+            td.broadcast(tensor.data, 0)
+
+
+def barrier() -> None:
+    if active():
+        td.barrier()

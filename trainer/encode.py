@@ -1,0 +1,278 @@
+"""Codes: tokenises a data set once, into shards that generators read, and counts what it wrote.
+
+RUN/codes/ holds `train-00000.npy`, .. (uint16 or uint32 [images, crops, L]), `val-00000.npy`
+[images, 1, L] and the labels; each shard is durable on its own, so a killed run goes on at the next
+one. Shape suffixes: B crops, L tokens of an image, D latent width, K codebook size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from results_db.durable import read_json, sha256_file, write_bytes, write_json
+from results_db.record import RunDir
+
+from . import data, flops, stage1, state
+from .config import CodesConfig, TokenizerConfig, decode_run
+from .data import CROPS
+from .metrics import Value
+from .optim import derive_seed
+from .run import Preempted, Result, Run
+
+SHARD_IMAGES = 4096
+
+
+def load_tokenizer(run_dir: RunDir, device: torch.device) -> tuple[Any, Any, TokenizerConfig]:
+    """Tokenizer and quantizer of a finished run, in eval mode, and their config."""
+    config = decode_run("tokenizer", run_dir.config()["config"])
+    tokenizer, quantizer = stage1.build(config, device)
+    modules = torch.nn.ModuleDict({"tokenizer": tokenizer, "quantizer": quantizer})
+    state.load_weights(run_dir, {"autoencoder": modules})
+    modules.eval().requires_grad_(False)
+    return tokenizer, quantizer, config
+
+
+def train_subset(num_images: int, wanted: int | None) -> Tensor:
+    """Indices of the first `wanted` images of a fixed random order; all of them for None.
+
+    The subsets are nested, so a data-set-size axis adds images and never swaps them.
+    """
+    if wanted is None:
+        return torch.arange(num_images)
+    if wanted > num_images:
+        raise ValueError(f"num_train: {wanted} is not allowed; the data have {num_images} images")
+    generator = torch.Generator().manual_seed(derive_seed("train subset"))
+    return torch.randperm(num_images, generator=generator)[:wanted].sort().values
+
+
+def encode(run: Run) -> Result:
+    """Writes all shards and the statistics of the training codes."""
+    config: CodesConfig = run.config
+    device = run.device
+
+    # --------------------------------------------------------------------------------- setup
+    tokenizer, quantizer, tokenizer_config = load_tokenizer(run.parents["tokenizer"], device)
+    part = tokenizer_config.tokenizer.config
+    length = part.tokens_per_image(config.data.resolution)
+    num_codes = tokenizer_config.quantizer.config.num_codes
+    dtype = np.uint16 if num_codes <= 1 << 16 else np.uint32
+    bf16 = torch.autocast(device.type, torch.bfloat16, enabled=config.numerics.precision == "bf16")
+    encode_images = torch.compile(tokenizer.encode) if run.compile else tokenizer.encode
+    folder = run.dir.path / "codes"
+    folder.mkdir(exist_ok=True)
+
+    @torch.inference_mode()
+    def codes_of(pixels_BCHW: Tensor) -> np.ndarray:
+        pieces = []
+        for chunk in pixels_BCHW.split(config.batch_size):
+            x_BCHW = data.to_float(chunk.to(device, non_blocking=True))
+            with bf16:
+                z_BND = encode_images(x_BCHW)
+                pieces.append(quantizer(z_BND, 0).code_BN.cpu())
+        return torch.cat(pieces).numpy().astype(dtype)
+
+    # --------------------------------------------------------------------------------- shards
+    shards: dict[str, list[dict[str, Any]]] = {"train": [], "val": []}
+    labels: dict[str, np.ndarray] = {}
+    clock, done = time.monotonic(), 0
+    for split in ("train", "val"):
+        images = data.open_images(config.data, run.settings, split)
+        policy = config.crops if split == "train" else "center"
+        chosen = train_subset(len(images), config.num_train if split == "train" else None)
+        labels[split] = images.labels[chosen].numpy().astype(np.int32)
+        total = len(chosen)
+        for number, first in enumerate(range(0, total, SHARD_IMAGES)):
+            indices = chosen[first : first + SHARD_IMAGES]
+            name = f"{split}-{number:05d}.npy"
+            shape = (len(indices), CROPS[policy], length)
+            if (kept := _finished_shard(folder, name, shape)) is None:
+                per_chunk = max(1, config.batch_size // CROPS[policy])
+                codes = np.empty(shape, dtype)
+                for at in range(0, len(indices), per_chunk):
+                    if run.stopping():
+                        raise Preempted(f"stopped in shard {name}")
+                    part_indices = indices[at : at + per_chunk].tolist()
+                    crops = images.crops_of(part_indices, policy, config.crop_ratio)
+                    codes[at : at + len(crops)] = codes_of(crops.flatten(0, 1)).reshape(
+                        len(crops), *shape[1:]
+                    )
+                    done += len(crops)
+                    rate = done / max(1e-9, time.monotonic() - clock)
+                    run.progress(first + at + len(crops), total, f"codes {split}", rate)
+                kept = _write_shard(run, folder, name, codes)
+            shards[split].append(kept)
+
+    # --------------------------------------------------------------------------------- statistics
+    all_train = np.concatenate(
+        [np.load(folder / s["file"], mmap_mode="r") for s in shards["train"]]
+    )
+    statistics = code_statistics(all_train.reshape(-1, length), num_codes)
+    unconditional = statistics.pop("pooled_counts")
+    run.artifact("entropy.npz", {k: np.asarray(v) for k, v in statistics.items()})
+    run.artifact("code_counts.npz", {"pooled": unconditional})
+    for split, values in labels.items():
+        write_bytes(folder / f"labels-{split}.npy", _npy_bytes(values))
+    rows, columns = part.grid_shape(config.data.resolution)
+    manifest = {
+        "tokenizer": run.parents["tokenizer"].id,
+        "crops": config.crops,
+        "crop_ratio": config.crop_ratio,
+        "codebook_size": num_codes,
+        "tokens_per_image": length,
+        "grid": [rows, columns],
+        "num_classes": config.data.num_classes,
+        "num_images": {split: len(values) for split, values in labels.items()},
+        "dtype": np.dtype(dtype).name,
+        "shards": shards,
+    }
+    run.attempt.check()
+    write_json(folder / "manifest.json", manifest)
+    run.list_artifact(
+        "codes-manifest",
+        "codes/manifest.json",
+        sha256_file(folder / "manifest.json"),
+        (folder / "manifest.json").stat().st_size,
+    )
+    cost = flops.tokenizer_cost(tokenizer_config)
+    scale = (config.data.resolution / tokenizer_config.data.resolution) ** 2
+    crops_encoded = len(labels["train"]) * CROPS[config.crops] + len(labels["val"])
+    usage = np.count_nonzero(unconditional) / num_codes
+    return Result(
+        values=[
+            Value(metric="code_usage_train", value=float(usage), unit="share"),
+            Value(
+                metric="code_entropy_pooled",
+                value=float(statistics["entropy_pooled_bits"]),
+                unit="bits/token",
+            ),
+            Value(
+                metric="code_entropy_mean",
+                value=float(np.mean(statistics["entropy_bits"])),
+                unit="bits/token",
+            ),
+        ],
+        columns={
+            "flops_train": float(2 * cost.encoder.macs * scale * crops_encoded),
+            "tokens_per_image": length,
+            "codebook_size": num_codes,
+        },
+    )
+
+
+def _npy_bytes(array: np.ndarray) -> bytes:
+    import io
+
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _finished_shard(folder: Path, name: str, shape: tuple[int, ...]) -> dict[str, Any] | None:
+    """The manifest entry of a shard that an earlier attempt wrote and that still verifies."""
+    note = folder / f"{name}.json"
+    if not note.exists():
+        return None
+    entry = read_json(note)
+    path = folder / name
+    if not path.exists() or sha256_file(path) != entry["sha256"] or entry["shape"] != list(shape):
+        return None
+    return entry
+
+
+def _write_shard(run: Run, folder: Path, name: str, codes: np.ndarray) -> dict[str, Any]:
+    content = _npy_bytes(codes)
+    run.attempt.check()
+    write_bytes(folder / name, content)
+    entry = {
+        "file": name,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "bytes": len(content),
+        "shape": list(codes.shape),
+    }
+    # The note comes after the shard: a shard without one is written again.
+    write_json(folder / f"{name}.json", entry)
+    return entry
+
+
+def code_statistics(codes_NL: np.ndarray, num_codes: int) -> dict[str, Any]:
+    """Entropies of a code set in bits (CRT Figure 10, VCQ Figure 2a), plug-in estimates.
+
+    entropy_bits[L]: of each position; entropy_pooled_bits: of all positions together;
+    num_seen[L]: distinct codes of each position (for the Miller-Madow correction);
+    conditional_entropy_bits[L]: of a position given the whole prefix, in this sample;
+    unique_prefix_share[L]: share of images whose first t codes no other image has.
+    """
+    images, length = codes_NL.shape
+    entropy, seen = np.zeros(length), np.zeros(length, np.int64)
+    conditional, unique = np.zeros(length), np.ones(length)
+    pooled = np.zeros(num_codes, np.int64)
+    prefix = np.zeros(images, np.uint64)
+    entropy_of_prefix = 0.0
+    all_unique = False
+    for position in range(length):
+        column = np.asarray(codes_NL[:, position], np.int64)
+        counts = np.bincount(column, minlength=num_codes)
+        pooled += counts
+        entropy[position], seen[position] = _entropy(counts), np.count_nonzero(counts)
+        if all_unique:
+            continue
+        # Prefixes are numbered afresh at each position, so there are no hash collisions.
+        key = prefix * np.uint64(num_codes) + column.astype(np.uint64)
+        _, inverse, sizes = np.unique(key, return_inverse=True, return_counts=True)
+        prefix = inverse.astype(np.uint64)
+        entropy_longer = _entropy(sizes)
+        conditional[position] = entropy_longer - entropy_of_prefix
+        entropy_of_prefix = entropy_longer
+        unique[position] = np.count_nonzero(sizes == 1) / images
+        all_unique = len(sizes) == images
+    return {
+        "entropy_bits": entropy,
+        "num_seen": seen,
+        "conditional_entropy_bits": conditional,
+        "unique_prefix_share": unique,
+        "entropy_pooled_bits": _entropy(pooled),
+        "pooled_counts": pooled,
+        "num_sequences": images,
+    }
+
+
+def _entropy(counts: np.ndarray) -> float:
+    counts = counts[counts > 0].astype(np.float64)
+    share = counts / counts.sum()
+    return float(max(0.0, -(share * np.log2(share)).sum()))
+
+
+class Codes:
+    """A finished code set, read through memory maps."""
+
+    def __init__(self, run_dir: RunDir) -> None:
+        folder = run_dir.path / "codes"
+        self.manifest = read_json(folder / "manifest.json")
+        self.codebook_size = int(self.manifest["codebook_size"])
+        self.tokens_per_image = int(self.manifest["tokens_per_image"])
+        self.num_classes = int(self.manifest["num_classes"])
+        rows, columns = self.manifest["grid"]
+        self.grid = (int(rows), int(columns))
+        self._folder = folder
+
+    def split(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Codes [images, crops, L] and labels [images] of "train" or "val"."""
+        shards = [
+            np.load(self._folder / entry["file"], mmap_mode="r", allow_pickle=False)
+            for entry in self.manifest["shards"][name]
+        ]
+        codes = shards[0] if len(shards) == 1 else np.concatenate(shards)
+        labels = np.load(self._folder / f"labels-{name}.npy", allow_pickle=False)
+        return codes, labels
+
+
+def bits(nats: float) -> float:
+    return nats / math.log(2)

@@ -1,0 +1,265 @@
+"""The stage-2 model: a Llama-style autoregressive generator over a tokenizer's codes.
+
+Shape suffixes: B images, L tokens of an image (the sequence is [class, code_1 .. code_{L-1}], and
+position t predicts code_{t+1}), D width, H heads, E head size, V codebook size, T positions in a
+call.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import LlamaConfig
+from .flops import llama_hidden
+
+
+def rope_table(
+    position: str, head_size: int, grid: tuple[int, int], base: float, cls_row: str
+) -> Tensor:
+    """Cosines and sines [1 + rows * columns, head_size / 2, 2] of the class token and of every
+    code.
+
+    2D: the first half of a head's dimensions turns with the row, the second with the column
+    (LlamaGen). The class token's row is all zeros (`zero`: its query and key vanish, as in the
+    published LlamaGen weights) or a rotation by nothing (`identity`).
+    """
+    rows, columns = grid
+    count = rows * columns
+    if position == "rope_2d":
+        half = head_size // 2
+        frequency = base ** (-torch.arange(0, half, 2, dtype=torch.float64) / half)
+        index = torch.arange(count)
+        row = (index // columns).to(torch.float64)[:, None] * frequency
+        column = (index % columns).to(torch.float64)[:, None] * frequency
+        angle = torch.cat([row, column], dim=1)
+    else:
+        frequency = base ** (-torch.arange(0, head_size, 2, dtype=torch.float64) / head_size)
+        angle = torch.arange(1, count + 1, dtype=torch.float64)[:, None] * frequency
+    table = torch.stack([angle.cos(), angle.sin()], dim=-1)
+    first = torch.zeros_like(table[:1])
+    if cls_row == "identity":
+        first[..., 0] = 1.0
+    return torch.cat([first, table]).to(torch.float32)
+
+
+def rotate(x_BTHE: Tensor, table_TF2: Tensor) -> Tensor:
+    """Turns neighbouring pairs of the last dimension by the angles of `table_TF2`, in fp32."""
+    pair = x_BTHE.float().unflatten(-1, (-1, 2))
+    cos, sin = table_TF2[None, :, None, :, 0], table_TF2[None, :, None, :, 1]
+    even, odd = pair[..., 0], pair[..., 1]
+    turned = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1)
+    return turned.flatten(-2).to(x_BTHE.dtype)
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm with a gain; statistics in fp32."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), (x.shape[-1],), self.weight.float(), self.eps).to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Causal self-attention with fused projections, optional QK-norm and rotary positions."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.head_size = config.width // config.heads
+        self.wqkv = nn.Linear(config.width, 3 * config.width, bias=False)
+        self.wo = nn.Linear(config.width, config.width, bias=False)
+        # LayerNorm without bias on each head's queries and keys, before the rotation (ViT-22B).
+        self.q_norm = nn.LayerNorm(self.head_size, bias=False) if config.qk_norm else nn.Identity()
+        self.k_norm = nn.LayerNorm(self.head_size, bias=False) if config.qk_norm else nn.Identity()
+
+    def forward(
+        self, x_BTD: Tensor, table_TF2: Tensor | None, cache: Cache | None, start: int
+    ) -> Tensor:
+        batch, length, width = x_BTD.shape
+        qkv = self.wqkv(x_BTD).unflatten(-1, (3, self.heads, self.head_size))
+        q_BTHE, k_BTHE, v_BTHE = qkv.unbind(2)
+        q_BTHE, k_BTHE = self.q_norm(q_BTHE), self.k_norm(k_BTHE)
+        if table_TF2 is not None:
+            q_BTHE, k_BTHE = rotate(q_BTHE, table_TF2), rotate(k_BTHE, table_TF2)
+        q, k, v = (t.transpose(1, 2).to(v_BTHE.dtype) for t in (q_BTHE, k_BTHE, v_BTHE))
+        if cache is not None:
+            k, v = cache.extend(k, v, start)
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=length > 1)
+        return self.wo(out.transpose(1, 2).reshape(batch, length, width))
+
+
+class SwiGLU(nn.Module):
+    """w2(silu(w1 x) * w3 x), with w1 and w3 in one matrix."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        hidden = llama_hidden(config.width, config.hidden_multiple)
+        self.w13 = nn.Linear(config.width, 2 * hidden, bias=False)
+        self.w2 = nn.Linear(hidden, config.width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.w13(x).chunk(2, dim=-1)
+        return self.w2(F.silu(gate) * value)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block; with AdaLN the class modulates both norms (IBQ, after VAR)."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(config.width, config.norm_eps)
+        self.attention = Attention(config)
+        self.ffn_norm = RMSNorm(config.width, config.norm_eps)
+        self.ffn = SwiGLU(config)
+        self.residual_dropout = nn.Dropout(config.residual_dropout)
+        self.ffn_dropout = nn.Dropout(config.ffn_dropout)
+        self.adaln = nn.Linear(config.width, 6 * config.width) if config.adaln else None
+
+    def forward(
+        self,
+        x_BTD: Tensor,
+        table_TF2: Tensor | None = None,
+        class_BD: Tensor | None = None,
+        cache: Cache | None = None,
+        start: int = 0,
+    ) -> Tensor:
+        if self.adaln is None:
+            attended = self.attention(self.attention_norm(x_BTD), table_TF2, cache, start)
+            x_BTD = x_BTD + self.residual_dropout(attended)
+            return x_BTD + self.ffn_dropout(self.ffn(self.ffn_norm(x_BTD)))
+        assert class_BD is not None
+        modulation = self.adaln(F.silu(class_BD))[:, None].chunk(6, dim=-1)
+        gamma1, beta1, alpha1, gamma2, beta2, alpha2 = modulation
+        normed = self.attention_norm(x_BTD) * (1 + gamma1) + beta1
+        attended = self.attention(normed, table_TF2, cache, start)
+        x_BTD = x_BTD + alpha1 * self.residual_dropout(attended)
+        normed = self.ffn_norm(x_BTD) * (1 + gamma2) + beta2
+        return x_BTD + alpha2 * self.ffn_dropout(self.ffn(normed))
+
+
+class Cache:
+    """Keys and values of one layer, allocated once: [B, H, L, E] each."""
+
+    def __init__(
+        self, shape_BHLE: tuple[int, int, int, int], device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self.k = torch.zeros(shape_BHLE, device=device, dtype=dtype)
+        self.v = torch.zeros(shape_BHLE, device=device, dtype=dtype)
+
+    def extend(self, k_BHTE: Tensor, v_BHTE: Tensor, start: int) -> tuple[Tensor, Tensor]:
+        """Stores positions `start` .. and gives all keys and values up to the newest."""
+        end = start + k_BHTE.shape[2]
+        self.k[:, :, start:end] = k_BHTE
+        self.v[:, :, start:end] = v_BHTE
+        return self.k[:, :, :end], self.v[:, :, :end]
+
+
+class Generator(nn.Module):
+    """Logits of the next code given the class and the codes so far."""
+
+    def __init__(
+        self, config: LlamaConfig, codebook_size: int, num_classes: int, grid: tuple[int, int]
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.codebook_size = codebook_size
+        # id of the null class; real classes are 0 .. num_classes - 1
+        self.num_classes = num_classes
+        self.grid = grid
+        self.tokens_per_image = grid[0] * grid[1]
+        self.code_embedding = nn.Embedding(codebook_size, config.width)
+        self.class_embedding = nn.Embedding(num_classes + 1, config.width)
+        self.token_dropout = nn.Dropout(config.token_dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = RMSNorm(config.width, config.norm_eps)
+        self.final_adaln = nn.Linear(config.width, 2 * config.width) if config.adaln else None
+        self.head = nn.Linear(config.width, codebook_size, bias=False)
+        if config.position == "learned":
+            self.positions = nn.Parameter(torch.empty(self.tokens_per_image + 1, config.width))
+        else:
+            head_size = config.width // config.heads
+            table = rope_table(config.position, head_size, grid, config.rope_base, config.rope_cls)
+            self.register_buffer("rope", table, persistent=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """N(0, init_std) everywhere but a zero head, so that the first loss is ln V exactly."""
+        for name, parameter in self.named_parameters():
+            if name == "head.weight":
+                nn.init.zeros_(parameter)
+            elif name.endswith("norm.weight"):
+                nn.init.ones_(parameter)
+            elif name.endswith("adaln.weight"):
+                nn.init.normal_(parameter, std=self.config.init_std * self.config.adaln_gain_init)
+            elif name.endswith("adaln.bias"):
+                nn.init.zeros_(parameter)
+            else:
+                nn.init.normal_(parameter, std=self.config.init_std)
+
+    def drop_classes(self, class_B: Tensor) -> Tensor:
+        """In training a share `class_dropout` of the classes becomes the null class."""
+        if not self.training or self.config.class_dropout == 0:
+            return class_B
+        dropped = torch.rand(class_B.shape, device=class_B.device) < self.config.class_dropout
+        return torch.where(dropped, self.num_classes, class_B)
+
+    def forward(self, code_BT: Tensor, class_B: Tensor) -> Tensor:
+        """Logits [B, T + 1, V] in the autocast dtype for codes 1 .. T + 1, from codes 1 .. T.
+
+        Training passes the first L - 1 codes of an image and gets the logits of all L.
+        """
+        hidden, _ = self.hidden(code_BT, class_B)
+        return self.head(hidden)
+
+    def hidden(self, code_BT: Tensor, class_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Final normalised activations [B, T + 1, D] and those of the middle block (for probes)."""
+        class_BD = self.class_embedding(self.drop_classes(class_B))
+        x_BTD = torch.cat([class_BD[:, None], self.code_embedding(code_BT)], dim=1)
+        length = x_BTD.shape[1]
+        table = None
+        if self.config.position == "learned":
+            x_BTD = x_BTD + self.positions[:length]
+        else:
+            table = self.rope[:length]
+        x_BTD = self.token_dropout(x_BTD)
+        middle = x_BTD
+        for index, block in enumerate(self.blocks):
+            x_BTD = block(x_BTD, table, class_BD)
+            if index + 1 == max(1, self.config.layers // 2):
+                middle = x_BTD
+        return self.final_norm(x_BTD, class_BD), middle
+
+    def final_norm(self, x_BTD: Tensor, class_BD: Tensor) -> Tensor:
+        x_BTD = self.norm(x_BTD)
+        if self.final_adaln is not None:
+            scale, shift = self.final_adaln(F.silu(class_BD))[:, None].chunk(2, dim=-1)
+            x_BTD = x_BTD * (1 + scale) + shift
+        return x_BTD
+
+    # -------------------------------------------------------------------------- one token at a time
+
+    def new_cache(self, batch: int, device: torch.device, dtype: torch.dtype) -> list[Cache]:
+        """Empty key-value caches of all layers."""
+        heads, head_size = self.config.heads, self.config.width // self.config.heads
+        shape = (batch, heads, self.tokens_per_image, head_size)
+        return [Cache(shape, device, dtype) for _ in self.blocks]
+
+    def step(
+        self, code_B: Tensor | None, class_BD: Tensor, caches: list[Cache], position: int
+    ) -> Tensor:
+        """fp32 logits [B, V] of code `position + 1` from the code before it (None: the class)."""
+        x_BTD = class_BD[:, None] if code_B is None else self.code_embedding(code_B)[:, None]
+        table = None
+        if self.config.position == "learned":
+            x_BTD = x_BTD + self.positions[position : position + 1]
+        else:
+            table = self.rope[position : position + 1]
+        for block, cache in zip(self.blocks, caches, strict=True):
+            x_BTD = block(x_BTD, table, class_BD, cache, position)
+        return self.head(self.final_norm(x_BTD, class_BD))[:, 0].float()

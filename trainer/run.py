@@ -1,0 +1,466 @@
+"""One run from its folder to its endpoint: decode, claim, train, record.
+
+The stages are functions from a `Run` to a `Result`; this file is all that they share.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import json
+import os
+import platform
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import results_db
+from results_db.durable import DamagedError, append_line, canonical_json, write_bytes
+from results_db.record import Attempt, Conflict, Fenced, RunDir, claim, read_endpoint
+
+from . import dist, flops
+from .config import STRICT, NonNegativeFloat, PositiveInt, decode, decode_run, run_id
+from .metrics import Value
+from .optim import Diverged
+
+EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_TRY_AGAIN = 0, 1, 2, 75
+
+
+class Preempted(Exception):
+    """Asked to stop; the state is saved and another attempt goes on from it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """How and where a run is executed: nothing here changes a result, nothing here is hashed."""
+
+    __pydantic_config__ = STRICT
+
+    device: str = "auto"  # auto, cpu, cuda or cuda:N
+    locations: dict[str, Any] = field(default_factory=dict)  # {"data": folder, "weights": {..}}
+    checkpoint_seconds: NonNegativeFloat = 120.0  # time between checkpoints
+    checkpoint_steps: PositiveInt | None = None  # also every so many iterations
+    log_every: PositiveInt = 10  # iterations between lines of log.jsonl
+    compile: bool | None = None  # torch.compile; None: on GPUs only
+    executor: str = "local"  # recorded in the attempt
+    micro_batch: PositiveInt | None = None  # images per backward pass of stage 2; None: all
+    cache_codes_bytes: PositiveInt = 16 << 30  # codes up to this size are kept on the device
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """What a stage hands back; `run.py` adds FLOPs, provenance and times."""
+
+    values: list[Value]
+    columns: dict[str, Any] = field(default_factory=dict)
+
+
+class Run:
+    """A claimed run: its config, its parents, and how to report on it."""
+
+    def __init__(
+        self,
+        run_dir: RunDir,
+        config: Any,
+        parents: Mapping[str, RunDir],
+        settings: Settings,
+        attempt: Attempt,
+        device: torch.device,
+        stop: Stop,
+    ) -> None:
+        self.dir = run_dir
+        self.id = run_dir.id
+        self.kind = run_dir.kind
+        self.config = config
+        self.parents = parents
+        self.settings = settings
+        self.attempt = attempt
+        self.device = device
+        self.artifacts: list[dict[str, Any]] = []
+        self._stop = stop
+        self._last_save = time.monotonic()
+        self._started = time.monotonic()
+        self.seconds_before = 0.0  # spent by earlier attempts, up to the checkpoint taken
+
+    @property
+    def compile(self) -> bool:
+        """Whether to use torch.compile."""
+        wanted = self.settings.compile
+        return self.device.type == "cuda" if wanted is None else wanted
+
+    def parent_config(self, role: str) -> Any:
+        """The decoded config of a parent."""
+        stored = self.parents[role].config()
+        return decode_run(stored["kind"], stored["config"])
+
+    def parent_endpoint(self, role: str) -> dict[str, Any]:
+        """The endpoint of a parent, which is finished."""
+        endpoint = read_endpoint(self.parents[role])
+        assert endpoint is not None
+        return endpoint
+
+    def stopping(self) -> bool:
+        """Whether a signal asked this process to stop: save, then raise Preempted."""
+        return dist.any_true(self._stop.requested, self.device)
+
+    def save_due(self, step: int) -> bool:
+        """Whether a checkpoint is due before iteration `step`; the same answer in all processes."""
+        every = self.settings.checkpoint_steps
+        late = time.monotonic() - self._last_save >= self.settings.checkpoint_seconds
+        if dist.any_true(late, self.device) or (every is not None and step % every == 0):
+            self._last_save = time.monotonic()
+            return True
+        return False
+
+    def seconds(self) -> float:
+        """Seconds of work so far, over all attempts whose work was kept."""
+        return self.seconds_before + time.monotonic() - self._started
+
+    def progress(self, step: int, steps: int, phase: str, unit_per_second: float) -> None:
+        """Heartbeat for `status` and the progress bars; at most one write a second."""
+        if dist.rank() == 0:
+            rate = round(unit_per_second, 3)
+            beat = self.attempt.heartbeat.beat
+            beat(step=step, steps=steps, phase=phase, unit_per_second=rate)
+
+    def log(self, entry: Mapping[str, Any]) -> None:
+        """One line in log.jsonl."""
+        if dist.rank() == 0:
+            line = json.dumps(dict(entry), allow_nan=True, separators=(",", ":"))
+            append_line(self.dir.log_path, line)
+
+    def warn(self, message: str) -> None:
+        """A warning on stderr and in the log."""
+        print(f"{self.kind} {self.id}: {message}", file=sys.stderr, flush=True)
+        self.log({"warning": message})
+
+    def artifact(self, name: str, content: np.ndarray | Mapping[str, np.ndarray] | bytes) -> Path:
+        """Writes artifacts/`name` durably and lists it in the endpoint.
+
+        The ending says how: .npy takes an array, .npz a dict of arrays, others take bytes.
+        """
+        if isinstance(content, bytes):
+            data = content
+        else:
+            buffer = io.BytesIO()
+            if isinstance(content, np.ndarray):
+                np.save(buffer, content, allow_pickle=False)
+            else:
+                np.savez_compressed(buffer, allow_pickle=False, **content)
+            data = buffer.getvalue()
+        path = self.dir.artifacts_path / name
+        self.attempt.check()
+        write_bytes(path, data)
+        self.list_artifact(name, name, hashlib.sha256(data).hexdigest(), len(data))
+        return path
+
+    def list_artifact(self, name: str, file: str, sha256: str, size: int) -> None:
+        """Lists a file of the run folder, written elsewhere, in the endpoint."""
+        self.artifacts = [entry for entry in self.artifacts if entry["name"] != name]
+        self.artifacts.append({"name": name, "file": file, "sha256": sha256, "bytes": size})
+
+
+class Stop:
+    """A flag that a signal handler sets; loops poll it."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def request(self, *_: Any) -> None:
+        self.requested = True
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended in this process."""
+
+    run_dir: Path
+    outcome: str  # done, failed, preempted, diverged, fenced
+    error_class: str | None = None
+    error: str | None = None
+
+    @property
+    def exit_code(self) -> int:
+        if self.outcome in ("done", "diverged"):
+            return EXIT_DONE
+        if self.outcome in ("preempted", "fenced"):
+            return EXIT_TRY_AGAIN
+        return EXIT_BAD_INPUT if self.error_class == "ValueError" else EXIT_FAILED
+
+
+def stage_function(kind: str) -> Any:
+    """The function that does runs of `kind`."""
+    if kind == "extractor":
+        from .extractor import train
+    elif kind == "tokenizer":
+        from .stage1 import train
+    elif kind == "codes":
+        from .encode import encode as train
+    elif kind == "generator":
+        from .stage2 import train
+    else:
+        from .evaluate import evaluate as train
+    return train
+
+
+def execute(path: str | os.PathLike[str], stop: Stop) -> Outcome:
+    """Does one run, whatever state its folder is in; never raises for what a run can do wrong."""
+    try:
+        run_dir = RunDir(path)
+        stored = run_dir.config()
+        config = decode_run(stored["kind"], stored["config"])
+        found = run_id(run_dir.kind, config, stored.get("parents", {}))
+        if found != run_dir.id:
+            raise ValueError(
+                f"{run_dir.config_path}: its content has the id {found}, "
+                f"the folder says {run_dir.id}"
+            )
+        settings = read_settings(run_dir)
+        parents = {
+            role: RunDir.of(run_dir.home, parent_kind(run_dir.home, parent), parent)
+            for role, parent in stored.get("parents", {}).items()
+        }
+    except (ValueError, DamagedError, FileNotFoundError) as error:
+        return Outcome(Path(path), "failed", type(error).__name__, _first_line(error))
+    endpoint = read_endpoint(run_dir)
+    if endpoint is not None:
+        return Outcome(run_dir.path, endpoint["status"])
+    for role, parent in parents.items():
+        ended = read_endpoint(parent)
+        if ended is None or ended["status"] != "done":
+            state = "unfinished" if ended is None else ended["status"]
+            return Outcome(
+                run_dir.path, "failed", "ParentNotDone", f"{role} {parent.id} is {state}"
+            )
+    try:
+        device = pick_device(settings.device)
+        dist.start(device)
+        attempt = claim_for_all_ranks(run_dir, settings, device)
+    except Fenced as error:
+        return Outcome(run_dir.path, "fenced", "Fenced", str(error))
+    except (ValueError, OSError) as error:
+        return Outcome(run_dir.path, "failed", type(error).__name__, _first_line(error))
+    return _attempt(Run(run_dir, config, parents, settings, attempt, device, stop))
+
+
+def _attempt(run: Run) -> Outcome:
+    outcome, error_class, message, step = "failed", None, None, None
+    try:
+        prepare_numerics(run)
+        try:
+            result = stage_function(run.kind)(run)
+            status, reason = "done", None
+        except Diverged as error:
+            run.warn(str(error))
+            result, status, reason = Result(values=[]), "diverged", str(error)
+            step = error.step
+        if dist.rank() == 0:
+            record(run, result, status, reason)
+        outcome = status
+    except Preempted as error:
+        outcome, error_class, message = "preempted", "Preempted", str(error)
+    except InterruptedError as error:
+        outcome, error_class, message = "preempted", "Preempted", str(error)
+    except Fenced as error:
+        outcome, error_class, message = "fenced", "Fenced", str(error)
+    except torch.OutOfMemoryError as error:
+        error_class, message = "OutOfMemory", _first_line(error)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        error_class, message = "DiskFull" if full else type(error).__name__, _first_line(error)
+        _print_trace(run)
+    except (ValueError, DamagedError, Conflict) as error:
+        error_class, message = type(error).__name__, _first_line(error)
+        _print_trace(run)
+    except Exception as error:  # the border of a run: recorded, reported, and the next run goes on
+        error_class, message = type(error).__name__, _first_line(error)
+        _print_trace(run)
+    finally:
+        if run.device.type == "cuda":
+            torch.cuda.empty_cache()
+    if dist.rank() == 0:
+        try:
+            run.attempt.finish(outcome, error_class, message, step)
+        except OSError as error:
+            print(f"{run.dir.path}: could not record how it ended: {error}", file=sys.stderr)
+    return Outcome(run.dir.path, outcome, error_class, message)
+
+
+def _print_trace(run: Run) -> None:
+    print(f"--- {run.kind} {run.id}, attempt {run.attempt.number}", file=sys.stderr)
+    traceback.print_exc()
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:500]
+
+
+def read_settings(run_dir: RunDir) -> Settings:
+    """settings.json of a run; defaults where there is none."""
+    try:
+        tree = json.loads(run_dir.settings_path.read_text())
+    except FileNotFoundError:
+        return Settings()
+    return decode(Settings, tree, where="settings")
+
+
+def parent_kind(home: Path, parent_id: str) -> str:
+    """The kind of run `parent_id`, by looking where its folder is."""
+    for kind in ("tokenizer", "codes", "generator", "extractor"):
+        if (home / kind / parent_id).is_dir():
+            return kind
+    raise ValueError(f"parents: run {parent_id!r} is not in {home}; launch the study there first")
+
+
+def pick_device(name: str) -> torch.device:
+    """The device that `settings.device` names; auto takes a GPU when there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device: {name!r} is unknown; allowed: auto, cpu, cuda, cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device: {name!r} is not supported; allowed: auto, cpu, cuda, cuda:N")
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ValueError(f"device: {name!r} is not there; allowed on this machine: auto, cpu")
+        if device.index is None:
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        if device.index >= torch.cuda.device_count():
+            raise ValueError(
+                f"device: {name!r} is not there; this process sees {torch.cuda.device_count()} GPUs"
+            )
+    return device
+
+
+def hardware_name(device: torch.device) -> str:
+    """Name of the device, as it is recorded and used to look up throughput."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return f"CPU {line.split(':', 1)[1].strip()}"
+    except OSError:
+        pass
+    return f"CPU {platform.machine()}"
+
+
+def claim_for_all_ranks(run_dir: RunDir, settings: Settings, device: torch.device) -> Attempt:
+    """Rank 0 claims the run; the others share its attempt."""
+    if dist.rank() == 0:
+        info = {"hardware": hardware_name(device), "world_size": dist.world_size()}
+        job = os.environ.get("TOKENLAW_JOB") or os.environ.get("SLURM_JOB_ID")
+        attempt = claim(run_dir, executor=settings.executor, job=job, info=info)
+        dist.broadcast_int(attempt.number, device)
+        return attempt
+    return Attempt(run_dir, dist.broadcast_int(0, device))
+
+
+def prepare_numerics(run: Run) -> None:
+    """Sets what arithmetic depends on, from the run's config and nothing else."""
+    numerics = run.config.numerics if hasattr(run.config, "numerics") else None
+    assert numerics is not None
+    torch.set_num_threads(numerics.cpu_threads)
+    torch.manual_seed(0)
+    # TF32 only where bf16 was asked for: "fp32" means fp32.
+    torch.backends.cuda.matmul.allow_tf32 = numerics.precision != "fp32"
+    torch.backends.cudnn.allow_tf32 = numerics.precision != "fp32"
+    torch.backends.cudnn.benchmark = run.device.type == "cuda"
+
+
+def record(run: Run, result: Result, status: str, reason: str | None) -> None:
+    """Writes the endpoint, then the spool marker, then the database if jobs may write to it."""
+    seconds = run.seconds()
+    columns: dict[str, Any] = {**own_columns(run), **result.columns}
+    own = columns.get("flops_train") or 0.0
+    above = sum(ancestor_flops(run.dir).values())
+    devices = dist.world_size()
+    columns |= {
+        "flops_ancestors": float(above),
+        "flops_total": float(own + above),
+        "seconds_train": round(seconds, 3),
+        "gpu_hours": round(seconds * devices / 3600, 6),
+        "hardware": hardware_name(run.device),
+    }
+    endpoint = {
+        "status": status,
+        "reason": reason,
+        "values": [
+            {"metric": v.metric, "value": v.value, "unit": v.unit, "provenance": v.provenance}
+            for v in result.values
+        ],
+        "columns": columns,
+        "artifacts": run.artifacts,
+    }
+    run.attempt.write_endpoint(endpoint)
+
+
+def own_columns(run: Run) -> dict[str, Any]:
+    """Counts and FLOPs of the run itself, from its config and its parents'."""
+    config = run.config
+    if run.kind == "tokenizer":
+        cost = flops.tokenizer_cost(config)
+        return {
+            "params": cost.params,
+            "flops_train": float(flops.tokenizer_flops_train(config)),
+            "images_train": config.iterations * config.batch_size,
+            "iterations": config.iterations,
+            "tokens_per_image": config.tokenizer.config.tokens_per_image(config.data.resolution),
+            "codebook_size": config.quantizer.config.num_codes,
+            "train_seed": config.seed,
+        }
+    if run.kind == "extractor":
+        return {
+            "images_train": config.iterations * config.batch_size,
+            "iterations": config.iterations,
+            "train_seed": config.seed,
+        }
+    return {}
+
+
+def ancestor_flops(run_dir: RunDir) -> dict[str, float]:
+    """Own train FLOPs of every ancestor by id: each is counted once, however it is reached."""
+    found: dict[str, float] = {}
+    for parent in run_dir.config().get("parents", {}).values():
+        if parent not in found:
+            folder = RunDir.of(run_dir.home, parent_kind(run_dir.home, parent), parent)
+            endpoint = read_endpoint(folder)
+            own = endpoint["columns"].get("flops_train") if endpoint else None
+            found[parent] = float(own or 0.0)
+            found |= ancestor_flops(folder)
+    return found
+
+
+def refuse_mixed_trees() -> None:
+    """Another installed package may be called `trainer` or `results_db`: refuse to mix trees."""
+    here = Path(__file__).resolve().parent.parent
+    there = Path(str(results_db.__file__)).resolve().parent.parent
+    if here != there:
+        raise SystemExit(
+            f"trainer comes from {here} and results_db from {there}; "
+            "run from one copy of the code (check PYTHONPATH)"
+        )
+
+
+def outcome_line(outcome: Outcome) -> str:
+    """The line that a worker prints for each run."""
+    return canonical_json(
+        {
+            "run_dir": str(outcome.run_dir),
+            "run_id": outcome.run_dir.name,
+            "outcome": outcome.outcome,
+            "error_class": outcome.error_class,
+            "error": outcome.error,
+        }
+    )

@@ -1,0 +1,129 @@
+"""Draws codes from a generator: key-value cache, classifier-free guidance, one seed per sample.
+
+Shape suffixes: B samples, L tokens per image, V codebook size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from .config import SamplingConfig
+from .generator import Generator
+
+
+def guidance_scales(
+    sampling: SamplingConfig, tokens_per_image: int, codebook_sizes: Sequence[int] | None
+) -> list[float]:
+    """Guidance scale s_t of every position, l = l_u + s_t (l_c - l_u).
+
+    constant; step: 1 for the first share of the tokens, then the full scale (GigaTok);
+    cosine_power: 1 + (s-1) (1 - cos(pi (t/L)^p)) / 2, t = 0 .. L-1 (RAR; p = 0 is constant);
+    codebook_size: 1 + (s-1) log(K_t/K_min) / log(K_max/K_min), 1 + (s-1) where all K_t are equal
+    (VCQ, Eq. 4).
+    """
+    scale, length = sampling.cfg_scale, tokens_per_image
+    if sampling.cfg_schedule == "constant":
+        return [scale] * length
+    if sampling.cfg_schedule == "step":
+        # The share is of the sequence that follows the first token, as published (i + 1) / (L - 1).
+        first = math.ceil(sampling.cfg_step_share * (length - 1))
+        return [1.0 if index < first else scale for index in range(length)]
+    if sampling.cfg_schedule == "cosine_power":
+        power = sampling.cfg_power
+        if power == 0:
+            return [scale] * length
+        ramp = [(1 - math.cos(math.pi * (t / length) ** power)) / 2 for t in range(length)]
+        return [1 + (scale - 1) * share for share in ramp]
+    if codebook_sizes is None:
+        raise ValueError(
+            "sampling.cfg_schedule: 'codebook_size' needs a quantizer whose codebook size varies "
+            "along the sequence; allowed here: constant, step, cosine_power"
+        )
+    smallest, largest = min(codebook_sizes), max(codebook_sizes)
+    if smallest == largest:
+        return [scale] * length
+    span = math.log(largest / smallest)
+    return [1 + (scale - 1) * math.log(size / smallest) / span for size in codebook_sizes]
+
+
+def sample_uniforms(seeds_B: Sequence[int], tokens_per_image: int) -> Tensor:
+    """Uniform numbers [B, L] in [0, 1), a function of each sample's own seed alone.
+
+    So a sample does not depend on the batch it is drawn in, nor on the device.
+    """
+    rows = []
+    for seed in seeds_B:
+        generator = torch.Generator().manual_seed(int(seed))
+        rows.append(torch.rand(tokens_per_image, generator=generator, dtype=torch.float64))
+    return torch.stack(rows)
+
+
+def draw(
+    logits_BV: Tensor, uniform_B: Tensor, sampling: SamplingConfig, codebook_size: int | None
+) -> Tensor:
+    """Codes [B] by inversion of the distribution function, in float64.
+
+    Order: legal codes (below `codebook_size`), temperature, top-k, top-p.
+    """
+    logits = logits_BV.double()
+    if codebook_size is not None and codebook_size < logits.shape[1]:
+        logits = logits[:, :codebook_size]
+    logits = logits / sampling.temperature
+    if 0 < sampling.top_k < logits.shape[1]:
+        limit = logits.topk(sampling.top_k, dim=1).values[:, -1:]
+        logits = logits.masked_fill(logits < limit, -math.inf)
+    if sampling.top_p < 1.0:
+        ordered, order = logits.sort(dim=1, descending=True)
+        before = ordered.softmax(1).cumsum(1) - ordered.softmax(1)
+        cut = torch.zeros_like(logits, dtype=torch.bool).scatter(1, order, before >= sampling.top_p)
+        logits = logits.masked_fill(cut, -math.inf)
+    cumulative = logits.softmax(1).cumsum(1)
+    target = uniform_B.to(cumulative)[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, target, right=True)[:, 0].clamp_max(logits.shape[1] - 1)
+
+
+@torch.inference_mode()
+def sample(
+    generator: Generator,
+    class_B: Tensor,
+    seeds_B: Sequence[int],
+    sampling: SamplingConfig,
+    codebook_sizes: Sequence[int] | None = None,
+    stopping: Callable[[], bool] | None = None,
+) -> Tensor:
+    """Codes [B, L] of one image per entry of `class_B`; the generator must be in eval mode.
+
+    `codebook_sizes` are K_t of every position (vcq): codes from K_t on cannot be drawn.
+    Raises InterruptedError when `stopping()` turns true between tokens.
+    """
+    assert not generator.training
+    device, batch, length = class_B.device, class_B.shape[0], generator.tokens_per_image
+    scales = guidance_scales(sampling, length, codebook_sizes)
+    guided = any(scale != 1.0 for scale in scales)
+    uniforms = sample_uniforms(seeds_B, length).to(device)
+    classes = class_B
+    if guided:
+        classes = torch.cat([class_B, torch.full_like(class_B, generator.num_classes)])
+    class_BD = generator.class_embedding(classes)
+    dtype = (
+        torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
+    )
+    caches = generator.new_cache(classes.shape[0], device, dtype or class_BD.dtype)
+    codes = torch.empty(batch, length, dtype=torch.long, device=device)
+    code_B: Tensor | None = None
+    for position in range(length):
+        if stopping is not None and stopping():
+            raise InterruptedError("stopped while sampling")
+        logits = generator.step(code_B, class_BD, caches, position)
+        if guided:
+            conditional, unconditional = logits.chunk(2)
+            logits = unconditional + scales[position] * (conditional - unconditional)
+        limit = None if codebook_sizes is None else codebook_sizes[position]
+        drawn = draw(logits, uniforms[:, position], sampling, limit)
+        codes[:, position] = drawn
+        code_B = torch.cat([drawn, drawn]) if guided else drawn
+    return codes

@@ -1,0 +1,208 @@
+"""Stage 1: trains a visual tokenizer. Read top to bottom: setup, resume, step, save, finish.
+
+Shape suffixes: B images, C = 3, H, W pixels, N tokens, D latent width.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import data, dist, parts, state
+from .config import OptimConfig, Part, TokenizerConfig
+from .metrics import Value
+from .optim import (
+    FiniteWatch,
+    MovingAverage,
+    clip_gradients,
+    derive_seed,
+    make_optimizer,
+    optimizer_of,
+    set_learning_rate,
+)
+from .run import Preempted, Result, Run
+
+
+def build(config: TokenizerConfig, device: torch.device) -> tuple[Any, Any]:
+    """Tokenizer and quantizer that `config` names, with the seed's initial weights."""
+    torch.manual_seed(derive_seed("stage1 init", config.seed))
+    dim = config.quantizer.config.dim
+    tokenizer_part = parts.load("trainer.tokenizers", config.tokenizer.name)
+    quantizer_part = parts.load("trainer.quantizers", config.quantizer.name)
+    tokenizer = tokenizer_part.Tokenizer(config.tokenizer.config, dim, config.data.resolution)
+    quantizer = quantizer_part.Quantizer(config.quantizer.config)
+    return tokenizer.to(device), quantizer.to(device)
+
+
+def build_loss(part: Part | None, role: str, config: TokenizerConfig, device: torch.device) -> Any:
+    """The perceptual or adversarial loss, or None."""
+    if part is None:
+        return None
+    module = parts.load("trainer.losses", part.name)
+    if role != module.ROLE:
+        raise ValueError(
+            f"tokenizer.{role}: {part.name!r} is a {module.ROLE} loss; allowed here: {role} losses"
+        )
+    torch.manual_seed(derive_seed("stage1", role, config.seed))
+    return module.Loss(part.config).to(device)
+
+
+def train(run: Run) -> Result:
+    """Trains to the last iteration and leaves the weights in RUN/final/."""
+    config: TokenizerConfig = run.config
+    device = run.device
+
+    # --------------------------------------------------------------------------------- setup
+    images = data.open_images(config.data, run.settings, "train").to(device)
+    tokenizer, quantizer = build(config, device)
+    perceptual = build_loss(config.perceptual, "perceptual", config, device)
+    adversarial = build_loss(config.adversarial, "adversarial", config, device)
+    regularizer = None
+    if config.regularizer is not None:
+        module = parts.load("trainer.regularizers", config.regularizer.name)
+        grid = config.tokenizer.config.grid_shape(config.data.resolution)
+        torch.manual_seed(derive_seed("stage1 regularizer", config.seed))
+        dim = config.quantizer.config.dim
+        regularizer = module.Regularizer(config.regularizer.config, dim, grid).to(device)
+
+    autoencoder = nn.ModuleDict({"tokenizer": tokenizer, "quantizer": quantizer})
+    modules: dict[str, nn.Module] = {"autoencoder": autoencoder}
+    optimizers = {"autoencoder": make_optimizer(autoencoder, config.optim)}
+    settings_of: dict[str, OptimConfig] = {"autoencoder": config.optim}
+    for name, extra, part in (
+        ("regularizer", regularizer, config.regularizer),
+        ("adversarial", adversarial, config.adversarial),
+    ):
+        if extra is None or part is None:
+            continue
+        modules[name] = extra
+        settings_of[name] = part.config.optim or config.optim
+        if any(p.requires_grad for p in extra.parameters()):
+            optimizers[name] = optimizer_of(list(extra.named_parameters()), settings_of[name])
+    average = MovingAverage(autoencoder, config.ema_decay) if config.ema_decay else None
+    if average is not None:
+        modules["average"] = average.module
+
+    # Compiled copies share the weights; the plain modules are what is saved.
+    encode, decode = tokenizer.encode, tokenizer.decode
+    if run.compile:
+        encode, decode = torch.compile(tokenizer.encode), torch.compile(tokenizer.decode)
+    bf16 = torch.autocast(device.type, torch.bfloat16, enabled=config.numerics.precision == "bf16")
+    share = dist.share(config.batch_size)
+
+    # --------------------------------------------------------------------------------- resume
+    start, kept = state.load(run, modules, optimizers) or (0, {})
+    run.seconds_before = float(kept.get("seconds", 0.0))
+    last: dict[str, float] = kept.get("last", {})  # of the last iteration, once it is done
+    for module_ in modules.values():
+        dist.broadcast_module(module_)
+    state.truncate_log(run, start)
+
+    def batch(step: int) -> Tensor:
+        indices = data.batch_indices(len(images), config.batch_size, config.seed, step)
+        seed = derive_seed("augment", config.seed, step)
+        pixels = images.augmented(indices, seed, config.augment, config.crop_scale_min)
+        return pixels[share]
+
+    # --------------------------------------------------------------------------------- train
+    watch = FiniteWatch(device)
+    clock, clock_step = time.monotonic(), start
+    for step, pixels in enumerate(data.ahead(batch, start, config.iterations), start):
+        stopping = run.stopping()
+        if stopping or (step > start and run.save_due(step)):
+            watch.flush()
+            state.save(run, step, modules, optimizers, {"seconds": run.seconds()})
+        if stopping:
+            raise Preempted(f"stopped before iteration {step}")
+        torch.manual_seed(derive_seed("stage1 step", config.seed, step, dist.rank()))
+        lr = 0.0
+        for name, optimizer in optimizers.items():
+            lr = set_learning_rate(optimizer, settings_of[name], step, config.iterations)
+        x_BCHW = data.to_float(pixels.to(device, non_blocking=True))
+        losses: dict[str, tuple[float, Tensor]] = {}
+        stats: dict[str, Tensor] = {}
+
+        # Generator side: autoencoder and regulariser.
+        with bf16:
+            z_BND = encode(x_BCHW)
+            if regularizer is not None:
+                regularized = regularizer(z_BND, step)
+                z_BND = regularized.z_BND
+                losses |= regularized.losses
+                stats |= regularized.stats
+            quantized = quantizer(z_BND, step)
+            losses |= quantized.losses
+            stats |= quantized.stats
+            y_BCHW = decode(quantized.z_q_BND)
+        difference = y_BCHW.float() - x_BCHW
+        pixel_loss = difference.square() if config.reconstruction == "l2" else difference.abs()
+        losses["reconstruction"] = (config.reconstruction_weight, pixel_loss.mean())
+        if perceptual is not None:
+            with bf16:
+                value = perceptual(x_BCHW, y_BCHW)
+            losses["perceptual"] = (perceptual.config.weight, value)
+        gan_weight = adversarial.weight(step) if adversarial is not None else 0.0
+        if gan_weight > 0:
+            with bf16:
+                value = adversarial.generator_loss(y_BCHW)
+            if adversarial.config.adaptive:
+                likeness = losses["reconstruction"][0] * losses["reconstruction"][1]
+                if perceptual is not None:
+                    likeness = likeness + losses["perceptual"][0] * losses["perceptual"][1]
+                factor = adversarial.adaptive_weight(likeness, value, tokenizer.last_layer)
+                stats["adaptive_weight"] = factor
+                value = factor * value
+            losses["generator"] = (gan_weight, value)
+        total = torch.stack([weight * value.float() for weight, value in losses.values()]).sum()
+        total.backward()
+        parameters = list(autoencoder.parameters())
+        dist.average_gradients(parameters)
+        if regularizer is not None:
+            dist.average_gradients(regularizer.parameters())
+        norm = clip_gradients(parameters, config.optim.clip)
+        watch.check(step, "stage-1 loss", total)
+        watch.check(step, "gradient norm", norm)
+        for name in ("autoencoder", "regularizer"):
+            if name in optimizers:
+                optimizers[name].step()
+        for optimizer in optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+        if average is not None:
+            average.update(autoencoder)
+
+        # Discriminator side.
+        if gan_weight > 0:
+            with bf16:
+                value, seen = adversarial.discriminator_loss(x_BCHW, y_BCHW.detach())
+            discriminator_loss = adversarial.discriminator_weight(step) * value.float()
+            if discriminator_loss.requires_grad:
+                discriminator_loss.backward()
+                dist.average_gradients(adversarial.parameters())
+            watch.check(step, "discriminator loss", discriminator_loss)
+            if "adversarial" in optimizers:
+                optimizers["adversarial"].step()
+                optimizers["adversarial"].zero_grad(set_to_none=True)
+            adversarial.after_step()
+            losses["discriminator"] = (0.0, value)
+            stats |= seen
+
+        if (step + 1) % run.settings.log_every == 0 or step + 1 == config.iterations:
+            watch.flush()
+            rate = (step + 1 - clock_step) / max(1e-9, time.monotonic() - clock)
+            clock, clock_step = time.monotonic(), step + 1
+            last = {"loss": total.item(), "grad_norm": norm.item()}
+            last |= {name: dist.mean(value.detach()).item() for name, (_, value) in losses.items()}
+            last |= {name: dist.mean(value.float()).item() for name, value in stats.items()}
+            run.log({"step": step, "lr": lr, **last})
+            run.progress(step + 1, config.iterations, "tokenizer", rate)
+
+    # --------------------------------------------------------------------------------- finish
+    kept |= {"seconds": run.seconds(), "last": last}
+    state.save(run, config.iterations, modules, optimizers, kept)
+    kept_weights = average.module if average is not None else autoencoder
+    state.save_final(run, {"autoencoder": kept_weights}, config.iterations)
+    values = [Value(metric=f"train_{name}", value=v, unit="1") for name, v in last.items()]
+    return Result(values=values)

@@ -1,0 +1,244 @@
+"""Stage 2: trains the Llama generator on codes. Read top to bottom: setup, resume, step, evaluate,
+save, finish.
+
+Shape suffixes: B images, L tokens per image, V codebook size.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from results_db.record import RunDir
+
+from . import data, dist, flops, state
+from .config import GeneratorConfig, decode_run
+from .encode import Codes, train_subset
+from .generator import Generator
+from .metrics import Value
+from .optim import FiniteWatch, clip_gradients, derive_seed, make_optimizer, set_learning_rate
+from .run import Preempted, Result, Run
+
+
+def build(config: GeneratorConfig, codes: Codes, device: torch.device) -> Generator:
+    """The generator with the seed's initial weights, made for the code set."""
+    torch.manual_seed(derive_seed("stage2 init", config.seed))
+    num_classes = codes.num_classes if config.label_mode == "class" else 1
+    generator = Generator(config.model, codes.codebook_size, num_classes, codes.grid)
+    return generator.to(device)
+
+
+def load_generator(run_dir: RunDir, device: torch.device) -> tuple[Generator, GeneratorConfig]:
+    """The generator of a finished run, in eval mode, and its config."""
+    stored = run_dir.config()
+    config = decode_run("generator", stored["config"])
+    codes = Codes(RunDir.of(run_dir.home, "codes", stored["parents"]["codes"]))
+    generator = build(config, codes, device)
+    state.load_weights(run_dir, {"generator": generator})
+    return generator.eval().requires_grad_(False), config
+
+
+def legal_sizes(run_dir: RunDir, tokens_per_image: int) -> list[int] | None:
+    """K_t of every position for quantizers whose codebook grows along the sequence, else None.
+
+    `run_dir` is that of the tokenizer.
+    """
+    config = decode_run("tokenizer", run_dir.config()["config"])
+    sizes = getattr(config.quantizer.config, "codebook_sizes", None)
+    return None if sizes is None else list(sizes(tokens_per_image))
+
+
+def token_loss(logits_BLV: Tensor, code_BL: Tensor) -> Tensor:
+    """Cross-entropy in nats of every token, [B, L], fp32."""
+    flat = F.cross_entropy(logits_BLV.flatten(0, 1).float(), code_BL.flatten(), reduction="none")
+    return flat.view(code_BL.shape)
+
+
+def train(run: Run) -> Result:
+    """Trains to the last iteration, measures the validation loss, leaves weights in RUN/final/."""
+    config: GeneratorConfig = run.config
+    device = run.device
+
+    # --------------------------------------------------------------------------------- setup
+    codes = Codes(run.parents["codes"])
+    train_codes, train_labels = codes.split("train")
+    chosen = train_subset(len(train_labels), config.num_train)
+    pixels_on_device = train_codes.nbytes <= run.settings.cache_codes_bytes
+    code_dtype = torch.int32
+    if pixels_on_device:
+        resident = torch.from_numpy(train_codes[chosen.numpy()].astype(np.int32)).to(device)
+    labels = torch.from_numpy(train_labels[chosen.numpy()].astype(np.int64)).to(device)
+    if config.label_mode == "none":
+        labels = torch.zeros_like(labels)
+    num_images, num_crops = len(chosen), train_codes.shape[1]
+    generator = build(config, codes, device)
+    generator.train()
+    optimizer = make_optimizer(generator, config.optim)
+    modules, optimizers = {"generator": generator}, {"generator": optimizer}
+    if run.compile:
+        # One compiled block serves all layers: they share their code and shapes.
+        for block in generator.blocks:
+            block.compile()
+    illegal = None
+    if config.mask_illegal:
+        tokenizer_id = run.parents["codes"].config()["parents"]["tokenizer"]
+        tokenizer_dir = RunDir.of(run.dir.home, "tokenizer", tokenizer_id)
+        sizes = legal_sizes(tokenizer_dir, codes.tokens_per_image)
+        if sizes is not None:
+            vocabulary = torch.arange(codes.codebook_size, device=device)
+            illegal = vocabulary[None] >= torch.tensor(sizes, device=device)[:, None]
+    bf16 = torch.autocast(device.type, torch.bfloat16, enabled=config.numerics.precision == "bf16")
+    share = dist.share(config.batch_size)
+    local_batch = share.stop - share.start
+    micro = min(run.settings.micro_batch or local_batch, local_batch)
+    if local_batch % micro:
+        raise ValueError(
+            f"micro_batch: {micro} does not divide the {local_batch} images of each process"
+        )
+
+    # --------------------------------------------------------------------------------- resume
+    start, kept = state.load(run, modules, optimizers) or (0, {})
+    run.seconds_before = float(kept.get("seconds", 0.0))
+    train_loss: float | None = kept.get("train_loss")
+    dist.broadcast_module(generator)
+    state.truncate_log(run, start)
+
+    def batch(step: int) -> tuple[Tensor, Tensor]:
+        """Codes [B, L] and classes [B] of iteration `step`: one random crop of each image."""
+        indices = data.batch_indices(num_images, config.batch_size, config.seed, step)
+        picker = torch.Generator().manual_seed(derive_seed("crop", config.seed, step))
+        crops = torch.randint(num_crops, (config.batch_size,), generator=picker)
+        indices, crops = indices[share], crops[share]
+        if pixels_on_device:
+            found = resident[indices.to(device), crops.to(device)]
+        else:
+            rows = train_codes[chosen[indices].numpy(), crops.numpy()].astype(np.int32)
+            found = torch.from_numpy(rows).to(device, code_dtype, non_blocking=True)
+        return found.long(), labels[indices.to(device)]
+
+    # --------------------------------------------------------------------------------- train
+    watch = FiniteWatch(device)
+    clock, clock_step = time.monotonic(), start
+    for step in range(start, config.iterations):
+        stopping = run.stopping()
+        if stopping or (step > start and run.save_due(step)):
+            watch.flush()
+            state.save(run, step, modules, optimizers, {"seconds": run.seconds()})
+        if stopping:
+            raise Preempted(f"stopped before iteration {step}")
+        torch.manual_seed(derive_seed("stage2 step", config.seed, step, dist.rank()))
+        lr = set_learning_rate(optimizer, config.optim, step, config.iterations)
+        code_BL, class_B = batch(step)
+        loss_sum = torch.zeros((), device=device)
+        for codes_part, classes_part in zip(
+            code_BL.split(micro), class_B.split(micro), strict=True
+        ):
+            with bf16:
+                logits_BLV = generator(codes_part[:, :-1], classes_part)
+            logits_BLV = logits_BLV.float()
+            if illegal is not None:
+                logits_BLV = logits_BLV.masked_fill(illegal, -math.inf)
+            cross_entropy = token_loss(logits_BLV, codes_part).mean()
+            loss = cross_entropy
+            if config.z_loss > 0:
+                loss = loss + config.z_loss * logits_BLV.logsumexp(-1).square().mean()
+            (loss * (len(codes_part) / local_batch)).backward()
+            loss_sum += cross_entropy.detach() * (len(codes_part) / local_batch)
+        dist.average_gradients(generator.parameters())
+        norm = clip_gradients(generator.parameters(), config.optim.clip)
+        watch.check(step, "training loss", loss_sum)
+        watch.check(step, "gradient norm", norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+        if (step + 1) % run.settings.log_every == 0 or step + 1 == config.iterations:
+            watch.flush()
+            rate = (step + 1 - clock_step) / max(1e-9, time.monotonic() - clock)
+            clock, clock_step = time.monotonic(), step + 1
+            train_loss = dist.mean(loss_sum).item()
+            entry = {"step": step, "lr": lr, "loss": train_loss, "grad_norm": norm.item()}
+            run.log({**entry, "tokens_per_second": rate * config.batch_size * code_BL.shape[1]})
+            run.progress(step + 1, config.iterations, "generator", rate)
+    if start < config.iterations:
+        extra = {"seconds": run.seconds(), "train_loss": train_loss}
+        state.save(run, config.iterations, modules, optimizers, extra)
+
+    # --------------------------------------------------------------------------------- evaluate
+    generator.eval()
+    val_codes, val_labels = codes.split("val")
+    loss_L = validation_loss(run, generator, val_codes[:, 0], val_labels)
+
+    # --------------------------------------------------------------------------------- finish
+    state.save_final(run, modules, config.iterations)
+    run.artifact("val_loss_per_position.npy", loss_L)
+    length = codes.tokens_per_image
+    val_loss = float(loss_L.mean())
+    where = {"reference": "validation images, centre crop", "num_samples": len(val_labels)}
+    values = [
+        Value(metric="val_loss", value=val_loss, unit="nats/token", provenance=where),
+        Value(
+            metric="val_bits_per_image",
+            value=val_loss * length / math.log(2),
+            unit="bits/image",
+            provenance=where,
+        ),
+        Value(metric="train_loss", value=train_loss, unit="nats/token"),
+    ]
+    return Result(values=values, columns=generator_columns(config, codes))
+
+
+@torch.inference_mode()
+def validation_loss(
+    run: Run, generator: Generator, codes_NL: np.ndarray, labels_N: np.ndarray
+) -> np.ndarray:
+    """Mean cross-entropy in nats at every position [L], class-conditional, float64."""
+    config: GeneratorConfig = run.config
+    bf16 = torch.autocast(
+        run.device.type, torch.bfloat16, enabled=config.numerics.precision == "bf16"
+    )
+    total = torch.zeros(codes_NL.shape[1], dtype=torch.float64, device=run.device)
+    # A fixed size, so that the sums do not depend on the batch size of the training.
+    for first in range(0, len(labels_N), 64):
+        if run.stopping():
+            raise Preempted("stopped while measuring the validation loss")
+        chunk = np.asarray(codes_NL[first : first + 64]).astype(np.int64)
+        code_BL = torch.from_numpy(chunk).to(run.device)
+        class_B = torch.from_numpy(labels_N[first : first + 64].astype(np.int64)).to(run.device)
+        if config.label_mode == "none":
+            class_B = torch.zeros_like(class_B)
+        with bf16:
+            logits_BLV = generator(code_BL[:, :-1], class_B)
+        total += token_loss(logits_BLV, code_BL).double().sum(0)
+        run.progress(first + len(chunk), len(labels_N), "validation loss", 0.0)
+    return (total / len(labels_N)).cpu().numpy()
+
+
+def generator_columns(config: GeneratorConfig, codes: Codes) -> dict[str, Any]:
+    """Counts and FLOPs of a generator run."""
+    size, length = codes.codebook_size, codes.tokens_per_image
+    num_classes = codes.num_classes if config.label_mode == "class" else 1
+    cost = flops.generator_cost(config.model, size, num_classes, length)
+    images = config.iterations * config.batch_size
+    return {
+        "params": cost.params,
+        "params_non_embedding": cost.params_non_embedding,
+        "params_head": cost.params_head,
+        "params_matmul": cost.params_matmul,
+        "flops_train": float(flops.generator_flops_train(config, size, length)),
+        "flops_paper": float(flops.generator_flops_paper(config, size, num_classes, length)),
+        "flops_sample": float(
+            flops.generator_flops_sample(config.model, size, num_classes, length, guided=False)
+        ),
+        "tokens_train": images * length,
+        "images_train": images,
+        "iterations": config.iterations,
+        "tokens_per_image": length,
+        "codebook_size": size,
+        "train_seed": config.seed,
+    }

@@ -1,0 +1,201 @@
+"""Checkpoints: weights and optimiser state as safetensors, the rest as JSON, in one durable folder.
+
+No RNG state is kept: every step draws from seeds made of (seed, step), see `optim.derive_seed`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from results_db.durable import (
+    DamagedError,
+    canonical_json,
+    read_json,
+    remove_folder,
+    stage_folder,
+    verify_folder,
+)
+from results_db.record import RunDir
+
+if TYPE_CHECKING:
+    from .run import Run
+
+KEEP = 2  # the newest, and the one before in case the newest is damaged
+FINAL = "final"
+_NAME = re.compile(r"step-(\d{8})-a(\d{3,6})")
+
+
+def checkpoints(run_dir: RunDir) -> list[tuple[int, int, Path]]:
+    """(step, attempt, folder) of every checkpoint, newest first."""
+    if not run_dir.checkpoints_path.is_dir():
+        return []
+    found = []
+    for path in run_dir.checkpoints_path.iterdir():
+        match = _NAME.fullmatch(path.name)
+        if match and not path.is_symlink():
+            found.append((int(match[1]), int(match[2]), path))
+    return sorted(found, reverse=True)
+
+
+def save(
+    run: Run,
+    step: int,
+    modules: Mapping[str, nn.Module],
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes a checkpoint of the state before iteration `step`, then drops all but the last two.
+
+    Raises Fenced when a newer attempt at the run exists; OSError leaves the older ones untouched.
+    """
+    run.attempt.check()
+    final = run.dir.checkpoints_path / f"step-{step:08d}-a{run.attempt.number:03d}"
+    if final.exists():
+        return
+    write_folder(final, run.attempt.number, step, modules, optimizers, extra or {})
+    for _, _, path in checkpoints(run.dir)[KEEP:]:
+        remove_folder(path)
+
+
+def load(
+    run: Run,
+    modules: Mapping[str, nn.Module],
+    optimizers: Mapping[str, torch.optim.Optimizer],
+) -> tuple[int, dict[str, Any]] | None:
+    """Restores the newest checkpoint that verifies; gives (step, extra), or None if there is none.
+
+    A damaged one is named in the log and the one before is taken. When all are damaged the run
+    refuses: starting over in silence would hide a broken disk.
+    """
+    found = checkpoints(run.dir)
+    for step, _, path in found:
+        try:
+            state = read_folder(path, modules, optimizers)
+        except DamagedError as error:
+            run.warn(f"checkpoint {path.name} is damaged ({error}); taking the one before")
+            continue
+        return step, state["extra"]
+    if found:
+        raise DamagedError(
+            f"{run.dir.checkpoints_path}: all {len(found)} checkpoints are damaged; remove the "
+            "folder to train from the start"
+        )
+    return None
+
+
+def save_final(run: Run, modules: Mapping[str, nn.Module], step: int) -> None:
+    """The weights that children of this run use: RUN/final/, without optimiser state."""
+    final = run.dir.path / FINAL
+    run.attempt.check()
+    if final.exists():
+        try:
+            verify_folder(final)
+            return
+        except DamagedError:
+            remove_folder(final)
+    write_folder(final, run.attempt.number, step, modules, {}, {})
+
+
+def load_weights(run_dir: RunDir, modules: Mapping[str, nn.Module]) -> None:
+    """Final weights of a finished run into `modules`. DamagedError names a file that is not
+    right."""
+    read_folder(run_dir.path / FINAL, modules, {})
+
+
+def write_folder(
+    path: Path,
+    attempt: int,
+    step: int,
+    modules: Mapping[str, nn.Module],
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    extra: Mapping[str, Any],
+) -> None:
+    """One durable folder of weights and states."""
+    with stage_folder(path, attempt, meta={"step": step}) as folder:
+        for name, module in modules.items():
+            _write(folder.file(f"{name}.safetensors"), _tensors(module.state_dict()))
+        for name, optimizer in optimizers.items():
+            _write(folder.file(f"{name}.optimizer.safetensors"), _optimizer_tensors(optimizer))
+        with open(folder.file("state.json"), "xb") as file:
+            file.write(canonical_json({"step": step, "extra": dict(extra)}).encode())
+
+
+def read_folder(
+    path: Path,
+    modules: Mapping[str, nn.Module],
+    optimizers: Mapping[str, torch.optim.Optimizer],
+) -> dict[str, Any]:
+    """Verifies a folder, then fills modules and optimisers from it; gives state.json."""
+    manifest = verify_folder(path)
+    needed = {f"{name}.safetensors" for name in modules}
+    needed |= {f"{name}.optimizer.safetensors" for name in optimizers} | {"state.json"}
+    if missing := sorted(needed - set(manifest["files"])):
+        raise DamagedError(f"{path}: does not hold {', '.join(missing)}")
+    for name, module in modules.items():
+        module.load_state_dict(_read(path / f"{name}.safetensors"))
+    for name, optimizer in optimizers.items():
+        _load_optimizer(optimizer, _read(path / f"{name}.optimizer.safetensors"))
+    state = read_json(path / "state.json")
+    assert isinstance(state, dict)
+    return state
+
+
+def _tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+
+
+def _write(path: Path, tensors: dict[str, Tensor]) -> None:
+    # Through Python's own file object, not the library's: the durable writer's fault tests can
+    # then see (and break) every write.
+    with open(path, "xb") as file:
+        file.write(safetensors.torch.save(tensors))
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    return safetensors.torch.load_file(path)
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    tensors = {}
+    for index, state in optimizer.state_dict()["state"].items():
+        for key, value in state.items():
+            tensors[f"{index}.{key}"] = torch.as_tensor(value).detach().cpu().contiguous()
+    # safetensors refuses an empty file: an optimiser that has not stepped has no state.
+    return tensors or {"empty": torch.zeros(1)}
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name != "empty":
+            index, key = name.split(".", 1)
+            state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    )
+
+
+def truncate_log(run: Run, step: int) -> None:
+    """Drops lines of log.jsonl from iteration `step` on: they will be written again."""
+    path = run.dir.log_path
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue  # a line torn by a crash
+        if entry.get("step", -1) < step:
+            kept.append(line)
+    from results_db.durable import write_bytes
+
+    write_bytes(path, "".join(line + "\n" for line in kept).encode())
