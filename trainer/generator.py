@@ -163,6 +163,8 @@ class Cache:
 class Generator(nn.Module):
     """Logits of the next code given the class and the codes so far."""
 
+    rope: Tensor
+
     def __init__(
         self, config: LlamaConfig, codebook_size: int, num_classes: int, grid: tuple[int, int]
     ) -> None:

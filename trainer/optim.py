@@ -70,7 +70,7 @@ def set_learning_rate(
 def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> torch.Tensor:
     """Global gradient norm before clipping to `limit` (0: norm only)."""
     parameters = [p for p in parameters if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])  # type: ignore[arg-type]
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     if limit > 0:
         torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
     return norm
@@ -119,5 +119,5 @@ class MovingAverage:
     def update(self, module: nn.Module) -> None:
         for average, parameter in zip(self.module.parameters(), module.parameters(), strict=True):
             average.lerp_(parameter.detach(), 1 - self.decay)
-        for average, buffer in zip(self.module.buffers(), module.buffers(), strict=True):
-            average.copy_(buffer)
+        for kept, buffer in zip(self.module.buffers(), module.buffers(), strict=True):
+            kept.copy_(buffer)

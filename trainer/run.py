@@ -14,8 +14,9 @@ import platform
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -196,19 +197,17 @@ class Outcome:
         return EXIT_BAD_INPUT if self.error_class == "ValueError" else EXIT_FAILED
 
 
-def stage_function(kind: str) -> Any:
+def stage_function(kind: str) -> Callable[[Run], Result]:
     """The function that does runs of `kind`."""
-    if kind == "extractor":
-        from .extractor import train
-    elif kind == "tokenizer":
-        from .stage1 import train
-    elif kind == "codes":
-        from .encode import encode as train
-    elif kind == "generator":
-        from .stage2 import train
-    else:
-        from .evaluate import evaluate as train
-    return train
+    module, name = {
+        "extractor": ("extractor", "train"),
+        "tokenizer": ("stage1", "train"),
+        "codes": ("encode", "encode"),
+        "generator": ("stage2", "train"),
+        "evaluation": ("evaluate", "evaluate"),
+    }[kind]
+    function: Callable[[Run], Result] = getattr(import_module(f"trainer.{module}"), name)
+    return function
 
 
 def execute(path: str | os.PathLike[str], stop: Stop) -> Outcome:

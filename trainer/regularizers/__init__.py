@@ -3,7 +3,7 @@
 A part exposes `VERSION`, a frozen `Config` with `cost(tokens, dim) -> Cost` and `optim: OptimConfig
 | None` (own optimiser settings; None: the tokenizer's), and a final `Regularizer(nn.Module)`:
 
-    Regularizer(config, dim, grid)                        grid: (rows, columns) of the latents, (1, N) for 1D tokenizers
+    Regularizer(config, dim, grid)                        grid: rows and columns of the latents
     forward(z_BND, step) -> Regularized
 """
 
