@@ -64,12 +64,15 @@ def read_json(path: str | os.PathLike[str], *, limit_bytes: int = 16 << 20) -> A
     with open(path, "rb") as file:
         data = file.read(limit_bytes + 1)
     try:
-        return json.loads(
+        content = json.loads(
             data.decode("utf-8"),
             parse_constant=_refuse_constant,
             parse_float=_finite_float,
             object_pairs_hook=_unique_keys,
         )
+        if b"\\u" in data:
+            _refuse_unstorable_text(content)
+        return content
     except (ValueError, RecursionError) as error:
         raise DamagedError(f"{path}: not strict JSON: {error}") from error
 
@@ -399,6 +402,21 @@ def _refuse_non_json(obj: Any, place: str) -> None:
     elif isinstance(obj, list | tuple):
         for index, value in enumerate(obj):
             _refuse_non_json(value, f"{place}[{index}]")
+
+
+def _refuse_unstorable_text(obj: Any) -> None:
+    """Half characters and NUL, which JSON can spell and databases cannot hold."""
+    if isinstance(obj, str):
+        obj.encode()
+        if "\0" in obj:
+            raise ValueError("text with a NUL character")
+    elif isinstance(obj, dict):
+        for key, value in obj.items():
+            _refuse_unstorable_text(key)
+            _refuse_unstorable_text(value)
+    elif isinstance(obj, list):
+        for value in obj:
+            _refuse_unstorable_text(value)
 
 
 def _refuse_constant(text: str) -> Any:

@@ -125,11 +125,14 @@ def _result(endpoint: dict[str, Any]) -> dict[str, Any]:
         "kind": endpoint["kind"],
         "status": endpoint["status"],
         "values": sorted(
-            ([*value_key(v), v["value"], v["unit"]] for v in endpoint["values"]),
+            (
+                [*value_key(v), None if v["value"] is None else float(v["value"]), v["unit"]]
+                for v in endpoint["values"]
+            ),
             key=lambda v: v[:2],
         ),
         "columns": {
-            name: value
+            name: COLUMNS[name][0](value)
             for name, value in endpoint["columns"].items()
             if value is not None and name not in _TIMING_COLUMNS
         },

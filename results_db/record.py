@@ -55,6 +55,25 @@ __all__ = [
 
 OUTCOMES = ("done", "failed", "preempted", "diverged", "fenced")
 _ERROR_CHARACTERS = 4000
+_CLAIM_FIELDS: dict[str, type] = {
+    "host": str,
+    "pid": int,
+    "job": str,
+    "executor": str,
+    "commit": str,
+    "dirty": bool,
+    "versions": dict,
+    "hardware": str,
+    "started_at": str,
+}
+_END_FIELDS: dict[str, type] = {
+    "outcome": str,
+    "error_class": str,
+    "error": str,
+    "step": int,
+    "ended_at": str,
+    "seconds": float,
+}
 
 
 class Fenced(RuntimeError):
@@ -103,7 +122,7 @@ class Attempt:
         content = {
             "outcome": outcome,
             "error_class": error_class,
-            "error": None if error is None else mask_passwords(error)[:_ERROR_CHARACTERS],
+            "error": None if error is None else _storable(error),
             "step": step,
             "ended_at": now_text(),
             "seconds": round(time.monotonic() - self._started, 3),
@@ -217,6 +236,9 @@ def claim(
         "started_at": now_text(),
         **(info or {}),
     }
+    for name, kind in _CLAIM_FIELDS.items():
+        if content[name] is not None and not isinstance(content[name], kind):
+            raise ValueError(f"{name}: {content[name]!r}, allowed is {kind.__name__} or None")
     if not create_exclusive(run.attempt_path(number), _json_line(content)):
         raise Fenced(
             f"{run.path}: attempt {number} was claimed by another process at the same time"
@@ -246,25 +268,37 @@ def read_attempts(run_dir: str | os.PathLike[str] | RunDir) -> list[dict[str, An
     None.
 
     Raises:
-        DamagedError: a record is not a JSON object.
+        DamagedError: a record is not a JSON object, or a field is of a wrong type.
     """
     run = RunDir(run_dir)
     attempts = []
     for number in run.attempts():
-        record = _read_record(run.attempt_path(number)) or {}
-        end = _read_record(run.attempt_end_path(number))
+        record = _read_record(run.attempt_path(number), _CLAIM_FIELDS) or {}
+        end = _read_record(run.attempt_end_path(number), _END_FIELDS)
         attempts.append({**record, "attempt": number, "end": end})
     return attempts
 
 
-def _read_record(path: Path) -> dict[str, Any] | None:
+def _read_record(path: Path, fields: dict[str, type]) -> dict[str, Any] | None:
     try:
         content = read_json(path)
     except FileNotFoundError:
         return None
     if not isinstance(content, dict):
         raise DamagedError(f"{path}: not a JSON object")
+    for name, kind in fields.items():
+        value = content.get(name)
+        good = isinstance(value, int | float) if kind is float else isinstance(value, kind)
+        too_large = isinstance(value, int) and abs(value) >= 2**63
+        if value is not None and (not good or too_large):
+            raise DamagedError(f"{path}: {name}: {str(value)[:80]!r}, allowed is {kind.__name__}")
     return content
+
+
+def _storable(text: str) -> str:
+    """Text of an error as it is kept: no passwords, no end, no characters that cannot be stored."""
+    readable = text.replace("\0", "?").encode("utf-8", "replace").decode()
+    return mask_passwords(readable)[:_ERROR_CHARACTERS]
 
 
 def _make_folder(path: Path) -> None:

@@ -55,12 +55,18 @@ def mark(home: str | os.PathLike[str], run_dir: str | os.PathLike[str] | RunDir)
 
 def pending(home: str | os.PathLike[str]) -> list[Marker]:
     """The markers in the spool, by name. What is no marker is quarantined on the way."""
+    return take(home)[0]
+
+
+def take(home: str | os.PathLike[str]) -> tuple[list[Marker], list[tuple[str, str]]]:
+    """The markers in the spool, and (name, reason) of what was quarantined on the way."""
     folder = spool_path(home)
-    markers = []
+    markers: list[Marker] = []
+    rejected: list[tuple[str, str]] = []
     try:
         names = sorted(os.listdir(folder))
     except FileNotFoundError:
-        return []
+        return markers, rejected
     for name in names:
         if name == QUARANTINE or name.startswith("."):
             continue
@@ -70,8 +76,9 @@ def pending(home: str | os.PathLike[str]) -> list[Marker]:
         except FileNotFoundError:
             continue  # another process has ingested it since
         except DamagedError as error:
-            quarantine(home, path, str(error))
-    return markers
+            if quarantine(home, path, str(error)) is not None:
+                rejected.append((name, str(error)))
+    return markers, rejected
 
 
 def clear(marker: Marker) -> None:
@@ -130,3 +137,24 @@ def _checked(path: Path) -> Marker:
     if content != {"kind": kind, "id": run_id}:
         raise DamagedError(f"{path.name}: the content does not say what the name says")
     return Marker(path=path, kind=kind, run_id=run_id)
+
+
+def record_remote(home: str | os.PathLike[str], run_dir: str | os.PathLike[str] | RunDir) -> bool:
+    """For a job: tells a PostgreSQL database of a run's news at once; returns whether it was told.
+
+    With SQLite a job does nothing here, because only the process on the user's machine writes it.
+    A failure is logged and leaves the marker, which the next command's ingest takes: a database
+    that is away never fails a run.
+    """
+    if not os.environ.get("TOKENLAW_DB", "").startswith("postgresql"):
+        return False
+    # The database's packages are heavy, and most jobs get no further than the line above.
+    from . import engine, sync
+
+    run = RunDir(run_dir)
+    try:
+        with engine.opened(home) as opened:
+            return sync.ingest_run(home, opened, run).ok
+    except (engine.StoreError, OSError, ValueError) as error:
+        _log.warning("%s: not recorded in the database now: %s", run.path, error)
+        return False

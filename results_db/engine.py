@@ -1,0 +1,302 @@
+"""Opens the database, brings its schema up to date, and runs transactions on it.
+
+An engine belongs to the process that opened it: open it after a fork, not before.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import random
+import re
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from .masking import mask_passwords
+from .rundir import default_home
+
+HEAD = "0001"  # the schema that this code reads and writes: the newest file in migrations/versions
+_MIGRATIONS = Path(__file__).resolve().parent / "migrations"
+_LOCK_NUMBER = 0x746F6B656E6C6177  # PostgreSQL's advisory lock for schema changes: "tokenlaw"
+_BUSY_SECONDS = 60.0
+_TRIES = 6
+_MOUNTS = "/proc/mounts"
+_NETWORK_FILE_SYSTEMS = frozenset(
+    "nfs nfs4 lustre gpfs beegfs beegfs_nodev cifs smb3 smbfs ceph glusterfs afs pvfs2 orangefs"
+    " panfs wekafs acfs ocfs2 gfs2 fuse.sshfs fuse.ceph fuse.ceph-fuse fuse.glusterfs"
+    " fuse.gpfs fuse.juicefs fuse.s3fs fuse.rclone fuse.gcsfuse fuse.goofys fuse.mfs"
+    " fuse.quobyte fuse.dfuse".split()
+)
+
+_Result = TypeVar("_Result")
+
+
+class StoreError(RuntimeError):
+    """The database cannot be used; one line that says which and why, without passwords."""
+
+
+def database_url(home: str | os.PathLike[str] | None = None) -> URL:
+    """Where the database of `home` is.
+
+    $TOKENLAW_DB if set; else SQLite in `home`, or, when that is on a network file system, where
+    SQLite's locks and shared memory do not work, under the user's local data folder.
+
+    Raises:
+        ValueError: TOKENLAW_DB names no database file or PostgreSQL server.
+    """
+    text = os.environ.get("TOKENLAW_DB")
+    if not text:
+        return URL.create("sqlite", database=str(sqlite_path(home)))
+    allowed = "sqlite:////absolute/file.db and postgresql://user@host/name"
+    try:
+        url = make_url(text)
+    except SQLAlchemyError:
+        raise ValueError(
+            f"TOKENLAW_DB: {mask_passwords(text)!r} is no database URL, allowed are {allowed}"
+        ) from None
+    backend = url.get_backend_name()
+    if backend == "sqlite" and url.database not in (None, "", ":memory:"):
+        return url
+    if backend == "postgresql":
+        return url.set(drivername="postgresql+psycopg")
+    raise ValueError(f"TOKENLAW_DB: {url!s}, allowed are {allowed}")
+
+
+def sqlite_path(home: str | os.PathLike[str] | None = None) -> Path:
+    """The SQLite file of `home` when TOKENLAW_DB is not set."""
+    folder = Path(os.path.realpath(default_home() if home is None else home))
+    if not on_network_file_system(folder):
+        return folder / "tokenlaw.db"
+    data = os.environ.get("XDG_DATA_HOME")
+    base = Path(data) if data else Path.home() / ".local" / "share"
+    digest = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
+    return base / "tokenlaw" / f"{digest}.db"
+
+
+def on_network_file_system(path: str | os.PathLike[str], mounts: str | None = None) -> bool:
+    """Whether `path`, there or not yet, lies on a file system that several hosts share."""
+    return file_system_type(path, mounts) in _NETWORK_FILE_SYSTEMS
+
+
+def file_system_type(path: str | os.PathLike[str], mounts: str | None = None) -> str | None:
+    """The type of the file system that holds `path`; None where there is no /proc/mounts."""
+    try:
+        lines = Path(mounts or _MOUNTS).read_text(errors="surrogateescape").splitlines()
+    except FileNotFoundError:
+        return None
+    real = os.path.realpath(path)
+    best, found = "", None
+    for line in lines:
+        fields = line.split(" ")
+        if len(fields) < 3:
+            continue
+        point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), fields[1])
+        inside = real == point or real.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(best):  # a later mount on the same point hides the earlier
+            best, found = point, fields[2]
+    return found
+
+
+def open_engine(home: str | os.PathLike[str] | None = None) -> Engine:
+    """The database of `home`, created or brought to the newest schema if need be.
+
+    Any number of processes may call this at once.
+
+    Raises:
+        StoreError: it cannot be opened, is no database, or was made by newer code.
+        ValueError: TOKENLAW_DB is no such URL.
+    """
+    url = database_url(home)
+    try:
+        engine = _make_engine(url)
+    except ModuleNotFoundError as error:
+        raise StoreError(
+            f"database {url!s}: needs the package {error.name}; install tokenlaw[postgres]"
+        ) from None
+    try:
+        _bring_up_to_date(engine, url)
+    except (SQLAlchemyError, sqlite3.Error, OSError) as error:
+        engine.dispose()
+        raise _store_error(url, error) from None
+    except BaseException:
+        engine.dispose()
+        raise
+    return engine
+
+
+@contextlib.contextmanager
+def opened(home: str | os.PathLike[str] | None = None) -> Iterator[Engine]:
+    """`open_engine` for a block, closed at its end."""
+    engine = open_engine(home)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+def transact(engine: Engine, work: Callable[[Connection], _Result]) -> _Result:
+    """What `work` returns, done in one transaction.
+
+    On PostgreSQL it is done again, up to six times, when the server breaks it off (a lost
+    connection, a deadlock, a serialization failure), so `work` must have the same effect twice as
+    once: the reply to a commit may be lost after the commit.
+
+    Raises:
+        StoreError: it could not be done.
+    """
+    for trial in range(_TRIES):
+        try:
+            with engine.begin() as connection:
+                return work(connection)
+        except DBAPIError as error:
+            if trial == _TRIES - 1 or not _may_pass(engine, error):
+                raise _store_error(engine.url, error) from None
+        time.sleep(min(2.0, 0.05 * 2**trial) * (0.5 + random.random()))
+    raise AssertionError("unreachable")
+
+
+@contextlib.contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """A connection for reading: one consistent view, no lock that keeps writers out."""
+    try:
+        with engine.connect() as connection:
+            yield connection.execution_options(read_only=True)
+    except DBAPIError as error:
+        raise _store_error(engine.url, error) from None
+
+
+def _make_engine(url: URL) -> Engine:
+    if url.get_backend_name() == "postgresql":
+        # No pool: runs hold no connection while they train, and a server has few to give.
+        return sqlalchemy.create_engine(
+            url, poolclass=sqlalchemy.NullPool, connect_args={"connect_timeout": 15}
+        )
+    engine = sqlalchemy.create_engine(url, connect_args={"timeout": _BUSY_SECONDS})
+
+    @event.listens_for(engine, "connect")
+    def on_connect(connection: Any, _record: Any) -> None:
+        # sqlite3 would open transactions late, by itself, and lose updates: ours begin below.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA synchronous=NORMAL")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def on_begin(connection: Connection) -> None:
+        read_only = connection.get_execution_options().get("read_only", False)
+        # A plain BEGIN fails at its first write if another process wrote since, and the busy
+        # timeout does not apply to that.
+        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _bring_up_to_date(engine: Engine, url: URL) -> None:
+    database = url.database
+    if url.get_backend_name() == "sqlite":
+        assert database is not None
+        os.makedirs(os.path.dirname(os.path.abspath(database)), exist_ok=True)
+        if _has_content(database) and _version(engine) == HEAD:
+            return
+        with _file_lock(f"{database}.lock"):
+            if not _has_content(database):
+                _choose_journal(database)
+            _migrate(engine, url)
+        return
+    if _version(engine) == HEAD:
+        return
+    with engine.connect() as connection:
+        # Held by the session, so it goes when the process dies.
+        connection.exec_driver_sql(f"SELECT pg_advisory_lock({_LOCK_NUMBER})")
+        try:
+            _migrate(engine, url)
+        finally:
+            connection.exec_driver_sql(f"SELECT pg_advisory_unlock({_LOCK_NUMBER})")
+
+
+def _migrate(engine: Engine, url: URL) -> None:
+    version = _version(engine)
+    if version == HEAD:
+        return
+    known = {path.name.split("_")[0] for path in (_MIGRATIONS / "versions").glob("[0-9]*_*.py")}
+    if version is not None and version not in known:
+        raise StoreError(
+            f"database {url!s}: its schema {version} is newer than this code's {HEAD};"
+            " update tokenlaw, or move the database away and run `tokenlaw sync`"
+        )
+    # Imported here, because most openings find the schema as it should be.
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    # Config reads % as the start of a reference.
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+def _version(engine: Engine) -> str | None:
+    """The schema's revision; None when there is no schema yet."""
+    with engine.connect().execution_options(read_only=True) as connection:
+        if not sqlalchemy.inspect(connection).has_table("alembic_version"):
+            return None
+        return connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+
+
+def _has_content(database: str) -> bool:
+    try:
+        return os.stat(database).st_size > 0
+    except FileNotFoundError:
+        return False
+
+
+def _choose_journal(database: str) -> None:
+    """Sets write-ahead logging, which the file remembers; the rollback journal where it does not
+    work.
+    """
+    network = on_network_file_system(os.path.dirname(os.path.abspath(database)))
+    connection = sqlite3.connect(database, timeout=_BUSY_SECONDS)
+    try:
+        mode = "delete"
+        if not network:
+            try:
+                mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+            except sqlite3.OperationalError:
+                mode = "refused"
+        if mode != "wal":
+            connection.execute("PRAGMA journal_mode=DELETE")
+    finally:
+        connection.close()
+
+
+@contextlib.contextmanager
+def _file_lock(path: str) -> Iterator[None]:
+    with open(path, "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # let go when the file is closed or the process dies
+        yield
+
+
+def _may_pass(engine: Engine, error: DBAPIError) -> bool:
+    if engine.dialect.name != "postgresql":
+        return False
+    state = getattr(error.orig, "sqlstate", None)
+    # serialization failure, deadlock, unique violation of a simultaneous insert, server going
+    # down or starting; no state at all: the connection broke.
+    return state is None or state in ("40001", "40P01", "23505") or state.startswith(("08", "57P"))
+
+
+def _store_error(url: URL, error: BaseException) -> StoreError:
+    cause = getattr(error, "orig", None) or error
+    lines = mask_passwords(str(cause)).strip().splitlines() or [type(cause).__name__]
+    return StoreError(f"database {url!s}: {lines[0]}")

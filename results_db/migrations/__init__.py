@@ -1,0 +1,1 @@
+"""Schema changes of the database, one numbered file each in versions/ (Alembic)."""
