@@ -172,6 +172,12 @@ class TokenizerCost:
         return self.encoder.macs + self.decoder.macs + self.quantizer.macs
 
 
+def latent_width(config: TokenizerConfig) -> int:
+    """Width of the latents that the regulariser acts on: after or before the projection."""
+    unprojected = config.regularizer and config.regularizer.config.latent == "unprojected"
+    return config.tokenizer.config.z_channels if unprojected else config.quantizer.config.dim
+
+
 def tokenizer_cost(config: TokenizerConfig) -> TokenizerCost:
     """Counts of all that a stage-1 run computes, from its parts' own `cost`."""
     resolution = config.data.resolution
@@ -182,7 +188,9 @@ def tokenizer_cost(config: TokenizerConfig) -> TokenizerCost:
         encoder=encoder,
         decoder=decoder,
         quantizer=config.quantizer.config.cost(tokens),
-        regularizer=config.regularizer.config.cost(tokens, dim) if config.regularizer else Cost(),
+        regularizer=config.regularizer.config.cost(tokens, latent_width(config))
+        if config.regularizer
+        else Cost(),
         perceptual=config.perceptual.config.cost(resolution) if config.perceptual else Cost(),
         discriminator=config.adversarial.config.cost(resolution) if config.adversarial else Cost(),
     )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from . import data, dist, parts, state
 from .config import OptimConfig, Part, TokenizerConfig
+from .flops import latent_width
 from .metrics import Value
 from .optim import (
     FiniteWatch,
@@ -65,7 +66,7 @@ def train(run: Run) -> Result:
         module = parts.load("trainer.regularizers", config.regularizer.name)
         grid = config.tokenizer.config.grid_shape(config.data.resolution)
         torch.manual_seed(derive_seed("stage1 regularizer", config.seed))
-        dim = config.quantizer.config.dim
+        dim = latent_width(config)
         regularizer = module.Regularizer(config.regularizer.config, dim, grid).to(device)
 
     autoencoder = nn.ModuleDict({"tokenizer": tokenizer, "quantizer": quantizer})
@@ -79,7 +80,7 @@ def train(run: Run) -> Result:
         if extra is None or part is None:
             continue
         modules[name] = extra
-        settings_of[name] = part.config.optim or config.optim
+        settings_of[name] = part.config.optim_for(config.optim)
         if any(p.requires_grad for p in extra.parameters()):
             optimizers[name] = optimizer_of(list(extra.named_parameters()), settings_of[name])
     average = MovingAverage(autoencoder, config.ema_decay) if config.ema_decay else None
@@ -87,9 +88,10 @@ def train(run: Run) -> Result:
         modules["average"] = average.module
 
     # Compiled copies share the weights; the plain modules are what is saved.
-    encode, decode = tokenizer.encode, tokenizer.decode
+    encode, features, decode = tokenizer.encode, tokenizer.features, tokenizer.decode
     if run.compile:
-        encode, decode = torch.compile(tokenizer.encode), torch.compile(tokenizer.decode)
+        encode, features, decode = (torch.compile(f) for f in (encode, features, decode))
+    unprojected = regularizer is not None and regularizer.config.latent == "unprojected"
     bf16 = torch.autocast(device.type, torch.bfloat16, enabled=config.numerics.precision == "bf16")
     share = dist.share(config.batch_size)
 
@@ -127,12 +129,14 @@ def train(run: Run) -> Result:
 
         # Generator side: autoencoder and regulariser.
         with bf16:
-            z_BND = encode(x_BCHW)
+            z_BND = features(x_BCHW) if unprojected else encode(x_BCHW)
             if regularizer is not None:
                 regularized = regularizer(z_BND, step)
                 z_BND = regularized.z_BND
                 losses |= regularized.losses
                 stats |= regularized.stats
+            if unprojected:
+                z_BND = tokenizer.project(z_BND)
             quantized = quantizer(z_BND, step)
             losses |= quantized.losses
             stats |= quantized.stats

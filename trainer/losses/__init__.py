@@ -6,11 +6,14 @@ Cost` (one image through the network once) and `Loss(nn.Module)`, frozen and alw
 files it must load (empty: none) with their sha256.
 
 An adversarial part (`ROLE = "adversarial"`) exposes `Config` with `weight`, `start_iteration`,
-`cost(resolution)`, `optim` (None: the tokenizer's settings) and `Loss(nn.Module)`, whose parameters
-are the discriminator's:
+`adaptive`, `cost(resolution)`, `optim_for(optim)` (its optimiser's settings, given the tokenizer's)
+and `Loss(nn.Module)`, whose parameters are the discriminator's:
 
-    weight(step) -> float                                 gated weight of both sides at this step
-    generator_loss(fake_BCHW) -> scalar
+    weight(step) -> float                    gated weight of the generator's loss
+    discriminator_weight(step) -> float      of the discriminator's
+    generator_loss(fake_BCHW) -> scalar      leaves no gradient on the discriminator's weights
+    adaptive_weight(reconstruction_loss, generator_loss, last_layer) -> scalar
+                                             a further factor of the generator's; 1 when off
     discriminator_loss(real_BCHW, fake_BCHW) -> (scalar, stats)
-    after_step()                                          e.g. weight clipping
+    after_step()                             e.g. weight clipping
 """

@@ -1,9 +1,15 @@
 """Regularisers of the latents, one file each. They act before the quantizer.
 
-A part exposes `VERSION`, a frozen `Config` with `cost(tokens, dim) -> Cost` and `optim: OptimConfig
-| None` (own optimiser settings; None: the tokenizer's), and a final `Regularizer(nn.Module)`:
+A part exposes `VERSION`, a frozen `Config` with
 
-    Regularizer(config, dim, grid)                        grid: rows and columns of the latents
+    cost(tokens, dim) -> Cost
+    optim_for(optim: OptimConfig) -> OptimConfig          its optimiser, given the tokenizer's
+    latent: "projected" | "unprojected"                   Tokenizer.encode's latents or .features
+
+and a final `Regularizer(nn.Module)`:
+
+    Regularizer(config, dim, grid)                        dim: quantizer's, or z_channels if
+                                                          unprojected; grid: (rows, columns)
     forward(z_BND, step) -> Regularized
 """
 

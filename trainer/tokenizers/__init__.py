@@ -7,6 +7,8 @@ A part exposes `VERSION`, a frozen `Config` and a final `Tokenizer(nn.Module)`:
     Config.cost(resolution, dim) -> (Cost, Cost)          encoder and decoder, projections included
     Tokenizer(config, dim, resolution)                    dim: width of the quantizer's latents
     Tokenizer.encode(x_BCHW) -> z_BND                     images in [-1, 1]; latents in raster order
+    Tokenizer.features(x_BCHW) -> h_BNC                   before projecting; C = Config.z_channels
+    Tokenizer.project(h_BNC) -> z_BND                     encode(x) is project(features(x))
     Tokenizer.decode(z_BND) -> x_BCHW
     Tokenizer.last_layer -> nn.Parameter                  weight for the adaptive adversarial weight
 """

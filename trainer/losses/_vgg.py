@@ -1,0 +1,58 @@
+"""VGG16's convolutional trunk in the `lpips` package: its cost, its construction, its guard."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+from .. import flops
+from ..flops import Cost
+
+CHANNELS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+SMALLEST = 16  # pixels: four poolings leave one
+
+
+def trunk_cost(resolution: int) -> Cost:
+    """One image through the trunk. ValueError when it is too small."""
+    if resolution < SMALLEST:
+        raise ValueError(
+            f"resolution: {resolution} px is too small for VGG16; at least {SMALLEST} px"
+        )
+    cost, width, side = Cost(), 3, resolution
+    for block in CHANNELS:
+        for channels in block:
+            cost += flops.conv(width, channels, 3, side**2)
+            width = channels
+        side //= 2
+    return cost
+
+
+def empty_lpips(with_heads: bool) -> nn.Module:
+    """`lpips.LPIPS` on VGG16 whose trunk has no values yet; frozen, in eval mode.
+
+    Built on the meta device: torchvision makes the whole classifier, 123M weights, only for
+    lpips to throw it away.
+    """
+    import lpips
+
+    with warnings.catch_warnings(), torch.device("meta"):
+        # lpips 0.1.4 calls torchvision by a keyword that torchvision 0.13 renamed; same meaning.
+        warnings.filterwarnings("ignore", "The parameter 'pretrained' is deprecated", UserWarning)
+        warnings.filterwarnings("ignore", "Arguments other than a weight enum", UserWarning)
+        model = lpips.LPIPS(
+            net="vgg", pnet_rand=True, pretrained=False, lpips=with_heads, verbose=False
+        )
+    model.to_empty(device="cpu")
+    model.scaling_layer = lpips.ScalingLayer()
+    return model.requires_grad_(False).eval()
+
+
+def check_images(x_BCHW: Tensor) -> None:
+    """Raises ValueError for what lpips accepts and silently measures wrongly."""
+    if not x_BCHW.is_floating_point() or x_BCHW.ndim != 4 or x_BCHW.shape[1] != 3:
+        raise ValueError(
+            f"image: {x_BCHW.dtype} {tuple(x_BCHW.shape)} is not allowed; "
+            "must be floating point in [-1, 1], [B, 3, H, W]"
+        )

@@ -1,0 +1,208 @@
+"""PatchGAN discriminator (NLayerDiscriminator of pix2pix and taming) and its adversarial losses.
+
+Shapes: B images, C channels, H x W pixels, h x w patches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .. import flops
+from ..allreduce import sum_over_processes
+from ..config import (
+    STRICT,
+    CountInt,
+    NonNegativeFloat,
+    OptimConfig,
+    PositiveFloat,
+    PositiveInt,
+    Share,
+)
+from ..dist import mean
+from ..flops import Cost
+from ..schedules import cosine_ramp
+from . import _gan
+
+VERSION = 1
+ROLE = "adversarial"
+
+_SLOPE = 0.2  # of every LeakyReLU
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """Defaults are CRT's: Wasserstein, off for 20k iterations, then a cosine up to 0.5 over 2k."""
+
+    __pydantic_config__ = STRICT
+
+    weight: NonNegativeFloat = 0.5  # of the generator's loss after the ramp
+    start_iteration: CountInt = 20_000  # both sides are off before it
+    ramp_iterations: CountInt = 2_000  # cosine from 0 to `weight`; 0: a hard gate (LlamaGen)
+    objective: _gan.Objective = "wgan_clip"  # LlamaGen: hinge; IBQ: non_saturating
+    clip_limit: PositiveFloat = 0.01  # wgan_clip: every weight is kept in [-limit, limit]
+    gradient_penalty: NonNegativeFloat = 10.0  # wgan_gp: weight of the penalty
+    ndf: PositiveInt = 64  # channels of the first layer
+    n_layers: CountInt = 3  # strided layers; 1 or 2 fit images of 16 or 32 pixels
+    lecam_weight: NonNegativeFloat = 0.0  # IBQ: 0.05
+    lecam_decay: Share = 0.999  # moving averages of the mean outputs
+    adaptive: bool = False  # multiply the generator's loss by taming's gradient ratio
+    gate_discriminator: bool = True  # multiply the discriminator's loss by the gated weight too
+    optim: OptimConfig | None = None  # of the discriminator; None: the tokenizer's settings
+
+    def optim_for(self, tokenizer: OptimConfig) -> OptimConfig:
+        """Settings of the discriminator's optimiser."""
+        return self.optim or tokenizer
+
+    def gate(self, step: int) -> float:
+        """0 before the start, 1 after the ramp."""
+        return cosine_ramp(step, self.start_iteration, self.ramp_iterations)
+
+    def patches(self, resolution: int) -> int:
+        """Side of the map of outputs. ValueError when the image is too small."""
+        side = resolution
+        for stride in self._strides():
+            # Kernel 4, padding 1.
+            if side < 2:
+                raise ValueError(
+                    f"n_layers: {self.n_layers} is too many for {resolution} px; "
+                    "use fewer strided layers"
+                )
+            side = (side + 2 - 4) // stride + 1
+        if side < 1:
+            raise ValueError(
+                f"n_layers: {self.n_layers} is too many for {resolution} px; "
+                "use fewer strided layers"
+            )
+        return side
+
+    def _strides(self) -> list[int]:
+        return [2] * max(1, self.n_layers) + [1, 1]
+
+    def widths(self) -> list[int]:
+        """Channels between the layers: image, hidden, one output."""
+        hidden = [self.ndf * min(2**n, 8) for n in range(max(1, self.n_layers) + 1)]
+        return [3, *hidden, 1]
+
+    def cost(self, resolution: int) -> Cost:
+        """The discriminator on one image."""
+        self.patches(resolution)
+        widths, side, cost = self.widths(), resolution, Cost()
+        for index, stride in enumerate(self._strides()):
+            side = (side + 2 - 4) // stride + 1
+            normed = 0 < index < len(widths) - 2
+            cost += flops.conv(widths[index], widths[index + 1], 4, side**2, bias=not normed)
+            cost += flops.norm(widths[index + 1]) if normed else Cost()
+        return cost
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation with the statistics of this batch over all processes, always.
+
+    torch's SyncBatchNorm refuses CPU tensors; per-process statistics, as elsewhere, make results
+    depend on the number of devices. No running averages: a discriminator is never used frozen.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels).normal_(1.0, 0.02))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        x32_BCHW = x_BCHW.float()
+        count = x32_BCHW.new_full((1,), x32_BCHW.numel() / x32_BCHW.shape[1])
+        total = sum_over_processes(torch.cat([x32_BCHW.sum((0, 2, 3)), count]))
+        centred_BCHW = x32_BCHW - (total[:-1] / total[-1])[:, None, None]
+        squares = sum_over_processes(centred_BCHW.square().sum((0, 2, 3)))
+        scale_C = self.weight * torch.rsqrt(squares / total[-1] + 1e-5)
+        out_BCHW = centred_BCHW * scale_C[:, None, None] + self.bias[:, None, None]
+        return out_BCHW.to(x_BCHW.dtype)
+
+
+def _conv(channels_in: int, channels_out: int, stride: int, bias: bool) -> nn.Conv2d:
+    layer = nn.Conv2d(channels_in, channels_out, 4, stride=stride, padding=1, bias=bias)
+    nn.init.normal_(layer.weight, 0.0, 0.02)
+    return layer
+
+
+class Loss(nn.Module):
+    """The discriminator and both sides' losses."""
+
+    ema_real: Tensor  # LeCAM's moving averages of the mean outputs
+    ema_fake: Tensor
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        widths, layers = config.widths(), list[nn.Module]()
+        for index, stride in enumerate(config._strides()):
+            normed = 0 < index < len(widths) - 2
+            layers.append(_conv(widths[index], widths[index + 1], stride, bias=not normed))
+            if normed:
+                layers.append(BatchNorm(widths[index + 1]))
+            if index < len(widths) - 2:
+                layers.append(nn.LeakyReLU(_SLOPE))
+        self.layers = nn.Sequential(*layers)
+        self.register_buffer("ema_real", torch.zeros(()))
+        self.register_buffer("ema_fake", torch.zeros(()))
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Outputs [B, 1, h, w] for images in [-1, 1]: high for real ones."""
+        return self.layers(x_BCHW)
+
+    def weight(self, step: int) -> float:
+        """Weight of the generator's loss at this step."""
+        return self.config.weight * self.config.gate(step)
+
+    def discriminator_weight(self, step: int) -> float:
+        """Weight of the discriminator's loss: the generator's gated weight (LlamaGen, CRT), or 1
+        from the start iteration on.
+        """
+        if self.config.gate_discriminator:
+            return self.weight(step)
+        return float(step >= self.config.start_iteration)
+
+    def generator_loss(self, fake_BCHW: Tensor) -> Tensor:
+        """The tokenizer's adversarial loss; leaves no gradient on the discriminator."""
+        with _gan.frozen(self):
+            logits = self(fake_BCHW).float()
+        return _gan.generator_objective(self.config.objective, logits)
+
+    def adaptive_weight(
+        self, reconstruction_loss: Tensor, generator_loss: Tensor, last_layer: Tensor
+    ) -> Tensor:
+        """Further factor of the generator's loss; 1 unless `adaptive`."""
+        if not self.config.adaptive:
+            return torch.ones((), device=generator_loss.device)
+        return _gan.adaptive_weight(reconstruction_loss, generator_loss, last_layer)
+
+    def discriminator_loss(
+        self, real_BCHW: Tensor, fake_BCHW: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The discriminator's loss on detached images, and what to log."""
+        config = self.config
+        real_BCHW, fake_BCHW = real_BCHW.detach(), fake_BCHW.detach()
+        real, fake = self(real_BCHW).float(), self(fake_BCHW).float()
+        loss = _gan.discriminator_objective(config.objective, real, fake)
+        stats = {"logit_real": real.detach().mean(), "logit_fake": fake.detach().mean()}
+        if config.objective == "wgan_gp":
+            penalty = _gan.gradient_penalty(self, real_BCHW, fake_BCHW)
+            loss = loss + config.gradient_penalty * penalty
+            stats["gradient_penalty"] = penalty.detach()
+        if config.lecam_weight > 0:
+            with torch.no_grad():
+                self.ema_real.lerp_(mean(stats["logit_real"]), 1 - config.lecam_decay)
+                self.ema_fake.lerp_(mean(stats["logit_fake"]), 1 - config.lecam_decay)
+            penalty = _gan.lecam(real, fake, self.ema_real, self.ema_fake)
+            loss = loss + config.lecam_weight * penalty
+            stats["lecam"] = penalty.detach()
+        return loss, stats
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Call after the optimiser: the weight clipping of wgan_clip."""
+        if self.config.objective == "wgan_clip":
+            for parameter in self.parameters():
+                parameter.clamp_(-self.config.clip_limit, self.config.clip_limit)

@@ -1,0 +1,64 @@
+"""Perceptual loss on an UNTRAINED VGG16: the distance of LPIPS without its weights and heads.
+
+Random features still compare texture at five scales, and nothing has to be downloaded. It is no
+LPIPS and never called so. Shapes: B images, C channels, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..config import STRICT, CountInt, NonNegativeFloat
+from ..flops import Cost
+from . import _vgg
+
+VERSION = 1
+ROLE = "perceptual"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """The stand-in for LPIPS where no weights can be had."""
+
+    __pydantic_config__ = STRICT
+
+    weight: NonNegativeFloat = 1.0
+    seed: CountInt = 0  # of the network's weights
+
+    def cost(self, resolution: int) -> Cost:
+        """One image through the network once."""
+        return _vgg.trunk_cost(resolution)
+
+    def weights(self) -> dict[str, str]:
+        """Files to load: none."""
+        return {}
+
+
+class Loss(nn.Module):
+    """Sum over five layers of the squared distance of unit features, mean over cells and images."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.model = _vgg.empty_lpips(with_heads=False)
+        # torchvision's own initialisation, from a generator of our own: the global one is others'.
+        generator = torch.Generator().manual_seed(config.seed)
+        for layer in self.model.modules():
+            if isinstance(layer, nn.Conv2d):
+                assert layer.bias is not None
+                nn.init.kaiming_normal_(
+                    layer.weight, mode="fan_out", nonlinearity="relu", generator=generator
+                )
+                nn.init.zeros_(layer.bias)
+
+    def train(self, mode: bool = True) -> Loss:
+        """Always stays in eval mode."""
+        return super().train(False)
+
+    def forward(self, x_BCHW: Tensor, y_BCHW: Tensor) -> Tensor:
+        _vgg.check_images(x_BCHW)
+        _vgg.check_images(y_BCHW)
+        return self.model(x_BCHW, y_BCHW).mean()

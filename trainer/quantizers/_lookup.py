@@ -1,0 +1,77 @@
+"""Nearest neighbours in a codebook, the straight-through gradient, and the statistics of a batch's
+codes.
+
+Shapes: B images, N tokens an image, T = B*N tokens, D width, K codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from ..allreduce import sum_over_processes
+
+# Entries of one tokens x codes tile, 64 MiB in fp32. A constant, so that results do not depend on
+# the memory at hand.
+TILE = 2**24
+
+
+@contextmanager
+def exact_fp32(device: torch.device) -> Iterator[None]:
+    """Full fp32 products inside: no autocast and no TF32, whose 10-bit mantissa flips codes."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def token_chunks(num_tokens: int, num_codes: int) -> list[slice]:
+    """Slices over tokens such that a tokens x codes tile has at most TILE entries."""
+    step = max(1, TILE // num_codes)
+    return [slice(start, start + step) for start in range(0, num_tokens, step)]
+
+
+@torch.no_grad()
+def nearest(z_TD: Tensor, codebook_KD: Tensor) -> Tensor:
+    """code_T: the row with the smallest Euclidean distance, the lowest one on ties.
+
+    fp32, in tiles, so that tokens x K never exists as a whole. |z|^2 is the same for all codes
+    and left out.
+    """
+    with exact_fp32(z_TD.device):
+        z_TD, codebook_KD = z_TD.float(), codebook_KD.float()
+        square_K = codebook_KD.square().sum(1)
+        codes = [
+            torch.addmm(square_K, z_TD[rows], codebook_KD.T, alpha=-2.0).argmin(1)
+            for rows in token_chunks(len(z_TD), len(codebook_KD))
+        ]
+    return torch.cat(codes)
+
+
+def straight_through(z_BND: Tensor, z_q_BND: Tensor) -> Tensor:
+    """The values of z_q, exactly, with the gradient of z."""
+    return z_q_BND.detach() + (z_BND - z_BND.detach())
+
+
+@torch.no_grad()
+def code_stats(code_BN: Tensor, num_codes: int) -> dict[str, Tensor]:
+    """Share of codes in use and perplexity 2^H of the codes of this batch, over all processes."""
+    counts_K = sum_over_processes(torch.bincount(code_BN.flatten(), minlength=num_codes).double())
+    share_K = counts_K / counts_K.sum()
+    entropy = -torch.xlogy(share_K, share_K).sum()
+    return {
+        "usage": (counts_K > 0).float().mean(),
+        "perplexity": entropy.exp().float(),
+    }
+
+
+@torch.no_grad()
+def mean_norm(z_BND: Tensor) -> Tensor:
+    """Mean Euclidean length of the latents."""
+    return z_BND.float().norm(dim=-1).mean()
