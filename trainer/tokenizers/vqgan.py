@@ -54,10 +54,6 @@ class Config:
         side = resolution // self.downsampling
         return side, side
 
-    def grid_shape(self, resolution: int) -> tuple[int, int]:
-        """Rows and columns of the tokens of a square image."""
-        return self.grid(resolution), self.grid(resolution)
-
     def tokens_per_image(self, resolution: int) -> int:
         """Length of the sequence of codes of a square image."""
         rows, columns = self.grid_shape(resolution)
