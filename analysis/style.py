@@ -105,6 +105,7 @@ def paper() -> Iterator[None]:
     after it.
     """
     with plt.rc_context():
+        plt.rcdefaults()  # a matplotlibrc of the user's must not move the bytes
         sns.set_theme(context="paper", style="ticks")
         plt.rcParams.update(_RC)
         yield
