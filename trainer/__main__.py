@@ -28,8 +28,10 @@ def main(arguments: list[str]) -> int:
     from_stdin = arguments == ["-"]
     die_with_parent()
     worst = EXIT_DONE
-    for path in _lines_from_parent() if from_stdin else iter(arguments):
-        outcome = execute(path, stop)
+    for line in _lines_from_parent() if from_stdin else iter(arguments):
+        # A launcher adds the newest attempt that it knows to be over: of several launchers one wins.
+        path, _, after = line.partition("\t") if from_stdin else (line, "", "")
+        outcome = execute(path, stop, after=int(after) if after else None)
         print(outcome_line(outcome), flush=True)
         if outcome.error:
             print(f"error: {outcome.run_dir.name}: {outcome.error}", file=sys.stderr, flush=True)

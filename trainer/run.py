@@ -89,6 +89,7 @@ class Run:
         self._stop = stop
         self._last_save = time.monotonic()
         self._started = time.monotonic()
+        self.last_step: int | None = None  # of the newest heartbeat: where a failure is said to be
         self.seconds_before = 0.0  # spent by earlier attempts, up to the checkpoint taken
 
     @property
@@ -127,6 +128,7 @@ class Run:
 
     def progress(self, step: int, steps: int, phase: str, unit_per_second: float) -> None:
         """Heartbeat for `status` and the progress bars; at most one write a second."""
+        self.last_step = step
         if dist.rank() == 0:
             rate = round(unit_per_second, 3)
             beat = self.attempt.heartbeat.beat
@@ -210,8 +212,11 @@ def stage_function(kind: str) -> Callable[[Run], Result]:
     return function
 
 
-def execute(path: str | os.PathLike[str], stop: Stop) -> Outcome:
-    """Does one run, whatever state its folder is in; never raises for what a run can do wrong."""
+def execute(path: str | os.PathLike[str], stop: Stop, after: int | None = None) -> Outcome:
+    """Does one run, whatever state its folder is in; never raises for what a run can do wrong.
+
+    With `after`, only if that is the newest attempt; else the outcome is `fenced`.
+    """
     try:
         run_dir = RunDir(path)
         stored = run_dir.config()
@@ -242,7 +247,7 @@ def execute(path: str | os.PathLike[str], stop: Stop) -> Outcome:
     try:
         device = pick_device(settings.device)
         dist.start(device)
-        attempt = claim_for_all_ranks(run_dir, settings, device)
+        attempt = claim_for_all_ranks(run_dir, settings, device, after)
     except Fenced as error:
         return Outcome(run_dir.path, "fenced", "Fenced", str(error))
     except (ValueError, OSError) as error:
@@ -287,7 +292,8 @@ def _attempt(run: Run) -> Outcome:
             torch.cuda.empty_cache()
     if dist.rank() == 0:
         try:
-            run.attempt.finish(outcome, error_class, message, step)
+            at = run.last_step if step is None else step
+            run.attempt.finish(outcome, error_class, message, at)
         except OSError as error:
             print(f"{run.dir.path}: could not record how it ended: {error}", file=sys.stderr)
     return Outcome(run.dir.path, outcome, error_class, message)
@@ -355,12 +361,14 @@ def hardware_name(device: torch.device) -> str:
     return f"CPU {platform.machine()}"
 
 
-def claim_for_all_ranks(run_dir: RunDir, settings: Settings, device: torch.device) -> Attempt:
+def claim_for_all_ranks(
+    run_dir: RunDir, settings: Settings, device: torch.device, after: int | None = None
+) -> Attempt:
     """Rank 0 claims the run; the others share its attempt."""
     if dist.rank() == 0:
         info = {"hardware": hardware_name(device), "world_size": dist.world_size()}
         job = os.environ.get("TOKENLAW_JOB") or os.environ.get("SLURM_JOB_ID")
-        attempt = claim(run_dir, executor=settings.executor, job=job, info=info)
+        attempt = claim(run_dir, executor=settings.executor, job=job, info=info, after=after)
         dist.broadcast_int(attempt.number, device)
         return attempt
     return Attempt(run_dir, dist.broadcast_int(0, device))

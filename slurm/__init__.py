@@ -1,0 +1,1 @@
+"""LAUNCH: where planned runs are executed; SLURM is the first executor, Ray the second."""

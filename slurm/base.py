@@ -1,0 +1,137 @@
+"""What every executor is: jobs go in, the state of jobs comes out. The results are in the run
+folders.
+
+An executor is one file in `executors/` with a final class `Executor` (a subclass of
+`BaseExecutor`); its file name is what a user writes after `--on`. It never decides what is to run,
+in which order of dependency, or whether a failure is tried again: `launch.py` does, the same for
+all of them.
+"""
+
+from __future__ import annotations
+
+import abc
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from results_db.record import RunDir
+
+from .resources import Resources
+
+Phase = Literal["queued", "running", "gone", "unknown"]
+
+# The folder that holds the packages: what a worker needs on its path, wherever it is started.
+CODE_ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """What an executor is given: run folders for one process, one after another."""
+
+    run_dirs: tuple[RunDir, ...]  # in this order
+    priority: float = 0.0  # larger goes first where the executor can choose
+    seconds: float | None = None  # expected duration of all its runs, where known
+    resources: Resources = Resources()
+    after: tuple[str, ...] = ()  # job ids that must end well before this job starts
+
+    @property
+    def run_ids(self) -> tuple[str, ...]:
+        return tuple(run.id for run in self.run_dirs)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobReport:
+    """What an executor knows of a job: whether it may still be at work, never what came of it."""
+
+    phase: Phase  # unknown: the executor could not be asked, so nothing may be concluded
+    reason: str | None = None  # how it ended or why it waits, in the executor's words
+    current: str | None = None  # id of the run that it is at, where known
+    disk_full: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Context:
+    """What an executor is made from."""
+
+    home: Path  # $TOKENLAW_HOME of this launch
+    study: str
+    token: str  # of this launch: names its jobs in a queue, so that they are found again
+    code: Path = CODE_ROOT  # folder with the packages that jobs import
+    workers: int | None = None  # local: processes at once; elsewhere: jobs at once
+    gpus: int | None = None  # GPUs to use; None: all there are
+    use_gpu: bool = True  # false when the settings name the CPU
+    threads: int = 1  # most CPU threads that any of the runs uses
+    options: Mapping[str, object] | None = None  # the executor's own, checked by it
+
+
+class BaseExecutor(abc.ABC):
+    """One place where jobs run.
+
+    `submit`, `poll`, `cancel` and `close` may be called any number of times in any order with the
+    same arguments: a job given twice is there once, an id unknown to the executor is reported
+    `gone`.
+    """
+
+    # Whether jobs end with the process that gave them out; then somebody has to wait for them.
+    attached: ClassVar[bool]
+    # Whether jobs can be queued behind others (`Job.after`), so that all are given out at once.
+    chains: ClassVar[bool]
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+
+    @abc.abstractmethod
+    def submit(self, jobs: Sequence[Job]) -> list[str]:
+        """The ids of the jobs, in the order given.
+
+        Raises ValueError for resources that the place does not have.
+        """
+
+    @abc.abstractmethod
+    def poll(self, timeout: float = 0.0) -> dict[str, JobReport]:
+        """Reports of all jobs given out by this object, after at most `timeout` seconds of waiting
+        for news. One question to the scheduler, however many jobs there are.
+        """
+
+    @abc.abstractmethod
+    def cancel(self, ids: Iterable[str], *, kill: bool = False) -> None:
+        """Asks jobs to save and end; with `kill` ends them at once. Unknown ids are passed over."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Lets go of what this object holds; attached executors end their processes."""
+
+
+def worker_environment(code: Path, **more: str) -> dict[str, str]:
+    """The environment of a process that trains, the same on every executor.
+
+    Threads of numerical libraries are set to one, so that results do not depend on the place;
+    torch's are set by each run from its config.
+    """
+    environment = dict(os.environ)
+    path = [str(code), *filter(None, [environment.get("PYTHONPATH")])]
+    environment |= {
+        "PYTHONPATH": os.pathsep.join(path),
+        "PYTHONUNBUFFERED": "1",
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+    return environment | more
+
+
+def trainer_command(*arguments: str, python: str = sys.executable) -> list[str]:
+    """The command of a process that trains: `python -m trainer ...`."""
+    return [python, "-m", "trainer", *arguments]
+
+
+def run_line(run: RunDir) -> str:
+    """What `python -m trainer -` reads for a run that nobody is at work on.
+
+    It carries the newest attempt's number: if another process claims the run in the meantime, the
+    worker is fenced off and leaves the run alone.
+    """
+    return f"{run.path}\t{max(run.attempts(), default=0)}\n"

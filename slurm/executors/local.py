@@ -1,0 +1,354 @@
+"""This machine: a pool of worker processes, each with a GPU of its own where there are any.
+
+A worker is `python -m trainer -`: it reads a run folder from its standard input, trains, answers
+with one line of JSON, and takes the next, so that imports and compilation are paid once. Workers
+end with this process, also when it is killed.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import json
+import os
+import selectors
+import signal
+import subprocess
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+from results_db.record import RunDir
+
+from .. import devices, retry
+from ..base import (
+    BaseExecutor,
+    Context,
+    Job,
+    JobReport,
+    run_line,
+    trainer_command,
+    worker_environment,
+)
+
+_STILLBORN_LIMIT = 3  # workers in a row that end before they take up any run
+_END_SECONDS = 10.0  # for workers to leave after their input is closed
+_MEMORY_EVENTS = (
+    Path("/sys/fs/cgroup/memory.events"),
+    Path("/sys/fs/cgroup/memory/memory.oom_control"),
+    Path("/proc/vmstat"),
+)
+
+
+class WorkersDoNotStart(RuntimeError):
+    """Workers end before they take up any run; the message holds their last words."""
+
+
+@dataclass(slots=True)
+class _Task:
+    """A job here, with where it has got to."""
+
+    id: str
+    job: Job
+    next: int = 0  # index of the run that is given out next
+    report: JobReport = JobReport(phase="queued")
+
+
+@dataclass(slots=True)
+class _Worker:
+    """One process of the pool."""
+
+    process: subprocess.Popen[bytes]
+    slot: int  # which of the pool's places it fills
+    log_path: Path
+    task: _Task | None = None
+    answered: bool = False  # whether any run has come back from it
+    leaving: bool = False  # no run is given to it any more
+    kills_before: int = 0  # the machine's out-of-memory kills when its run began
+    output: dict[int, bytes] = field(default_factory=dict)  # unfinished line of each stream
+    words: str = ""  # the last line that it wrote
+
+    @property
+    def run(self) -> RunDir | None:
+        return None if self.task is None else self.task.job.run_dirs[self.task.next]
+
+
+@final
+class Executor(BaseExecutor):
+    """Worker processes of this machine, as many as GPUs, else as many as CPU cores."""
+
+    attached: ClassVar[bool] = True
+    chains: ClassVar[bool] = False
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        if context.options:
+            raise ValueError(
+                f"options: {', '.join(context.options)} mean nothing on this machine; allowed: none"
+            )
+        self._gpus = _chosen_gpus(context)
+        self.workers = _pool_size(context, len(self._gpus))
+        self._tasks: dict[str, _Task] = {}
+        self._queue: list[tuple[float, int, str]] = []
+        self._order = itertools.count()  # equal priorities: first come, first served
+        self._workers: dict[int, _Worker] = {}  # by slot
+        self._selector = selectors.DefaultSelector()
+        self._stillborn = 0
+        self._closed = False
+
+    def submit(self, jobs: Sequence[Job]) -> list[str]:
+        ids = []
+        for job in jobs:
+            name = "+".join(job.run_ids)
+            ids.append(name)
+            known = self._tasks.get(name)
+            if known is not None and known.report.phase != "gone":
+                continue
+            self._tasks[name] = _Task(name, job)
+            heapq.heappush(self._queue, (-job.priority, next(self._order), name))
+        return ids
+
+    def poll(self, timeout: float = 0.0) -> dict[str, JobReport]:
+        self._give_out()
+        for key, _ in self._selector.select(timeout):
+            worker, stream = key.data
+            self._read(worker, stream)
+        self._give_out()
+        return {name: task.report for name, task in self._tasks.items()}
+
+    def cancel(self, ids: Iterable[str], *, kill: bool = False) -> None:
+        wanted = set(ids)
+        for name in wanted & self._tasks.keys():
+            task = self._tasks[name]
+            if task.report.phase == "queued":
+                task.report = JobReport(phase="gone", reason="cancelled")
+        for worker in list(self._workers.values()):
+            if worker.task is not None and worker.task.id in wanted:
+                worker.leaving = True
+                _signal(worker, signal.SIGKILL if kill else signal.SIGTERM)
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        for worker in self._workers.values():
+            worker.leaving = True
+            if worker.process.stdin is not None:
+                _close_quietly(worker.process.stdin)
+        deadline = time.monotonic() + _END_SECONDS
+        while self._workers and time.monotonic() < deadline:
+            for key, _ in self._selector.select(0.1):
+                self._read(*key.data)
+        for worker in list(self._workers.values()):
+            _signal(worker, signal.SIGKILL)
+            self._ended(worker)
+        self._selector.close()
+
+    # ------------------------------------------------------------------------------- giving out
+
+    def _give_out(self) -> None:
+        while self._queue and not self._closed:
+            name = self._queue[0][2]
+            if self._tasks[name].report.phase != "queued":
+                heapq.heappop(self._queue)
+                continue
+            worker = self._idle_worker()
+            if worker is None:
+                return
+            heapq.heappop(self._queue)
+            task = self._tasks[name]
+            worker.task = task
+            self._send(worker)
+
+    def _idle_worker(self) -> _Worker | None:
+        for worker in self._workers.values():
+            if worker.task is None and not worker.leaving:
+                return worker
+        free = [slot for slot in range(self.workers) if slot not in self._workers]
+        return self._start(free[0]) if free else None
+
+    def _start(self, slot: int) -> _Worker:
+        environment = worker_environment(self.context.code, TOKENLAW_EXECUTOR="local")
+        if self._gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = self._gpus[slot % len(self._gpus)]
+        # A session of its own: Ctrl-C reaches this process alone, which then asks the workers to
+        # save.
+        process = subprocess.Popen(
+            trainer_command("-"),
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        log = self.context.home / "launches" / f"{self.context.token}-worker-{slot}.log"
+        worker = _Worker(process, slot, log)
+        self._workers[slot] = worker
+        assert process.stdout is not None and process.stderr is not None
+        for stream in (process.stdout, process.stderr):
+            os.set_blocking(stream.fileno(), False)
+            worker.output[stream.fileno()] = b""
+            self._selector.register(stream, selectors.EVENT_READ, (worker, stream))
+        return worker
+
+    def _send(self, worker: _Worker) -> None:
+        """Gives the worker its task's next run."""
+        task, run = worker.task, worker.run
+        assert task is not None and run is not None and worker.process.stdin is not None
+        worker.kills_before = _memory_kills()
+        task.report = JobReport(phase="running", current=run.id)
+        try:
+            worker.process.stdin.write(run_line(run).encode())
+            worker.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it has ended: its output ends too, and `_ended` deals with the task
+
+    # --------------------------------------------------------------------------------- listening
+
+    def _read(self, worker: _Worker, stream: Any) -> None:
+        number = stream.fileno()
+        try:
+            data = os.read(number, 1 << 16)
+        except BlockingIOError:
+            return
+        is_answer = stream is worker.process.stdout
+        if not data:
+            self._selector.unregister(stream)
+            self._log(worker, worker.output.pop(number))
+            stream.close()
+            if not worker.output:
+                self._ended(worker)
+            return
+        *lines, worker.output[number] = (worker.output[number] + data).split(b"\n")
+        for line in lines:
+            answer = _answer(line) if is_answer else None
+            if answer is None:
+                self._log(worker, line + b"\n")
+            else:
+                self._answered(worker, answer)
+
+    def _answered(self, worker: _Worker, answer: dict[str, Any]) -> None:
+        task, run = worker.task, worker.run
+        if task is None or run is None or Path(answer["run_dir"]).name != run.id:
+            return  # an answer to a run that was taken away from it
+        worker.answered = True
+        self._stillborn = 0
+        task.next += 1
+        error = answer.get("error")
+        failed = answer["outcome"] == "failed"
+        full = failed and retry.is_disk_full(error)
+        stop = full or worker.leaving or answer["outcome"] in ("preempted", "fenced")
+        if task.next < len(task.job.run_dirs) and not stop:
+            self._send(worker)
+            return
+        worker.task = None
+        reason = f"{answer['outcome']}: {error}" if error else answer["outcome"]
+        task.report = JobReport(phase="gone", reason=reason, disk_full=full)
+        if worker.leaving and worker.process.stdin is not None:
+            _close_quietly(worker.process.stdin)
+
+    def _ended(self, worker: _Worker) -> None:
+        """The process has closed its output: takes its task back."""
+        code = worker.process.wait()
+        if worker.process.stdin is not None:
+            _close_quietly(worker.process.stdin)
+        self._workers.pop(worker.slot, None)
+        if not worker.answered and code not in (75, -signal.SIGTERM, -signal.SIGKILL):
+            self._stillborn += 1
+        task, run = worker.task, worker.run
+        if task is None or run is None:
+            return
+        memory = code == -signal.SIGKILL and _memory_kills() > worker.kills_before
+        reason = _why(code, worker.words, memory)
+        # Waited for, so it is gone for certain: its attempt may be closed at once.
+        retry.bury(run, reason=reason, memory=memory)
+        task.report = JobReport(phase="gone", reason=reason)
+        worker.task = None
+        if self._stillborn >= _STILLBORN_LIMIT:
+            raise WorkersDoNotStart(f"workers do not start ({worker.log_path}): {reason}")
+
+    def _log(self, worker: _Worker, data: bytes) -> None:
+        if not data:
+            return
+        words = data.decode(errors="replace").strip()
+        worker.words = words or worker.words
+        run = worker.run
+        path = worker.log_path if run is None else run.path / "output.log"
+        # Plain append, no sync: what must survive is in the attempt's record.
+        with open(path, "ab") as file:
+            file.write(data)
+
+
+def _chosen_gpus(context: Context) -> tuple[str, ...]:
+    if not context.use_gpu:
+        if context.gpus:
+            raise ValueError(f"gpus: {context.gpus} is not allowed with device cpu; must be 0")
+        return ()
+    found = devices.visible_gpus()
+    if context.gpus is None:
+        return found
+    if not 0 <= context.gpus <= len(found):
+        raise ValueError(f"gpus: {context.gpus} is not allowed; this machine has {len(found)}")
+    return found[: context.gpus]
+
+
+def _pool_size(context: Context, gpus: int) -> int:
+    if context.workers is not None:
+        if context.workers < 1:
+            raise ValueError(f"workers: {context.workers} is not allowed; must be at least 1")
+        return context.workers
+    return gpus or max(1, devices.usable_cores() // context.threads)
+
+
+def _answer(line: bytes) -> dict[str, Any] | None:
+    """The worker's answer in a line of its output, or None: parts may print there too."""
+    if not line.startswith(b"{"):
+        return None
+    try:
+        content = json.loads(line)
+    except ValueError:
+        return None
+    return (
+        content if isinstance(content, dict) and {"run_dir", "outcome"} <= content.keys() else None
+    )
+
+
+def _why(code: int, words: str, memory: bool) -> str:
+    tail = f"; last words: {words[-300:]}" if words else ""
+    if memory:
+        return f"the worker was killed: out of memory{tail}"
+    if code < 0:
+        return f"the worker was ended by {signal.Signals(-code).name}{tail}"
+    return f"the worker ended with exit code {code}{tail}"
+
+
+def _signal(worker: _Worker, number: signal.Signals) -> None:
+    try:
+        os.killpg(worker.process.pid, number)
+    except ProcessLookupError:
+        pass  # it has ended by itself
+
+
+def _close_quietly(stream: Any) -> None:
+    try:
+        stream.close()
+    except BrokenPipeError:
+        pass  # what was left to write has no reader any more
+
+
+def _memory_kills() -> int:
+    """How many processes the kernel has killed for want of memory: in this container where it
+    tells, else on the machine.
+    """
+    for path in _MEMORY_EVENTS:
+        try:
+            lines = path.read_text().splitlines()
+        except OSError:
+            continue
+        for line in lines:
+            name, _, count = line.partition(" ")
+            if name == "oom_kill" and count.strip().isdigit():
+                return int(count)
+    return 0

@@ -1,0 +1,545 @@
+"""Launch a plan: a reconcile. What is done stays, what is missing is given out once, in dependency
+order.
+
+The files decide: a run is done when its endpoint exists, taken when its newest attempt lives. So
+any number of launches, at once or after one another, on one executor or several, end with each run
+done once; and a launch that dies at any moment leaves nothing that the next one has to clean up.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from results_db.provenance import provenance
+from results_db.record import RunDir, run_status
+from sweeps.plan import Plan, PlannedRun, write_run
+from trainer import parts
+
+from . import progress, retry
+from .base import BaseExecutor, Context, Job, JobReport
+from .intents import Intent, open_intent
+
+EXIT_DONE, EXIT_FAILED, EXIT_TRY_AGAIN = 0, 1, 75
+
+_POLL_SECONDS = 0.25
+_SHOW_SECONDS = 0.5
+_ELSEWHERE_SECONDS = 2.0  # between looks at runs that other processes are at
+_STARTS = 2  # tries at a run whose worker ends before it claims the run
+
+Place = Literal["waiting", "given", "elsewhere", "done", "diverged", "failed", "blocked"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Problem:
+    """A run that this launch did not bring to its end."""
+
+    kind: str
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Summary:
+    """What a launch came to."""
+
+    study: str
+    executor: str
+    total: int  # runs of the plan
+    done: int  # with an endpoint now
+    diverged: int  # of those, ended by a loss that was not finite
+    submitted: tuple[str, ...]  # ids of the runs given out by this launch
+    elsewhere: int  # at work or queued for another launch
+    queued: int  # given out and not waited for
+    failed: tuple[Problem, ...]
+    blocked: tuple[Problem, ...]  # runs below a failed or diverged one
+    interrupted: bool
+    stopped: str | None  # why everything was stopped, such as a full disk
+    seconds: float
+
+    @property
+    def exit_code(self) -> int:
+        """0 done (diverged runs are), 1 failed, 75 interrupted: the same command goes on."""
+        if self.stopped or self.failed:
+            return EXIT_FAILED
+        return EXIT_TRY_AGAIN if self.interrupted else EXIT_DONE
+
+    def text(self) -> str:
+        """A few lines for people."""
+        lines = [
+            f"{self.study}: {self.done} of {self.total} runs done"
+            + (f", {self.diverged} of them diverged" if self.diverged else "")
+            + f"; {len(self.submitted)} submitted now ({progress.duration(self.seconds)})"
+        ]
+        if self.queued:
+            lines.append(f"{self.queued} in the queue; `tokenlaw status {self.study}` follows them")
+        if self.elsewhere:
+            lines.append(f"{self.elsewhere} are another launch's")
+        for title, problems in (("failed", self.failed), ("blocked", self.blocked)):
+            lines += [f"{title}: {p.kind} {p.id}: {p.reason}" for p in problems[:10]]
+            if len(problems) > 10:
+                lines.append(f"{title}: and {len(problems) - 10} more")
+        if self.stopped:
+            lines.append(f"stopped: {self.stopped}")
+        if self.interrupted:
+            lines.append("interrupted; nothing is lost, the same command goes on from here")
+        return "\n".join(lines)
+
+
+def launch(
+    plan: Plan,
+    *,
+    executor: str = "local",
+    home: str | Path,
+    settings: Mapping[str, Any],
+    workers: int | None = None,
+    gpus: int | None = None,
+    wait: bool = True,
+    yes: bool = True,
+    progress: bool = True,
+    options: Mapping[str, object] | None = None,
+) -> Summary:
+    """Gives out what is missing of `plan`, once; with `wait` returns when all of it has ended.
+
+    Args:
+        executor: file name in `slurm/executors`.
+        home: $TOKENLAW_HOME.
+        settings: what each run's settings.json shall hold (device, locations, checkpoints ...).
+        workers: runs at once. None: one for each GPU, else for each CPU core.
+        gpus: GPUs to use; None: all.
+        wait: without, returns when everything is in the queue; needs an executor that has one.
+        yes: without, shows the total and asks first.
+        progress: bars on a terminal, lines elsewhere; without, messages only (all on stderr).
+        options: the executor's own.
+
+    Raises ValueError for an unknown executor or option, or data that are not at hand.
+    """
+    if plan.missing_data:
+        raise ValueError(plan.missing_data)
+    executor_class = parts.load("slurm.executors", executor).Executor
+    if executor_class.attached and not wait:
+        raise ValueError(
+            f"wait: {executor} jobs end with the command that started them; allowed: waiting"
+        )
+    home = Path(home).resolve()
+    if not yes and not _confirmed(plan):
+        raise ValueError("launch: not confirmed; allowed: y, or --yes")
+    settings = {**settings, "executor": executor}
+    settings["locations"] = {**plan.locations, **settings.get("locations", {})}
+    ledger = Ledger(plan, home)
+    started = time.monotonic()
+    plan.write(home)
+    ingest(home)
+    ledger.read()
+    stopped: str | None = None
+    interrupted = False
+    if ledger.to_do() or ledger.count("elsewhere"):
+        ledger.write_folders(settings)
+        display = _make_display(progress)
+        intent = open_intent(home, study=plan.study, executor=executor, submitting=False)
+        place: BaseExecutor | None = None
+        try:
+            context = Context(
+                home=home,
+                study=plan.study,
+                token=intent.token,
+                workers=workers,
+                gpus=gpus,
+                use_gpu=settings.get("device", "auto") != "cpu",
+                threads=ledger.threads(),
+                options=options,
+            )
+            place = executor_class(context)
+            with _Interrupts(display.say) as interrupts:
+                loop = _Loop(ledger, place, intent, display, interrupts)
+                stopped = loop.go()
+                interrupted = bool(interrupts.count) and not ledger.finished()
+        finally:
+            try:
+                if place is not None:
+                    place.close()
+            finally:
+                display.close()
+                # On a full disk the record stays open; its process is gone, which says the same.
+                with suppress(OSError):
+                    intent.close()
+        ledger.block()
+        ingest(home)
+    return ledger.summary(executor, interrupted, stopped, time.monotonic() - started)
+
+
+def ingest(home: Path) -> None:
+    """Takes the news of runs into the database, and says what could not be taken."""
+    from results_db.engine import opened
+    from results_db.sync import ingest as take_news
+
+    with opened(home) as engine:
+        report = take_news(home, engine)
+    for name, reason in report.quarantined:
+        print(f"quarantined: {name}: {reason}", file=sys.stderr)
+
+
+# ------------------------------------------------------------------------------- what is to be done
+
+
+@dataclass(slots=True)
+class Entry:
+    """A run of the plan and where this launch has got to with it."""
+
+    run: PlannedRun
+    dir: RunDir
+    place: Place = "waiting"
+    seconds: float = 1.0  # estimated
+    rank: float = 0.0  # longest chain of estimated seconds from here to the end
+    job: str | None = None
+    submitted: bool = False
+    attempts_before: int = 0  # number of the newest attempt when this launch began
+    starts_failed: int = 0
+    reason: str | None = None
+    children: list[Entry] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        arm = f" ({self.run.arm})" if self.run.arm else ""
+        return f"{self.run.kind} {self.run.id[:8]}{arm}"
+
+
+class Ledger:
+    """All runs of a plan, with what the files say of them."""
+
+    def __init__(self, plan: Plan, home: Path) -> None:
+        self.plan = plan
+        self.home = home
+        self.entries = {
+            run.id: Entry(
+                run=run,
+                dir=RunDir.of(home, run.kind, run.id),
+                seconds=max(run.gpu_hours * 3600.0, 0.1),
+            )
+            for run in plan.runs
+        }
+        for entry in self.entries.values():
+            for parent in self.parents(entry):
+                parent.children.append(entry)
+        # Longest chain first keeps the last worker from starting the longest run last; what others
+        # wait for comes before them by itself.
+        for run in reversed(plan.runs):
+            entry = self.entries[run.id]
+            entry.rank = entry.seconds + max((child.rank for child in entry.children), default=0.0)
+        known = provenance()
+        self._code = known["commit"], known["dirty"]
+
+    def parents(self, entry: Entry) -> Iterator[Entry]:
+        return (self.entries[parent] for parent in entry.run.parents.values())
+
+    def read(self) -> None:
+        """Takes the state of every run from its files, as the launch begins."""
+        for entry in self.entries.values():
+            if not entry.dir.path.is_dir():
+                continue
+            entry.attempts_before = max(entry.dir.attempts(), default=0)
+            state = self.look(entry)
+            if state == "failed":
+                commit, dirty = self._code
+                reason = retry.refused(entry.dir, commit=commit, dirty=dirty)
+                if reason is not None:
+                    entry.place, entry.reason = "failed", reason
+        self.block()
+
+    def look(self, entry: Entry) -> str:
+        """What the files say now; sets the place of a run that is done or at work elsewhere."""
+        status = run_status(entry.dir)
+        if status.state in ("done", "diverged"):
+            entry.place = status.state
+        # A process of this machine that is alive is at work, however old its heartbeat is.
+        elif status.state == "running" or status.process_alive:
+            entry.place = "elsewhere"
+        elif entry.place == "elsewhere":
+            entry.place = "waiting"
+        return status.state
+
+    def block(self) -> None:
+        """Marks the runs that cannot start because one above them did not end well."""
+        for run in self.plan.runs:
+            entry = self.entries[run.id]
+            if entry.place != "waiting":
+                continue
+            for parent in self.parents(entry):
+                if parent.place in ("failed", "diverged", "blocked"):
+                    entry.place = "blocked"
+                    entry.reason = _blocked_by(parent)
+                    break
+
+    def to_do(self) -> list[Entry]:
+        """Runs to give out, now or when their parents are done."""
+        return [entry for entry in self.entries.values() if entry.place == "waiting"]
+
+    def is_ready(self, entry: Entry) -> bool:
+        return all(parent.place == "done" for parent in self.parents(entry))
+
+    def write_folders(self, settings: Mapping[str, Any]) -> None:
+        """Makes the folders of the runs to do, with this launch's settings."""
+        for entry in self.to_do():
+            write_run(self.home, entry.run, settings)
+
+    def threads(self) -> int:
+        """Most CPU threads that a run to do uses."""
+        return max((entry.run.config.numerics.cpu_threads for entry in self.to_do()), default=1)
+
+    def count(self, *places: Place) -> int:
+        return sum(entry.place in places for entry in self.entries.values())
+
+    def finished(self) -> bool:
+        """Whether nothing is left that this launch could wait for."""
+        return self.count("waiting", "given", "elsewhere") == 0
+
+    def view(self) -> progress.View:
+        """For the display."""
+        running = []
+        total = left = 0.0
+        for entry in self.entries.values():
+            total += entry.seconds
+            if entry.place in ("given", "elsewhere"):
+                heartbeat = run_status(entry.dir).heartbeat
+                if heartbeat is None:
+                    left += entry.seconds
+                    continue
+                running.append(_running(entry, heartbeat))
+                share = heartbeat["step"] / heartbeat["steps"] if heartbeat["steps"] else 0.0
+                left += entry.seconds * (1.0 - min(max(share, 0.0), 1.0))
+            elif entry.place == "waiting":
+                left += entry.seconds
+        return progress.View(
+            total=len(self.entries),
+            done=self.count("done", "diverged"),
+            failed=self.count("failed"),
+            blocked=self.count("blocked"),
+            queued=self.count("waiting", "given", "elsewhere") - len(running),
+            share=1.0 - left / total if total else 1.0,
+            eta_seconds=None,
+            running=running,
+        )
+
+    def summary(
+        self, executor: str, interrupted: bool, stopped: str | None, seconds: float
+    ) -> Summary:
+        def problems(place: Place) -> tuple[Problem, ...]:
+            return tuple(
+                Problem(kind=entry.run.kind, id=entry.run.id, reason=entry.reason or "")
+                for entry in self.entries.values()
+                if entry.place == place
+            )
+
+        return Summary(
+            study=self.plan.study,
+            executor=executor,
+            total=len(self.entries),
+            done=self.count("done", "diverged"),
+            diverged=self.count("diverged"),
+            submitted=tuple(entry.run.id for entry in self.entries.values() if entry.submitted),
+            elsewhere=self.count("elsewhere"),
+            queued=self.count("given"),
+            failed=problems("failed"),
+            blocked=problems("blocked"),
+            interrupted=interrupted,
+            stopped=stopped,
+            seconds=seconds,
+        )
+
+
+def _blocked_by(parent: Entry) -> str:
+    if parent.place == "blocked":
+        return parent.reason or ""
+    why = f": {parent.reason}" if parent.reason else ""
+    return f"{parent.run.kind} {parent.run.id} {parent.place}{why}"
+
+
+def _running(entry: Entry, heartbeat: Mapping[str, Any]) -> progress.Running:
+    rate, steps, step = heartbeat["unit_per_second"], heartbeat["steps"], heartbeat["step"]
+    return progress.Running(
+        name=entry.name,
+        phase=heartbeat["phase"],
+        step=step,
+        steps=steps,
+        unit_per_second=rate,
+        eta_seconds=(steps - step) / rate if rate and steps >= step else None,
+    )
+
+
+# ----------------------------------------------------------------------------------------- the loop
+
+
+class _Loop:
+    """Gives out, listens, tries again, until nothing is left."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        place: BaseExecutor,
+        intent: Intent,
+        display: progress.Display,
+        interrupts: _Interrupts,
+    ) -> None:
+        self._ledger = ledger
+        self._place = place
+        self._intent = intent
+        self._display = display
+        self._interrupts = interrupts
+        self._given: dict[str, Entry] = {}  # by job id
+        self._stopped: str | None = None
+        self._cancelled = 0  # how often the jobs were asked to end
+        self._next_show = 0.0
+        self._next_look = 0.0
+
+    def go(self) -> str | None:
+        """Returns when all has ended; the reason if everything was stopped for one."""
+        while True:
+            stopping = self._stopped is not None or self._interrupts.count > 0
+            if not stopping:
+                self._give_out()
+            elif self._cancelled < max(1, self._interrupts.count):
+                self._cancel()
+            if not self._given and (stopping or self._ledger.finished()):
+                break
+            for job_id, report in self._place.poll(_POLL_SECONDS).items():
+                if report.phase == "gone" and job_id in self._given:
+                    self._take_back(self._given.pop(job_id), report)
+            if not self._given and not stopping and self._ledger.count("elsewhere"):
+                time.sleep(_POLL_SECONDS)
+            self._look_elsewhere()
+            self._show()
+        self._display.show(self._ledger.view(), final=True)
+        return self._stopped
+
+    def _give_out(self) -> None:
+        ready = [entry for entry in self._ledger.to_do() if self._ledger.is_ready(entry)]
+        if not ready:
+            return
+        jobs = [
+            Job(run_dirs=(entry.dir,), priority=entry.rank, seconds=entry.seconds)
+            for entry in ready
+        ]
+        for entry, job_id in zip(ready, self._place.submit(jobs), strict=True):
+            entry.place, entry.job, entry.submitted = "given", job_id, True
+            self._given[job_id] = entry
+
+    def _cancel(self) -> None:
+        self._cancelled += 1
+        self._place.cancel(list(self._given), kill=self._cancelled > 1)
+
+    def _take_back(self, entry: Entry, report: JobReport) -> None:
+        """A job has ended: its files say what came of it."""
+        entry.job = None
+        entry.place = "waiting"
+        self._ledger.look(entry)
+        if entry.place == "waiting":
+            self._decide(entry, report)
+        elif entry.place == "diverged":
+            self._display.say(f"{entry.name} diverged: recorded, and left out of fits")
+        if entry.place in ("failed", "diverged"):
+            self._ledger.block()
+
+    def _decide(self, entry: Entry, report: JobReport) -> None:
+        reason = report.reason or "its worker ended"
+        if report.disk_full:
+            self._stopped = reason
+            return
+        ended = retry.history(entry.dir, after=entry.attempts_before)
+        if not ended:
+            # The run was never claimed: its worker could not start, or was asked to end before.
+            if self._cancelled:
+                return
+            entry.starts_failed += 1
+            if entry.starts_failed >= _STARTS:
+                self._fail(entry, reason)
+            return
+        entry.starts_failed = 0
+        if ended[-1].ending == "disk":
+            self._stopped = f"disk full: {ended[-1].error}"
+            return
+        decision = retry.decide(ended)
+        if not decision.again:
+            self._fail(entry, decision.reason)
+            return
+        if self._cancelled:
+            return
+        if decision.smaller_batch and (size := retry.shrink_micro_batch(entry.dir)) is not None:
+            self._display.say(f"{entry.name}: out of memory; again with micro-batch {size}")
+        else:
+            self._display.say(f"{entry.name}: {decision.reason}; trying again")
+
+    def _fail(self, entry: Entry, reason: str) -> None:
+        entry.place, entry.reason = "failed", reason
+        self._display.say(f"{entry.name} failed: {reason}")
+
+    def _look_elsewhere(self) -> None:
+        """Whether runs of other launches have ended: done, or lost and ours to take up."""
+        if time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + _ELSEWHERE_SECONDS
+        for entry in self._ledger.entries.values():
+            if entry.place == "elsewhere":
+                state = self._ledger.look(entry)
+                if entry.place == "waiting" and state == "failed":
+                    ended = retry.history(entry.dir, after=entry.attempts_before)
+                    decision = retry.decide(ended) if ended else None
+                    if decision is not None and not decision.again:
+                        self._fail(entry, decision.reason)
+                if entry.place in ("failed", "diverged"):
+                    self._ledger.block()
+
+    def _show(self) -> None:
+        if time.monotonic() >= self._next_show:
+            self._next_show = time.monotonic() + _SHOW_SECONDS
+            self._display.show(self._ledger.view())
+
+
+class _Interrupts:
+    """Counts Ctrl-C, SIGTERM and SIGHUP while it is open, instead of dying of them."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.count = 0
+        self._say = say
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> _Interrupts:
+        # Only the main thread may set handlers; elsewhere the caller's stay.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                self._before[number] = signal.signal(number, self._interrupted)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _interrupted(self, number: int, _frame: object) -> None:
+        self.count += 1
+        if self.count == 1:
+            self._say("stopping: runs save where they are; again to end them at once")
+
+
+# ------------------------------------------------------------------------------------------- asking
+
+
+def _make_display(wanted: bool) -> progress.Display:
+    return progress.make_display(wanted)
+
+
+def _confirmed(plan: Plan) -> bool:
+    totals = plan.totals()
+    print(
+        f"{plan.study}: {totals['runs']} runs, {totals['flops_train']:.3g} train FLOPs, "
+        f"about {totals['gpu_hours']:.3g} GPU-hours",
+        file=sys.stderr,
+    )
+    if not sys.stdin.isatty():
+        return False
+    return input("launch? [y/N] ").strip().lower() in ("y", "yes")

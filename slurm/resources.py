@@ -1,0 +1,79 @@
+"""What a job asks for from a cluster, checked before anything is submitted."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_DIRECTIVE = re.compile(r"[a-z][a-z0-9-]{0,63}")
+# A value stands on an #SBATCH line of a shell script: no blanks, quotes or shell characters.
+_VALUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,:=/@%*+\[\]()&|!-]{0,255}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resources:
+    """What one job asks for. None leaves the choice to the cluster."""
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None  # node features
+    nodes: int = 1
+    gpus: float = 0  # for each node; a share only on Ray
+    gpu_type: str | None = None  # as the cluster calls it, for example "h100"
+    cpus: int = 1  # for each task
+    memory_gb: float | None = None  # for each node
+    minutes: int | None = None  # time limit; None: from the plan's estimate
+    extra: tuple[tuple[str, str], ...] = ()  # more sbatch options: (("reservation", "night"),)
+
+    def __post_init__(self) -> None:
+        for field in ("partition", "account", "qos", "constraint", "gpu_type"):
+            value = getattr(self, field)
+            if value is not None:
+                check_value(field, value)
+        for field, smallest in (("nodes", 1), ("cpus", 1), ("minutes", 1)):
+            value = getattr(self, field)
+            if value is not None and (not isinstance(value, int) or value < smallest):
+                raise ValueError(
+                    f"{field}: {value!r} is not allowed; must be a whole number >= {smallest}"
+                )
+        for field in ("gpus", "memory_gb"):
+            value = getattr(self, field)
+            if value is not None and not (isinstance(value, int | float) and 0 <= value < 1e6):
+                raise ValueError(f"{field}: {value!r} is not allowed; must be a number >= 0")
+        for name, value in self.extra:
+            if not _DIRECTIVE.fullmatch(name):
+                raise ValueError(f"extra: {name!r} is not allowed; must be an sbatch option's name")
+            check_value(f"extra.{name}", value)
+
+
+def check_value(field: str, value: object) -> str:
+    """`value` if it may stand in a batch script.
+
+    Raises ValueError for anything but letters, digits and the few signs that SLURM's own values
+    use.
+    """
+    if not isinstance(value, str) or not _VALUE.fullmatch(value):
+        raise ValueError(
+            f"{field}: {_shown(value)} is not allowed; must be letters, digits and "
+            "_.,:=/@%*+[]()&|!- (at most 256, no blanks)"
+        )
+    return value
+
+
+def _shown(value: object) -> str:
+    # Control and direction marks are spelled out, so that an error cannot disguise what it reports.
+    text = repr(value)[:80]
+    return "".join(c if unicodedata.category(c)[0] != "C" else f"\\u{ord(c):04x}" for c in text)
+
+
+def from_options(options: Mapping[str, object], base: Resources = Resources()) -> Resources:
+    """`base` with the fields that `options` names. ValueError names an unknown one."""
+    known = {field.name for field in dataclasses.fields(Resources)}
+    for name in options:
+        if name not in known:
+            raise ValueError(f"resources: {name!r} is unknown; allowed: {', '.join(sorted(known))}")
+    return dataclasses.replace(base, **options)  # type: ignore[arg-type]
