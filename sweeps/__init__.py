@@ -1,0 +1,1 @@
+"""PLAN: grids become runs with identity and cost; the command line."""

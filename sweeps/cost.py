@@ -1,0 +1,302 @@
+"""What a run costs before it runs: parameters, FLOPs, and device hours with the source of the
+throughput.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from trainer import flops
+from trainer.config import (
+    CodesConfig,
+    EvaluationConfig,
+    ExtractorConfig,
+    GeneratorConfig,
+    TokenizerConfig,
+)
+
+# Dense peaks in FLOP/s from the makers' data sheets, (bf16 or fp16 tensor cores, fp32). The first
+# name found in the device's name counts, so longer names stand first.
+PEAKS: dict[str, tuple[float, float]] = {
+    "GB200": (2500e12, 80e12),
+    "GH200": (989e12, 67e12),
+    "B200": (2250e12, 75e12),
+    "H200": (989e12, 67e12),
+    "H100 PCIe": (756e12, 51e12),
+    "H100": (989e12, 67e12),
+    "H20": (148e12, 44e12),
+    "A100": (312e12, 19.5e12),
+    "A800": (312e12, 19.5e12),
+    "V100": (125e12, 15.7e12),
+    "L40S": (362e12, 91.6e12),
+    "L40": (181e12, 90.5e12),
+    "L4": (121e12, 30.3e12),
+    "A40": (150e12, 37.4e12),
+    "A10": (125e12, 31.2e12),
+    "A6000": (155e12, 38.7e12),
+    "RTX 4090": (165e12, 82.6e12),
+    "RTX 3090": (71e12, 35.6e12),
+    "T4": (65e12, 8.1e12),
+    "MI300X": (1307e12, 163e12),
+    "MI250X": (383e12, 47.9e12),
+}
+# Share of the peak that is assumed where nothing was measured: what public code reaches at the
+# papers' sizes.
+ASSUMED_SHARE = {
+    "extractor": 0.10,
+    "tokenizer": 0.20,
+    "codes": 0.20,
+    "generator": 0.40,
+    "evaluation": 0.15,
+}
+DEFAULT_DEVICE = "A100"  # assumed where the device is unknown
+CPU_FLOPS = 2e10  # one thread, small convolutions and matrices in fp32
+STEP_SECONDS = 0.01  # no optimiser step is faster: kernel launches and data, whatever the size
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """What is known of a run before it starts."""
+
+    params: int | None  # trained parameters that are kept; None where nothing is trained
+    params_non_embedding: int | None
+    flops_train: int  # train FLOPs of the run itself; 0 where nothing is trained
+    flops_paper: int | None  # generators: 6 N x images, the axis of the CRT paper
+    flops_compute: int  # all FLOPs of the run: what hours are estimated from
+    steps: int  # optimiser steps or batches
+    precision: str  # fp32 or bf16
+    shape: tuple[Any, ...]  # runs of equal shape have equal throughput
+
+
+def extractor_work(config: ExtractorConfig) -> Work:
+    # The classifier is four 3x3 convolutions up to `width` channels: an upper bound is enough here.
+    pixels = config.data.resolution**2
+    macs = (
+        flops.conv(3, config.width, 3, pixels).macs
+        + flops.conv(config.width, config.width, 3, pixels // 4).macs * 3
+    )
+    images = config.iterations * config.batch_size
+    return Work(
+        params=None,
+        params_non_embedding=None,
+        flops_train=6 * macs * images,
+        flops_paper=None,
+        flops_compute=6 * macs * images,
+        steps=config.iterations,
+        precision=config.numerics.precision,
+        shape=("extractor", config.width, config.batch_size, config.data.resolution),
+    )
+
+
+def tokenizer_work(config: TokenizerConfig) -> Work:
+    total = flops.tokenizer_flops_train(config)
+    params = flops.tokenizer_cost(config).params
+    tokens = config.tokenizer.config.tokens_per_image(config.data.resolution)
+    return Work(
+        params=params,
+        params_non_embedding=None,
+        flops_train=total,
+        flops_paper=None,
+        flops_compute=total,
+        steps=config.iterations,
+        precision=config.numerics.precision,
+        shape=("tokenizer", params, tokens, config.batch_size),
+    )
+
+
+CROPS = {"center": 1, "five_crop": 5, "ten_crop": 10}  # crops of a training image
+
+
+def codes_work(config: CodesConfig, tokenizer: TokenizerConfig) -> Work:
+    """Every crop of the training images and every validation image goes through the encoder
+    once.
+    """
+    dim = tokenizer.quantizer.config.dim
+    encoder, _ = tokenizer.tokenizer.config.cost(config.data.resolution, dim)
+    tokens = tokenizer.tokenizer.config.tokens_per_image(config.data.resolution)
+    macs = encoder.macs + tokenizer.quantizer.config.cost(tokens).macs
+    images = (config.num_train or config.data.num_train) * CROPS[config.crops] + config.data.num_val
+    return Work(
+        params=None,
+        params_non_embedding=None,
+        flops_train=0,
+        flops_paper=None,
+        flops_compute=2 * macs * images,
+        steps=-(-images // config.batch_size),
+        precision=config.numerics.precision,
+        shape=("codes", encoder.params, tokens, config.batch_size),
+    )
+
+
+def num_classes(generator: GeneratorConfig, codes: CodesConfig) -> int:
+    """Classes that a generator is conditioned on; one where labels are not used."""
+    return codes.data.num_classes if generator.label_mode == "class" else 1
+
+
+def generator_work(config: GeneratorConfig, codes: CodesConfig, tokenizer: TokenizerConfig) -> Work:
+    tokens = tokenizer.tokenizer.config.tokens_per_image(codes.data.resolution)
+    size = tokenizer.quantizer.config.num_codes
+    classes = num_classes(config, codes)
+    counts = flops.generator_cost(config.model, size, classes, tokens)
+    total = flops.generator_flops_train(config, size, tokens)
+    return Work(
+        params=counts.params,
+        params_non_embedding=counts.params_non_embedding,
+        flops_train=total,
+        flops_paper=flops.generator_flops_paper(config, size, classes, tokens),
+        flops_compute=total,
+        steps=config.iterations,
+        precision=config.numerics.precision,
+        shape=("generator", counts.params, counts.params_non_embedding, tokens, config.batch_size),
+    )
+
+
+def evaluation_work(
+    config: EvaluationConfig,
+    tokenizer: TokenizerConfig,
+    codes: CodesConfig | None = None,
+    generator: GeneratorConfig | None = None,
+) -> Work:
+    """Encoder and decoder over the validation images, or sampling and decoder over all samples; the
+    metrics' own networks are not counted.
+    """
+    dim = tokenizer.quantizer.config.dim
+    part = tokenizer.tokenizer.config
+    if generator is None or codes is None:
+        encoder, decoder = part.cost(config.data.resolution, dim)
+        images = config.data.num_val
+        macs = encoder.macs + decoder.macs
+        total = 2 * macs * images
+        shape: tuple[Any, ...] = ("reconstruct", encoder.params, macs, config.batch_size)
+        steps = -(-images // config.batch_size)
+    else:
+        resolution = codes.data.resolution
+        _, decoder = part.cost(resolution, dim)
+        tokens = part.tokens_per_image(resolution)
+        size = tokenizer.quantizer.config.num_codes
+        guided = config.sampling.cfg_scale > 1 or bool(config.cfg_grid)
+        classes = num_classes(generator, codes)
+        sample = flops.generator_flops_sample(generator.model, size, classes, tokens, guided)
+        rounds = len(config.sample_seeds) + len(config.cfg_grid)
+        images = (config.num_samples or config.data.num_val) * rounds
+        total = (sample + 2 * decoder.macs) * images
+        shape = ("sample", sample, decoder.macs, config.batch_size)
+        steps = -(-images // config.batch_size) * tokens
+    return Work(
+        params=None,
+        params_non_embedding=None,
+        flops_train=0,
+        flops_paper=None,
+        flops_compute=total,
+        steps=steps,
+        precision=config.numerics.precision,
+        shape=(*shape, config.numerics.precision),
+    )
+
+
+# ------------------------------------------------------------------------------------- device hours
+
+
+@dataclass(frozen=True, slots=True)
+class Hours:
+    """Device hours and where the throughput came from."""
+
+    value: float
+    source: str  # measured, table or default
+
+
+@dataclass(slots=True)
+class Rates:
+    """FLOP/s by shape of run, measured where a run of that shape has ended on this hardware."""
+
+    hardware: str | None = None  # name of the device that will be used; None: not known
+    _measured: dict[tuple[Any, ...], list[float]] = field(default_factory=lambda: defaultdict(list))
+    _medians: dict[tuple[Any, ...], float] = field(default_factory=dict)
+
+    def add(self, shape: tuple[Any, ...], flops_compute: float, hours: float) -> None:
+        """A finished run: its shape, the FLOPs it computed and the device hours it took."""
+        if hours > 0 and flops_compute > 0:
+            self._measured[shape].append(flops_compute / (hours * 3600))
+            self._medians.pop(shape, None)
+
+    def add_endpoint(self, endpoint: Mapping[str, Any]) -> None:
+        """A finished generator or tokenizer from its columns, if it ran on this hardware."""
+        columns = endpoint.get("columns", {})
+        shape = endpoint_shape(endpoint.get("kind"), columns)
+        fits = self.hardware is None or columns.get("hardware") == self.hardware
+        hours = columns.get("gpu_hours")
+        if shape is not None and fits and hours and endpoint.get("status") == "done":
+            self.add(shape, columns["flops_train"], hours)
+
+    def hours(self, kind: str, work: Work) -> Hours:
+        if work.shape in self._measured:
+            if work.shape not in self._medians:
+                self._medians[work.shape] = statistics.median(self._measured[work.shape])
+            return Hours(work.flops_compute / self._medians[work.shape] / 3600, "measured")
+        rate, source = self._assumed(kind, work.precision)
+        return Hours(max(work.flops_compute / rate, work.steps * STEP_SECONDS) / 3600, source)
+
+    def _assumed(self, kind: str, precision: str) -> tuple[float, str]:
+        column = 0 if precision == "bf16" else 1
+        share = ASSUMED_SHARE[kind]
+        if self.hardware is not None:
+            for name, peaks in PEAKS.items():
+                if name in self.hardware:
+                    return peaks[column] * share, "table"
+            if "cuda" not in self.hardware.lower() and "nvidia" not in self.hardware.lower():
+                return CPU_FLOPS, "default"
+        return PEAKS[DEFAULT_DEVICE][column] * share, "default"
+
+
+def endpoint_shape(kind: Any, columns: Mapping[str, Any]) -> tuple[Any, ...] | None:
+    """The shape of a finished run, as `Work.shape`, from its columns; None where they do not
+    tell.
+    """
+    names = ("params", "tokens_per_image", "images_train", "iterations", "flops_train")
+    if kind not in ("generator", "tokenizer") or any(not columns.get(name) for name in names):
+        return None
+    batch_size = round(columns["images_train"] / columns["iterations"])
+    if kind == "tokenizer":
+        return (kind, columns["params"], columns["tokens_per_image"], batch_size)
+    non_embedding = columns.get("params_non_embedding")
+    return (kind, columns["params"], non_embedding, columns["tokens_per_image"], batch_size)
+
+
+def totals(runs: Iterable[Any]) -> dict[str, Any]:
+    """Sums over planned runs, each counted once: runs, FLOPs, device hours, and the same by kind.
+
+    `gpu_hours_left` and `flops_left` leave out what is done.
+    """
+    by_kind: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        entry = by_kind.setdefault(run.kind, dict.fromkeys(_SUMS, 0))
+        done = run.state in ("done", "diverged")
+        entry["runs"] += 1
+        entry["done"] += done
+        entry["flops_train"] += run.flops_train
+        entry["gpu_hours"] += run.gpu_hours
+        entry["flops_left"] += 0 if done else run.flops_train
+        entry["gpu_hours_left"] += 0 if done else run.gpu_hours
+    total = {name: sum(entry[name] for entry in by_kind.values()) for name in _SUMS}
+    return {**total, "by_kind": by_kind}
+
+
+_SUMS = ("runs", "done", "flops_train", "gpu_hours", "flops_left", "gpu_hours_left")
+
+
+def check_budget(
+    total: Mapping[str, Any], max_gpu_hours: float | None, max_flops: float | None
+) -> None:
+    """ValueError when what is left to do costs more than allowed."""
+    for name, unit, limit, flag in (
+        ("gpu_hours_left", "GPU-hours", max_gpu_hours, "--max-gpu-hours"),
+        ("flops_left", "train FLOPs", max_flops, "--max-flops"),
+    ):
+        if limit is not None and total[name] > limit:
+            raise ValueError(
+                f"{flag}: the plan needs {total[name]:.4g} {unit} more; allowed: {limit:.4g}"
+            )

@@ -1,0 +1,3 @@
+"""Built-in studies: each file has a function `study() -> Grid`, and its name is what `tokenlaw plan
+NAME` takes.
+"""

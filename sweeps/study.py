@@ -1,0 +1,85 @@
+"""Find a study by its name or its file, and call it with the options of the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from trainer import parts
+
+from .grid import Grid
+
+FOLDER = "sweeps.studies"
+
+
+def names() -> tuple[str, ...]:
+    """The built-in studies as users type them."""
+    return parts.names(FOLDER)
+
+
+def load_study(text: str, options: Mapping[str, Any] | None = None) -> Grid:
+    """The grid of a built-in study (`-` and `_` are the same) or of a file `my_study.py`, named
+    after it.
+
+    `options` are keyword arguments of the study function. ValueError names what is unknown and what
+    is allowed.
+    """
+    module, name = _module(text)
+    grid = _function(module, text)(**_checked(module, text, dict(options or {})))
+    if not isinstance(grid, Grid):
+        raise ValueError(f"study: {text}: study() returned {type(grid).__name__}; allowed: a Grid")
+    return dataclasses.replace(grid, name=grid.name or name)
+
+
+def study_name(text: str) -> str:
+    """The name under which a study's plans are kept, without calling it."""
+    return Path(text).stem if is_file(text) else text.replace("-", "_")
+
+
+def is_file(text: str) -> bool:
+    """Whether a user means a file: it ends in .py or holds a path separator."""
+    return text.endswith(".py") or "/" in text
+
+
+def _module(text: str) -> tuple[ModuleType, str]:
+    if not is_file(text):
+        name = text.replace("-", "_")
+        if name not in names():
+            raise ValueError(
+                f"study: {text!r} is unknown{parts.nearest(name, names())}; "
+                f"allowed: {', '.join(names())}, or a path to a file my_study.py"
+            )
+        return parts.load(FOLDER, name), name
+    path = Path(text)
+    if not path.is_file():
+        raise ValueError(f"study: {text!r} is not a file; allowed: a Python file with study()")
+    spec = importlib.util.spec_from_file_location(f"tokenlaw_study_{path.stem}", path.resolve())
+    if spec is None or spec.loader is None:
+        raise ValueError(f"study: {text!r} is not Python; allowed: a file my_study.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module, path.stem
+
+
+def _function(module: ModuleType, text: str) -> Callable[..., Any]:
+    function = vars(module).get("study")
+    if not callable(function):
+        raise ValueError(f"study: {text}: has no function study(); allowed: study() -> Grid")
+    return function
+
+
+def _checked(module: ModuleType, text: str, options: dict[str, Any]) -> dict[str, Any]:
+    known = tuple(inspect.signature(_function(module, text)).parameters)
+    for option in options:
+        if option not in known:
+            allowed = ", ".join(known) or "none, this study has no options"
+            raise ValueError(
+                f"--option: the study {text} has no option {option!r}"
+                f"{parts.nearest(option, known)}; allowed: {allowed}"
+            )
+    return options

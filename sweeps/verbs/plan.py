@@ -1,0 +1,43 @@
+"""`plan`: what a study would run, and what it costs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from . import options as opt
+
+
+def plan(
+    study: opt.Study,
+    sets: opt.Set = None,
+    data: opt.Data = None,
+    options: opt.Options = None,
+    scale: opt.Scale = None,
+    hardware: Annotated[
+        str | None,
+        typer.Option("--hardware", help="Device to estimate hours for, e.g. 'NVIDIA H100'."),
+    ] = None,
+    max_gpu_hours: Annotated[
+        float | None, typer.Option("--max-gpu-hours", help="Refuse a plan that needs more.")
+    ] = None,
+    max_flops: Annotated[
+        float | None, typer.Option("--max-flops", help="Refuse a plan that needs more train FLOPs.")
+    ] = None,
+    runs: Annotated[bool, typer.Option("--runs", help="One line per run, however many.")] = False,
+    home: opt.Home = opt.HOME,
+    as_json: opt.Json = False,
+) -> None:
+    """Show a study's runs, what is done, shared or dropped and why, FLOPs and GPU-hours."""
+    from .. import show
+    from ..cost import check_budget
+    from ..plan import make_plan
+
+    grid = opt.grid_of(study, options, scale)
+    made = make_plan(grid, home=home, data=data, overrides=sets or (), hardware=hardware)
+    if as_json:
+        opt.print_json(made.to_json())
+    else:
+        show.plan(made, each_run=runs)
+    check_budget(made.totals(), max_gpu_hours, max_flops)
