@@ -314,8 +314,42 @@ class EvaluationConfig:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     cfg_selection: Literal["fixed", "train_subset", "oracle"] = "fixed"  # how cfg_scale is chosen
     cfg_grid: tuple[PositiveFloat, ...] = ()  # scales tried by train_subset and oracle
+    model_resolution: PositiveInt | None = field(  # tokenizer: side at which it encodes and decodes;
+        default=None,  # None = data.resolution, to which images are resized for the metrics
+        metadata={"id_default": None},
+    )
     batch_size: PositiveInt = 64
     numerics: NumericsConfig = NumericsConfig()
+
+    def __post_init__(self) -> None:
+        if not self.metrics:
+            raise ValueError("metrics: is empty; allowed: at least one metric")
+        for metric in self.metrics:
+            stages = parts.load("trainer.metrics", metric.name).STAGES
+            if self.subject not in stages:
+                raise ValueError(
+                    f"metrics: {metric.name!r} does not apply to a {self.subject}; "
+                    f"allowed: {' and '.join(stages)}"
+                )
+        if len({metric.name for metric in self.metrics}) < len(self.metrics):
+            raise ValueError("metrics: a metric is named twice; allowed: each once")
+        if len(set(self.sample_seeds)) < max(1, len(self.sample_seeds)):
+            raise ValueError(
+                f"sample_seeds: {self.sample_seeds!r} is not allowed; must be different seeds, at "
+                "least one"
+            )
+        if self.subject == "generator" and self.num_samples is None:
+            raise ValueError("num_samples: is required for a generator")
+        if self.subject == "generator" and self.model_resolution is not None:
+            raise ValueError(
+                "model_resolution: is for tokenizers; a generator's images have the resolution of "
+                "its codes"
+            )
+        if (self.cfg_selection == "fixed") == bool(self.cfg_grid):
+            raise ValueError(
+                f"cfg_grid: {self.cfg_grid!r} is not allowed with cfg_selection "
+                f"{self.cfg_selection!r}; the grid is what train_subset and oracle choose from"
+            )
 
 
 CONFIGS: dict[str, type] = {
