@@ -31,7 +31,9 @@ def visible_gpus() -> tuple[str, ...]:
 
 
 def usable_cores() -> int:
-    """CPU cores this process may use: its affinity, or less where a container has a smaller share."""
+    """CPU cores this process may use: its affinity, or less where a container has a smaller
+    share.
+    """
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )

@@ -200,6 +200,7 @@ class Entry:
     rank: float = 0.0  # longest chain of estimated seconds from here to the end
     job: str | None = None
     submitted: bool = False
+    at_work: bool = False  # its executor says that a process has it
     attempts_before: int = 0  # number of the newest attempt when this launch began
     starts_failed: int = 0
     reason: str | None = None
@@ -308,11 +309,11 @@ class Ledger:
             total += entry.seconds
             if entry.place in ("given", "elsewhere"):
                 heartbeat = run_status(entry.dir).heartbeat
-                if heartbeat is None:
-                    left += entry.seconds
-                    continue
-                running.append(_running(entry, heartbeat))
-                share = heartbeat["step"] / heartbeat["steps"] if heartbeat["steps"] else 0.0
+                if entry.at_work or heartbeat is not None:
+                    running.append(_running(entry, heartbeat))
+                share = 0.0
+                if heartbeat is not None and heartbeat["steps"]:
+                    share = heartbeat["step"] / heartbeat["steps"]
                 left += entry.seconds * (1.0 - min(max(share, 0.0), 1.0))
             elif entry.place == "waiting":
                 left += entry.seconds
@@ -361,7 +362,16 @@ def _blocked_by(parent: Entry) -> str:
     return f"{parent.run.kind} {parent.run.id} {parent.place}{why}"
 
 
-def _running(entry: Entry, heartbeat: Mapping[str, Any]) -> progress.Running:
+def _running(entry: Entry, heartbeat: Mapping[str, Any] | None) -> progress.Running:
+    if heartbeat is None:
+        return progress.Running(
+            name=entry.name,
+            phase="starting",
+            step=0,
+            steps=0,
+            unit_per_second=None,
+            eta_seconds=None,
+        )
     rate, steps, step = heartbeat["unit_per_second"], heartbeat["steps"], heartbeat["step"]
     return progress.Running(
         name=entry.name,
@@ -409,7 +419,10 @@ class _Loop:
             if not self._given and (stopping or self._ledger.finished()):
                 break
             for job_id, report in self._place.poll(_POLL_SECONDS).items():
-                if report.phase == "gone" and job_id in self._given:
+                if job_id not in self._given:
+                    continue
+                self._given[job_id].at_work = report.phase == "running"
+                if report.phase == "gone":
                     self._take_back(self._given.pop(job_id), report)
             if not self._given and not stopping and self._ledger.count("elsewhere"):
                 time.sleep(_POLL_SECONDS)

@@ -98,7 +98,7 @@ def decide(attempts: Sequence[Ended]) -> Decision:
 
 
 def same_error_twice(attempts: Sequence[Ended]) -> Ended | None:
-    """The last attempt, if another one of the same commit failed with the same error at the same step."""
+    """The last attempt, if an earlier one failed with the same error, step and commit."""
     if not attempts or attempts[-1].ending not in ("error", "memory", "input"):
         return None
     last = attempts[-1]
