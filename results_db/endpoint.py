@@ -36,6 +36,15 @@ COLUMNS: dict[str, tuple[type, str]] = {
     "gpu_hours": (float, "device hours, over all attempts"),
     "hardware": (str, "device name"),
 }
+# Keys of a value's provenance that tables show in columns of their own; others may be added.
+PROVENANCE: dict[str, type] = {
+    "extractor": str,
+    "reference": str,
+    "num_samples": int,
+    "seed": int,
+    "library": str,
+    "floor": float,
+}
 # These differ between two honest attempts at the same run.
 _TIMING_COLUMNS = frozenset({"seconds_train", "gpu_hours", "hardware"})
 
@@ -162,13 +171,7 @@ def _check_values(endpoint: dict[str, Any]) -> None:
         _check(f"{place}.provenance", provenance, isinstance(provenance, dict), "an object")
         for key, item in provenance.items():
             check_name(f"{place}.provenance key", key)
-            simple = item is None or isinstance(item, str | bool) or _is_number(item)
-            _check(
-                f"{place}.provenance.{key}",
-                item,
-                simple,
-                "text, a finite number, true, false or null",
-            )
+            _check_provenance(f"{place}.provenance.{key}", PROVENANCE.get(key), item)
         _check(
             place,
             value_key(value),
@@ -176,6 +179,20 @@ def _check_values(endpoint: dict[str, Any]) -> None:
             "one value for a metric and provenance",
         )
         seen.add(value_key(value))
+
+
+def _check_provenance(place: str, kind: type | None, item: object) -> None:
+    if item is None:
+        return
+    if kind is None:
+        simple = isinstance(item, str | bool) or _is_number(item)
+        _check(place, item, simple, "text, a finite number, true, false or null")
+    elif kind is str:
+        _check(place, item, isinstance(item, str), "text or null")
+    elif kind is int:
+        _check(place, item, _is_column_int(item), "a whole number or null")
+    else:
+        _check(place, item, _is_number(item), "a finite number or null")
 
 
 def _check_columns(columns: Any) -> None:
@@ -242,6 +259,10 @@ def _check(field: str, value: object, good: bool, allowed: str) -> None:
 
 def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_column_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
 
 
 def _is_number(value: object) -> bool:

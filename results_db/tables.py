@@ -91,7 +91,7 @@ class Member(Base):
     arm: Mapped[str] = mapped_column(String(64), primary_key=True)
     axes_key: Mapped[str] = mapped_column(String(16), primary_key=True)  # hash of `axes`
     axes: Mapped[dict[str, Any]]
-    primary: Mapped[bool] = mapped_column("is_primary", Boolean)  # joined into the wide table
+    is_primary: Mapped[bool] = mapped_column(Boolean)  # joined into the wide table
     planned: Mapped[dict[str, Any]]  # params, flops_train, gpu_hours ... as the plan has them
 
 

@@ -1,0 +1,294 @@
+"""The join behind the wide table: each generator with its codes, tokenizer and evaluations."""
+
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from .columns import WIDE_COLUMNS, WIDE_SUFFIXES
+from .durable import canonical_json
+from .endpoint import COLUMNS
+
+# run id -> memberships: {"study", "arm", "axes", "primary", "planned"}
+Members = dict[str, list[dict[str, Any]]]
+# run id -> its row, with "attempts"
+Runs = dict[str, dict[str, Any]]
+# run id -> (metric, value, unit, provenance), the main one of a metric first
+Values = dict[str, list[tuple[str, float | None, str | None, dict[str, Any]]]]
+
+Columns = dict[str, tuple[str, str]]
+
+_PLANNED = ("params", "params_non_embedding", "params_head", "flops_train", "flops_total")
+_FROM_ANCESTORS = ("codebook_size", "tokens_per_image")
+# Axes of these names fill the column of that name; an axis called like any other fixed column is
+# shown as axis_NAME.
+_SETTABLE = frozenset(COLUMNS) | {"dataset"}
+
+
+def wide_rows(
+    members: Members,
+    runs: Runs,
+    values: Values,
+    parents: Mapping[str, Sequence[str]],
+    study: str | None,
+) -> tuple[list[dict[str, Any]], Columns]:
+    """The rows and the columns of the wide table; columns that are not in WIDE_COLUMNS follow them.
+
+    Axis columns have the dtype "axis": that of their values.
+    """
+    graph = _Graph(runs, parents)
+    summaries = _Summaries(runs, values)
+    rows = []
+    for run_id, run in runs.items():
+        if run["kind"] != "generator":
+            continue
+        memberships = [member for member in members.get(run_id, ()) if member["primary"]]
+        if not memberships:
+            # A segment of a trunk, or another study's, is no result; a run made by hand is.
+            if study is not None or run_id in members or graph.is_trunk(run_id):
+                continue
+            memberships = [{"study": None, "arm": None, "axes": {}, "planned": {}}]
+        for member in memberships:
+            rows.append(_row(run_id, member, members, runs, graph, summaries))
+    rows.sort(
+        key=lambda row: (
+            row["study"] or "",
+            row["arm"] or "",
+            _sort_key(row["_axes"]),
+            row["run_id"],
+        )
+    )
+    columns = _finish(rows)
+    return rows, columns
+
+
+class _Graph:
+    """Who was made from whom, by kind."""
+
+    def __init__(self, runs: Runs, parents: Mapping[str, Sequence[str]]) -> None:
+        self._runs = runs
+        self._parents = parents
+        self._evaluations: dict[str, list[str]] = defaultdict(list)
+        self._trunks: set[str] = set()
+        for child in parents:
+            kind = self._kind(child)
+            if kind == "evaluation":
+                subject = self.parent(child, "generator") or self.parent(child, "tokenizer")
+                if subject is not None:
+                    self._evaluations[subject].append(child)
+            elif kind == "generator":
+                trunk = self.parent(child, "generator")
+                if trunk is not None:
+                    self._trunks.add(trunk)
+
+    def _kind(self, run_id: str) -> str | None:
+        run = self._runs.get(run_id)
+        return None if run is None else run["kind"]
+
+    def parent(self, run_id: str | None, kind: str) -> str | None:
+        """The parent of that kind, the first by role."""
+        if run_id is None:
+            return None
+        return next((p for p in self._parents.get(run_id, ()) if self._kind(p) == kind), None)
+
+    def evaluations(self, run_id: str | None) -> list[str]:
+        """The evaluations of a tokenizer or generator, by id."""
+        return [] if run_id is None else sorted(self._evaluations.get(run_id, ()))
+
+    def is_trunk(self, run_id: str) -> bool:
+        """Whether another generator continues this one."""
+        return run_id in self._trunks
+
+
+class _Summaries:
+    """A run's values as columns, computed once for each run however many generators share it."""
+
+    def __init__(self, runs: Runs, values: Values) -> None:
+        self._runs = runs
+        self._values = values
+        self._known: dict[str, dict[str, Any]] = {}
+
+    def of(self, run_id: str | None) -> dict[str, Any]:
+        """METRIC -> value, with METRIC_std, METRIC_seeds, METRIC_extractor ... where they apply."""
+        if run_id is None:
+            return {}
+        if run_id not in self._known:
+            self._known[run_id] = _summary(self._values.get(run_id, ()))
+        return self._known[run_id]
+
+    def of_all(self, run_ids: Iterable[str]) -> dict[str, Any]:
+        """Several evaluations together; the first that has a metric gives it."""
+        merged: dict[str, Any] = {}
+        for run_id in run_ids:
+            merged = {**self.of(run_id), **merged}
+        return merged
+
+
+def _summary(values: Iterable[tuple[str, float | None, str | None, dict[str, Any]]]) -> dict:
+    by_metric: dict[str, list[tuple[float | None, dict[str, Any]]]] = defaultdict(list)
+    for metric, value, _, provenance in values:
+        by_metric[metric].append((value, provenance))
+    columns: dict[str, Any] = {}
+    for metric, entries in by_metric.items():
+        # The first is the main one; the others of the same provenance are its sample seeds.
+        main = _without_seed(entries[0][1])
+        same = [
+            (value, provenance)
+            for value, provenance in entries
+            if len(entries) == 1 or _without_seed(provenance) == main
+        ]
+        numbers = [value for value, _ in same if value is not None]
+        columns[metric] = statistics.fmean(numbers) if len(numbers) == len(same) else None
+        provenance = same[0][1]
+        if "seed" in provenance:
+            columns[f"{metric}_std"] = statistics.stdev(numbers) if len(numbers) > 1 else None
+            columns[f"{metric}_seeds"] = len(numbers)
+        for name in WIDE_SUFFIXES:
+            if provenance.get(name) is not None:
+                columns[f"{metric}_{name}"] = provenance[name]
+    return columns
+
+
+def _without_seed(provenance: Mapping[str, Any]) -> str:
+    return canonical_json({name: value for name, value in provenance.items() if name != "seed"})
+
+
+def _row(
+    run_id: str,
+    member: Mapping[str, Any],
+    members: Members,
+    runs: Runs,
+    graph: _Graph,
+    summaries: _Summaries,
+) -> dict[str, Any]:
+    run = runs[run_id]
+    codes = graph.parent(run_id, "codes")
+    tokenizer = graph.parent(run_id, "tokenizer") or graph.parent(codes, "tokenizer")
+    ancestors = [runs[other] for other in (codes, tokenizer) if other is not None]
+    row: dict[str, Any] = {
+        "study": member["study"],
+        "arm": member["arm"],
+        "run_id": run_id,
+        "tokenizer_id": tokenizer,
+        "codes_id": codes,
+        "status": "pending" if run["state"] == "planned" else run["state"],
+        "_axes": member["axes"],
+        # Later sources give way to earlier ones, see _finish.
+        "_sources": (
+            ("generator_", summaries.of(run_id)),
+            (
+                "generator_eval_",
+                summaries.of_all(_primary(graph.evaluations(run_id), member, members)),
+            ),
+            (
+                "tokenizer_eval_",
+                summaries.of_all(_primary(graph.evaluations(tokenizer), member, members)),
+            ),
+            ("codes_", summaries.of(codes)),
+            ("tokenizer_", summaries.of(tokenizer)),
+        ),
+    }
+    for name in ("reason", "dataset", "attempts", "commit", "dirty", "finished_at", *COLUMNS):
+        row[name] = run[name]
+    for name in _PLANNED:
+        if row[name] is None:
+            planned = member["planned"].get(name)
+            row[name] = planned if _fits(WIDE_COLUMNS[name][0], planned) else None
+    for name in _FROM_ANCESTORS:
+        if row[name] is None:
+            row[name] = next((a[name] for a in ancestors if a[name] is not None), None)
+    return row
+
+
+def _primary(evaluations: Sequence[str], member: Mapping[str, Any], members: Members) -> list[str]:
+    """Those of the evaluations that the row's study names; all for a row of no study."""
+    if member["study"] is None:
+        return list(evaluations)
+    return [
+        evaluation
+        for evaluation in evaluations
+        if any(
+            other["study"] == member["study"] and other["primary"]
+            for other in members.get(evaluation, ())
+        )
+    ]
+
+
+def _finish(rows: list[dict[str, Any]]) -> Columns:
+    """Turns the axes and sources of every row into columns; returns all columns."""
+    columns: Columns = dict(WIDE_COLUMNS)
+    sources = [row.pop("_sources") for row in rows]
+    axes = [row.pop("_axes") for row in rows]
+    names = _axis_columns(axes)
+    for name in dict.fromkeys(names.values()):
+        if name not in columns:
+            columns[name] = ("axis", "axis of the study")
+    for row, row_axes in zip(rows, axes, strict=True):
+        for axis, value in row_axes.items():
+            if value is not None:
+                row[names[axis]] = value
+    taken: dict[str, int] = {}
+    for level in range(len(sources[0]) if sources else 0):
+        named: dict[str, str] = {}
+        for row, row_sources in zip(rows, sources, strict=True):
+            prefix, summary = row_sources[level]
+            for metric, value in summary.items():
+                if metric not in named:
+                    clash = taken.get(metric, level) != level or _is_reserved(metric, columns)
+                    named[metric] = f"{prefix}{metric}" if clash else metric
+                    taken.setdefault(named[metric], level)
+                    columns.setdefault(named[metric], (_metric_dtype(metric), "metric"))
+                row[named[metric]] = value
+    return columns
+
+
+def _is_reserved(metric: str, columns: Columns) -> bool:
+    """Whether a metric is called like a column that is none."""
+    known = columns.get(metric)
+    if known is None:
+        return False
+    return known[0] == "axis" or (metric in WIDE_COLUMNS and metric in _NOT_METRICS)
+
+
+_NOT_METRICS = frozenset(COLUMNS) | {
+    *("study", "arm", "run_id", "tokenizer_id", "codes_id", "status", "reason", "dataset"),
+    *("attempts", "commit", "dirty", "finished_at"),
+}
+
+
+def _metric_dtype(name: str) -> str:
+    for suffix, dtype in WIDE_SUFFIXES.items():
+        if name.endswith(f"_{suffix}"):
+            return dtype
+    return "Int64" if name.endswith("_seeds") else "float64"
+
+
+def _axis_columns(axes: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Axis -> the column that shows it."""
+    found: dict[str, str] = {}
+    for row in axes:
+        for axis in row:
+            found.setdefault(axis, axis)
+    for axis in found:
+        if axis in WIDE_COLUMNS:
+            values = [row[axis] for row in axes if row.get(axis) is not None]
+            fits = axis in _SETTABLE and all(_fits(WIDE_COLUMNS[axis][0], v) for v in values)
+            found[axis] = axis if fits else f"axis_{axis}"
+    return found
+
+
+def _fits(dtype: str, value: Any) -> bool:
+    if dtype == "object":
+        return isinstance(value, str)
+    allowed = int if dtype == "Int64" else int | float
+    return isinstance(value, allowed) and not isinstance(value, bool)
+
+
+def _sort_key(axes: Mapping[str, Any]) -> list[tuple[str, int, float, str]]:
+    """Numbers by size, the rest by text."""
+    return [
+        (name, 0, float(value), "")
+        if isinstance(value, int | float)
+        else (name, 1, 0.0, canonical_json(value))
+        for name, value in sorted(axes.items())
+    ]
