@@ -1,0 +1,45 @@
+"""The warning codes: what each one means in a few words; docs/analysis.md explains them at length."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from .result import Notice
+
+CODES: Final[dict[str, str]] = {
+    "W-DIVERGED": "diverged runs were left out; the survivors may be the lucky ones",
+    "W-CHECKPOINTS": "several rows of one run are used, or rows before the end of a schedule",
+    "W-REPEATS": "rows that repeat another row in every column were counted once",
+    "W-FLOPS-RULE": "the FLOPs on the x axis do not agree with 6 N D",
+    "W-MACS": "the x axis looks like multiply-adds; one multiply-add is two FLOPs",
+    "W-DELTA": "the knee of the Huber loss is far below the noise: the fit is L1 in effect",
+    "W-LOSS-FORM": "Huber, L1 and L2 disagree by more than the interval",
+    "W-NO-DOF": "as many parameters as points: no interval can be given",
+    "W-FEW-CLUSTERS": "few independent units were resampled; the interval is rough",
+    "W-CLUSTER": "runs share a trunk or a tokenizer but were resampled as if independent",
+    "W-DRAWS": "many resamples could not be fitted",
+    "W-RANGE": "the data span too little for this law; its exponent may be far off",
+    "W-RIDGE": "tokens per parameter hardly vary: the two exponents cannot be told apart",
+    "W-FLOOR-ZERO": "the fitted floor is zero: the data do not show one",
+    "W-BOUND": "a parameter ended on the edge of its search box",
+    "W-GRADIENT": "the objective is not at a minimum",
+    "W-STARTS": "most starts end in another minimum",
+    "W-LACK-OF-FIT": "the law misses the means of repeated runs by more than their spread",
+    "W-HOLD-OUT": "the law fitted without the largest runs misses them",
+    "W-INFLUENCE": "one run moves an exponent by more than its standard error",
+    "W-BREAK": "the change of slope is not distinguishable from zero",
+    "W-EDGE": "a minimum lies outside its data or there is none; that budget is left out",
+    "W-PARABOLA": "parabola, cubic and approach 3 put the optimum at different sizes",
+    "W-ENVELOPES": "the slope depends on how the envelope is drawn",
+    "W-WINNERS-CURSE": "the arms have different numbers of runs per budget",
+    "W-FORM": "crossover or gain depends on whether the law has a floor",
+    "W-OUTSIDE": "the crossing lies outside the compute that both arms cover",
+    "W-MANY-CROSSINGS": "the fitted curves cross more than once",
+    "W-BIAS": "the entropy estimate is dominated by the finite sample",
+}
+
+
+def notice(code: str, message: str) -> Notice:
+    """The warning `code` with what was seen here."""
+    assert code in CODES, code
+    return Notice(code=code, message=message)

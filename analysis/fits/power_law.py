@@ -1,0 +1,173 @@
+"""Power law y = E + a x^-b: a straight line in log-log, or one that bends towards a floor E."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, final
+
+import numpy as np
+
+from .. import law as base
+from ..codes import notice
+from ..solve import Terms
+from ..table import Data
+
+REQUIRES: Final = ("x", "y")
+STEEPEST: Final = 4.0  # largest |b| searched; laws of loss and FID against compute have 0.02 to 1.5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """Options of the law."""
+
+    # "none": E = 0; "free": E is fitted; a number: E is that, in units of y (irreducible loss).
+    floor: str | float = "none"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.floor, str):
+            if self.floor not in ("none", "free"):
+                raise ValueError(f"floor: {self.floor!r} is not allowed; none, free or a number")
+        elif not (np.isfinite(self.floor) and self.floor > 0):
+            raise ValueError(f"floor: {self.floor!r} is not allowed; none, free or a number > 0")
+
+
+@final
+class Law(base.Law):
+    """The power law; parameters a, b (b > 0: y falls with x) and E unless the floor is none."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def names(self, data: Data) -> tuple[str, ...]:
+        return ("a", "b") if self.config.floor == "none" else ("E", "a", "b")
+
+    def refuse(self, data: Data) -> base.Refusal | None:
+        least = 3 if self.config.floor == "free" else 2
+        refusal = base.few_or_flat(data, least, ("x",))
+        if refusal is not None:
+            return refusal
+        if len(np.unique(np.round(np.log(data.columns["x"]), 9))) < least:
+            return base.Refusal(
+                status="no_spread",
+                reason=f"{data.roles['x']} has fewer than {least} different values",
+            )
+        lowest = float(data.columns["y"].min())
+        if not isinstance(self.config.floor, str) and self.config.floor >= lowest:
+            return base.Refusal(
+                status="floor_above_data",
+                reason=f"the given floor {self.config.floor:g} is not below the smallest "
+                f"{data.roles['y']} ({lowest:g})",
+            )
+        return None
+
+    def solve(
+        self,
+        data: Data,
+        log_y: np.ndarray,
+        weights: np.ndarray,
+        *,
+        loss: str,
+        delta: float,
+        start: base.Solved | None = None,
+    ) -> base.Solved:
+        log_x = np.log(data.columns["x"])
+        centre = float(log_x.mean())
+        terms = self._terms(log_x - centre, log_y)
+        free = self.config.floor == "free"
+        found = base.fit_curve(
+            terms,
+            log_y,
+            weights,
+            loss=loss,
+            delta=delta,
+            start=start,
+            floors=(0,) if free else (),
+        )
+        theta = found.theta_BP
+        b = theta[:, -1]
+        params = {"a": np.exp(theta[:, -2] + b * centre), "b": b}
+        if free:
+            params = {"E": base.floor_from_log(theta[:, 0], float(log_y.min())), **params}
+        elif self.config.floor != "none":
+            params = {"E": np.full(len(b), float(self.config.floor)), **params}
+        names = list(params)
+        at_bound = tuple(
+            name
+            for name, hit in zip(names[-len(found.at_bound_P) :], found.at_bound_P, strict=True)
+            if hit and name == "b"
+        )
+        notices = ()
+        if free and start is None and params["E"][0] == 0.0:
+            notices = (notice("W-FLOOR-ZERO", "E = 0: a straight line fits as well as a floor"),)
+        return base.Solved(
+            params=params,
+            theta_BP=theta,
+            objective_B=found.objective_B,
+            decrement_B=found.decrement_B,
+            fitted_log_Bn=terms.log_y(theta) if start is None else None,
+            at_bound=at_bound,
+            agree=found.agree,
+            num_params=theta.shape[1],
+            notices=notices,
+        )
+
+    def _terms(self, u: np.ndarray, log_y: np.ndarray) -> Terms:
+        """Terms of exp(e) + exp(a - b u); u is log x about its mean."""
+        low, high = float(log_y.min()) - 25.0, float(log_y.max()) + 25.0
+        num = len(u)
+        one, none = np.ones(num), np.zeros(num)
+        slope = np.geomspace(0.01, STEEPEST, 40)
+        if self.config.floor == "free":
+            features = np.stack(
+                [np.stack([one, none, none], 1), np.stack([none, one, -u], 1)], axis=0
+            )
+            return Terms(
+                features_KnP=features,
+                offset_Kn=np.zeros((2, num)),
+                low_P=np.array([low, low, -STEEPEST]),
+                high_P=np.array([high, high, STEEPEST]),
+                amplitude_K=(0, 1),
+                grid_GQ=np.concatenate([-slope[::-1], slope])[:, None],
+            )
+        power = np.stack([one, -u], 1)
+        box = {"low_P": np.array([low, -STEEPEST]), "high_P": np.array([high, STEEPEST])}
+        grid = np.concatenate([-slope[::-4], slope[::4]])[:, None]
+        if self.config.floor == "none":
+            return Terms(
+                features_KnP=power[None],
+                offset_Kn=np.zeros((1, num)),
+                amplitude_K=(0,),
+                grid_GQ=grid,
+                **box,
+            )
+        return Terms(
+            features_KnP=np.stack([np.zeros_like(power), power], axis=0),
+            offset_Kn=np.stack([np.full(num, np.log(self.config.floor)), none], axis=0),
+            amplitude_K=(-1, 0),
+            grid_GQ=grid,
+            **box,
+        )
+
+    def curve(
+        self, params: Mapping[str, np.ndarray], columns: Mapping[str, np.ndarray]
+    ) -> np.ndarray:
+        log_x = np.log(columns["x"])
+        power = np.exp(np.log(params["a"])[:, None] - params["b"][:, None] * log_x)
+        return power + params["E"][:, None] if "E" in params else power
+
+    def derive(self, params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {}
+
+    def enough(self, data: Data, weights_Bn: np.ndarray) -> np.ndarray:
+        least = 3 if self.config.floor == "free" else 2
+        return base.num_distinct(base.distinct(data.columns["x"]), weights_Bn) >= least
+
+    def synthetic(self, rng: np.random.Generator) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+        x = np.geomspace(1e17, 1e21, 12) * np.exp(rng.uniform(-0.1, 0.1, 12))
+        params = {"a": 60.0, "b": 0.11}
+        if self.config.floor != "none":
+            floor = 1.3 if self.config.floor == "free" else float(self.config.floor)
+            params = {"E": floor, **params}
+        arrays = {name: np.array([value]) for name, value in params.items()}
+        return {"x": x, "y": self.curve(arrays, {"x": x})[0]}, params

@@ -1,0 +1,407 @@
+"""From any table to the rows a law may use: columns by role, end points only, every removed row logged."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pandas as pd
+
+from .codes import notice
+from .result import LeftOut, Notice
+from .where import keep
+
+# Where a role is looked for when the user names no column: the study table first, then what papers
+# call it.
+KNOWN: Final[dict[str, tuple[str, ...]]] = {
+    "x": ("flops_train", "C", "flops", "compute", "budget"),
+    "y": ("val_loss", "loss"),
+    "n": ("params", "N", "n_params"),
+    "d": ("tokens_train", "D", "tokens"),
+    "group": ("arm",),
+}
+MEANING: Final = {
+    "x": "train FLOPs",
+    "y": "metric",
+    "n": "parameters",
+    "d": "training tokens",
+    "group": "arm",
+}
+# How the FLOPs of the study table's columns were counted.
+FLOPS_RULES: Final = {
+    "flops_train": "6ND_tokens_matmul+attention",
+    "flops_total": "6ND_tokens_matmul+attention, ancestors included",
+    "flops_paper": "6N_images",
+    "flops_sample": "inference of one image",
+}
+# Together these name one row; the ones that a table has must be unique.
+KEYS: Final = ("study", "arm", "run_id", "step", "sample_seed")
+# Losses per token: comparable only between rows of one codebook size and one sequence length.
+PER_TOKEN: Final = ("val_loss", "loss", "train_loss", "nll", "cross_entropy")
+# What makes two losses per token different quantities.
+TOKEN_COLUMNS: Final = ("codebook_size", "tokens_per_image")
+# What a `status` column calls a run that ended well; every other word is left out and counted.
+DONE: Final = ("done", "finished", "completed", "ok")
+HIGHER_IS_BETTER: Final = (
+    "psnr",
+    "ssim",
+    "ms_ssim",
+    "inception_score",
+    "precision",
+    "recall",
+    "codebook_usage",
+    "codebook_perplexity",
+    "accuracy",
+)
+SHOWN_ROWS: Final = 20  # how many removed rows the filter log names
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Data:
+    """The rows of one fit. Columns are by role; every value in them is finite and positive."""
+
+    columns: dict[str, np.ndarray]  # role -> values; "group" holds texts
+    roles: dict[str, str]  # role -> column name, or how it was derived
+    frame: pd.DataFrame  # the same rows with all their columns, for clusters
+    run_ids: tuple[str, ...]
+    has_run_ids: bool  # False: the table has no run_id, a row stands for a run
+    flops_rule: str | None
+    left_out: tuple[LeftOut, ...]
+    notices: tuple[Notice, ...]
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.run_ids)
+
+    @property
+    def num_left_out(self) -> int:
+        return sum(one.count for one in self.left_out)
+
+    def take(self, rows: np.ndarray) -> Data:
+        """The same table with only `rows` (numbers or a mask)."""
+        at = np.flatnonzero(rows) if rows.dtype == bool else rows
+        return Data(
+            columns={role: values[at] for role, values in self.columns.items()},
+            roles=self.roles,
+            frame=self.frame.iloc[at],
+            run_ids=tuple(self.run_ids[one] for one in at),
+            has_run_ids=self.has_run_ids,
+            flops_rule=self.flops_rule,
+            left_out=self.left_out,
+            notices=self.notices,
+        )
+
+    def digest(self) -> str:
+        """First 16 hex digits of sha256 over the columns by role, whatever the order of the rows."""
+        names = sorted(self.columns)
+        order = np.lexsort([self.columns[name] for name in names])
+        total = hashlib.sha256()
+        for name in names:
+            values = self.columns[name][order]
+            total.update(name.encode())
+            if values.dtype.kind == "f":
+                total.update(values.astype("<f8").tobytes())
+            else:
+                total.update("\0".join(str(one) for one in values).encode())
+        return total.hexdigest()[:16]
+
+
+def read(path: str | Path) -> pd.DataFrame:
+    """The table in a .csv, .tsv, .json (records) or .parquet file; ValueError if it cannot be read."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"table: {str(path)!r} is not a file")
+    kind = path.suffix.lower()
+    readers = {
+        ".csv": pd.read_csv,
+        ".tsv": lambda one: pd.read_csv(one, sep="\t"),
+        ".json": lambda one: pd.read_json(one, orient="records"),
+        ".parquet": pd.read_parquet,
+    }
+    if kind not in readers:
+        raise ValueError(f"table: {str(path)!r} ends in {kind!r}; known: {', '.join(readers)}")
+    try:
+        return readers[kind](path)
+    except (ValueError, OSError) as error:  # what pandas and pyarrow raise for a broken file
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"table: {str(path)!r} cannot be read: {first}") from error
+
+
+def column_for(frame: pd.DataFrame, role: str, asked: str | None) -> str | None:
+    """The column of `role`: the one asked for, else the first known name the table has, else None."""
+    if asked is not None:
+        if asked not in frame.columns:
+            near = difflib.get_close_matches(asked, [str(one) for one in frame.columns], n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            names = ", ".join(str(one) for one in frame.columns[:30])
+            raise ValueError(f"--{role}: no column {asked!r}{hint}; the table has: {names}")
+        return asked
+    return next((name for name in KNOWN[role] if name in frame.columns), None)
+
+
+def prepare(
+    frame: pd.DataFrame,
+    asked: Mapping[str, str | None],
+    needs: Sequence[str],
+    *,
+    where: str | None = None,
+    end_points: bool = True,
+) -> Data:
+    """The rows of `frame` that a law with the roles `needs` may use.
+
+    `asked` maps roles (x, y, n, d, group) to column names or None. Left out, and logged: rows that
+    `where` drops, runs whose `status` is not done, rows before the end of a schedule, checkpoints
+    that are not a run's last (unless `end_points` is False), rows without a finite value. ValueError:
+    a missing column, duplicate keys, values that are not numbers or not positive, mixed FLOP rules.
+    """
+    if not len(frame):
+        raise ValueError("table: no rows")
+    twice = frame.columns[frame.columns.duplicated()]
+    if len(twice):
+        raise ValueError(f"table: column {str(twice[0])!r} appears twice")
+    # With codes as index a row can be named after any number of filters.
+    frame = frame.reset_index(drop=True)
+    roles = _roles(frame, asked, needs)
+    log: list[LeftOut] = []
+    notices: list[Notice] = []
+
+    def drop(mask: np.ndarray, reason: str) -> None:
+        nonlocal frame
+        if mask.any():
+            gone = frame[mask]
+            log.append(
+                LeftOut(
+                    reason=reason, count=int(mask.sum()), rows=_labels(gone.head(SHOWN_ROWS))
+                )
+            )
+            frame = frame[~mask]
+
+    if where is not None:
+        drop(~keep(frame, where), f"where: not ({where})")
+    if "status" in frame.columns:
+        states = frame["status"].astype(str)
+        num_diverged = int((states == "diverged").sum())
+        for state in sorted(set(states) - set(DONE)):
+            drop((frame["status"].astype(str) == state).to_numpy(), f"status is {state}")
+        if num_diverged:
+            notices.append(
+                notice("W-DIVERGED", f"{num_diverged} diverged runs were left out and counted")
+            )
+    if end_points:
+        for name in ("schedule_done", "is_final"):
+            if name in frame.columns:
+                drop(~_true(frame[name]), f"{name} is not true (not an end point)")
+    elif "schedule_done" in frame.columns and not _true(frame["schedule_done"]).all():
+        notices.append(notice("W-CHECKPOINTS", "rows before the end of their schedule are used"))
+
+    keys = [name for name in KEYS if name in frame.columns]
+    if "run_id" in keys:
+        _unique(frame, keys)
+    else:
+        # Without a key two rows that are equal in every column are one run twice.
+        texts = frame.astype(str) if (frame.dtypes == object).any() else frame
+        again = texts.duplicated().to_numpy()
+        if again.any():
+            notices.append(
+                notice("W-REPEATS", f"{int(again.sum())} rows repeat another in every column")
+            )
+        drop(again, "repeats another row in every column")
+    if "run_id" in frame.columns and "step" in frame.columns:
+        by_run = [name for name in keys if name != "step"]
+        last = frame.groupby(by_run, dropna=False)["step"].transform("max")
+        early = (frame["step"] < last).to_numpy()
+        if end_points:
+            drop(early, "not the last checkpoint of its run")
+        elif early.any():
+            notices.append(
+                notice("W-CHECKPOINTS", f"{int(early.sum())} rows are not their run's last")
+            )
+
+    columns: dict[str, np.ndarray] = {}
+    for role, name in roles.items():
+        if role == "group":
+            drop(frame[name].isna().to_numpy(), f"{name} is missing")
+        else:
+            numbers = _numbers(frame[name], role)
+            drop(np.isnan(numbers), f"{name} is missing (NaN)")
+            drop(np.isinf(_numbers(frame[name], role)), f"{name} is infinite")
+        if not len(frame):
+            raise ValueError(f"--{role}: column {name!r} has no finite value in the rows that are left")
+    if not len(frame):
+        raise ValueError("table: no row is left after the filters")
+    for role, name in roles.items():
+        if role == "group":
+            columns[role] = frame[name].astype(str).to_numpy(dtype=str)
+            continue
+        values = _numbers(frame[name], role)
+        bad = np.flatnonzero(values <= 0)
+        if len(bad):
+            raise ValueError(
+                f"--{role}: column {name!r} ({MEANING[role]}) must be positive, but is "
+                f"{values[bad[0]]:g} in {_labels(frame.iloc[bad[:1]])[0]}"
+            )
+        columns[role] = values
+    rule = _flops_rule(frame, roles.get("x"))
+    _derive(columns, roles, needs)
+    notices += _counting_notices(columns, roles)
+    return Data(
+        columns=columns,
+        roles=roles,
+        frame=frame,
+        run_ids=_labels(frame),
+        has_run_ids="run_id" in frame.columns,
+        flops_rule=rule,
+        left_out=tuple(log),
+        notices=tuple(notices),
+    )
+
+
+def refuse_mixed_losses(data: Data, what: str) -> None:
+    """ValueError if y is a loss per token and the rows differ in codebook or tokens per image."""
+    name = data.roles["y"]
+    if name not in PER_TOKEN:
+        return
+    for column in TOKEN_COLUMNS:
+        if column not in data.frame.columns:
+            continue
+        found = sorted(set(data.frame[column].dropna().tolist()))
+        if len(found) > 1:
+            shown = ", ".join(f"{one:g}" if isinstance(one, float) else str(one) for one in found[:6])
+            offer = (
+                "use --y val_bits_per_image"
+                if "val_bits_per_image" in data.frame.columns
+                else f"use bits per image: {name} x tokens_per_image / ln 2"
+            )
+            raise ValueError(
+                f"--y: {name} is a loss per token and {what} differ in {column} ({shown}), "
+                f"so it is not one quantity; {offer}, or pick one value with --where"
+            )
+
+
+def better_direction(column: str) -> str:
+    """ "higher" for metrics of which more is better (psnr, ssim, inception_score ...), else "lower"."""
+    return "higher" if column.lower() in HIGHER_IS_BETTER else "lower"
+
+
+def _roles(
+    frame: pd.DataFrame, asked: Mapping[str, str | None], needs: Sequence[str]
+) -> dict[str, str]:
+    """Role -> column for the roles needed and those asked for by name."""
+    roles: dict[str, str] = {}
+    for role in KNOWN:
+        if role not in needs and asked.get(role) is None:
+            continue
+        name = column_for(frame, role, asked.get(role))
+        if name is not None:
+            roles[role] = name
+    for role in needs:
+        if role in roles:
+            continue
+        # Tokens follow from FLOPs and parameters, C = 6 N D, and the other way round.
+        if role in ("d", "x", "n"):
+            others = {"d": ("x", "n"), "x": ("n", "d"), "n": ("x", "d")}[role]
+            found = {other: column_for(frame, other, asked.get(other)) for other in others}
+            if all(found.values()):
+                roles.update({other: str(name) for other, name in found.items()})
+                continue
+        names = ", ".join(str(one) for one in frame.columns[:30])
+        raise ValueError(
+            f"--{role}: name the column of the {MEANING[role]}; none of {', '.join(KNOWN[role])} "
+            f"is in the table, which has: {names}"
+        )
+    return {role: roles[role] for role in KNOWN if role in roles}
+
+
+def _derive(columns: dict[str, np.ndarray], roles: dict[str, str], needs: Sequence[str]) -> None:
+    """Adds the roles that follow from C = 6 N D."""
+    if "d" in needs and "d" not in columns:
+        columns["d"] = columns["x"] / (6.0 * columns["n"])
+        roles["d"] = f"{roles['x']} / (6 {roles['n']})"
+    if "n" in needs and "n" not in columns:
+        columns["n"] = columns["x"] / (6.0 * columns["d"])
+        roles["n"] = f"{roles['x']} / (6 {roles['d']})"
+    if "x" in needs and "x" not in columns:
+        columns["x"] = 6.0 * columns["n"] * columns["d"]
+        roles["x"] = f"6 {roles['n']} {roles['d']}"
+
+
+def _flops_rule(frame: pd.DataFrame, x: str | None) -> str | None:
+    """How x was counted; ValueError if the rows were counted in different ways."""
+    if x is None:
+        return None
+    for name in ("flops_rule", f"{x}_rule", "flops_counting"):
+        if name in frame.columns:
+            found = sorted({str(one) for one in frame[name]})
+            if len(found) > 1:
+                raise ValueError(
+                    f"--x: the rows count FLOPs by different rules ({name}: {', '.join(found)}); "
+                    "pick one with --where"
+                )
+            return found[0]
+    if "mac" in x.lower():
+        return "multiply-adds (half of FLOPs)"
+    return FLOPS_RULES.get(x)
+
+
+def _counting_notices(columns: Mapping[str, np.ndarray], roles: Mapping[str, str]) -> list[Notice]:
+    found = []
+    if "mac" in roles.get("x", "").lower():
+        found.append(
+            notice("W-MACS", f"column {roles['x']!r}: one multiply-add is two FLOPs; double it")
+        )
+    given = all(role in columns and "/" not in roles[role] for role in ("x", "n", "d"))
+    if given and roles["x"] != f"6 {roles['n']} {roles['d']}":
+        ratio = columns["x"] / (6.0 * columns["n"] * columns["d"])
+        middle = float(np.median(ratio))
+        spread = float(np.ptp(np.log(ratio)))
+        if abs(np.log(middle)) > 0.25 or spread > 0.5:
+            half = "; one half: multiply-adds?" if abs(middle - 0.5) < 0.1 else ""
+            found.append(
+                notice(
+                    "W-FLOPS-RULE",
+                    f"{roles['x']} / (6 {roles['n']} {roles['d']}) is {middle:.3g} in the middle, "
+                    f"{ratio.min():.3g} to {ratio.max():.3g}{half}",
+                )
+            )
+    return found
+
+
+def _numbers(column: pd.Series, role: str) -> np.ndarray:
+    """The column as floats; ValueError names the first entry that is no number."""
+    numbers = pd.to_numeric(column, errors="coerce")
+    wrong = numbers.isna() & column.notna()
+    if wrong.any() and column.dtype.kind not in "fiu":
+        entry = column[wrong].iloc[0]
+        if str(entry).strip().lower() not in ("nan", ""):
+            raise ValueError(f"--{role}: column {column.name!r} holds {entry!r}, which is no number")
+    return numbers.to_numpy(dtype=float, na_value=np.nan)
+
+
+def _true(column: pd.Series) -> np.ndarray:
+    """Where the column says true (True, 1, "true", "yes")."""
+    return column.map(lambda one: str(one).strip().lower() in ("true", "1", "1.0", "yes")).to_numpy(
+        dtype=bool
+    )
+
+
+def _labels(frame: pd.DataFrame) -> tuple[str, ...]:
+    """The run id of each row, or its number in the table."""
+    if "run_id" in frame.columns:
+        return tuple(frame["run_id"].astype(str))
+    return tuple(f"row {one}" for one in frame.index)
+
+
+def _unique(frame: pd.DataFrame, keys: list[str]) -> None:
+    twice = frame.duplicated(keys, keep=False).to_numpy()
+    if twice.any():
+        first = frame[twice].iloc[0]
+        same = frame[(frame[keys] == first[keys]).all(axis=1)]
+        named = ", ".join(f"{key}={first[key]!r}" for key in keys)
+        raise ValueError(
+            f"table: {len(same)} rows share the key {named}; one row per run (and step) is needed"
+        )
