@@ -50,8 +50,8 @@ def legal_sizes(run_dir: RunDir, tokens_per_image: int) -> list[int] | None:
     `run_dir` is that of the tokenizer.
     """
     config = decode_run("tokenizer", run_dir.config()["config"])
-    sizes = getattr(config.quantizer.config, "codebook_sizes", None)
-    return None if sizes is None else list(sizes(tokens_per_image))
+    sizes = config.quantizer.config.codebook_sizes(tokens_per_image)
+    return None if sizes is None else list(sizes)
 
 
 def token_loss(logits_BLV: Tensor, code_BL: Tensor) -> Tensor:

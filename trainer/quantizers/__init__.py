@@ -1,7 +1,8 @@
 """Quantizers, one file each.
 
 A part exposes `VERSION`, a frozen `Config` with `dim` and `num_codes` (fields or properties),
-`cost(tokens) -> Cost`, and a final `Quantizer(nn.Module)`:
+`cost(tokens) -> Cost` (products with the codebook count), `codebook_sizes(tokens)` (None, or how
+many of the codes each position may take), and a final `Quantizer(nn.Module)`:
 
     Quantizer(config)
     forward(z_BND, step) -> Quantized

@@ -6,7 +6,7 @@ Shapes: B images, N tokens an image, T = B*N tokens, D width, K codes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -52,6 +52,38 @@ def nearest(z_TD: Tensor, codebook_KD: Tensor) -> Tensor:
             for rows in token_chunks(len(z_TD), len(codebook_KD))
         ]
     return torch.cat(codes)
+
+
+@torch.no_grad()
+def nearest_prefix(z_BND: Tensor, codebook_KD: Tensor, sizes: Sequence[int]) -> Tensor:
+    """code_BN: as `nearest`, but position t takes only from the first `sizes[t]` codes.
+
+    Sizes must not fall along the sequence. Positions go through in order, so that each tile only
+    spans the codes that its last position may take.
+    """
+    num_images, num_tokens, _ = z_BND.shape
+    z_NBD = z_BND.transpose(0, 1).float()
+    code_NB = torch.empty(num_tokens, num_images, dtype=torch.long, device=z_BND.device)
+    size_N1 = torch.tensor(list(sizes), device=z_BND.device)[:, None]
+    with exact_fp32(z_BND.device):
+        codebook_KD = codebook_KD.float()
+        square_K = codebook_KD.square().sum(1)
+        first = 0
+        while first < num_tokens:
+            last = first + 1
+            while last < num_tokens and (last + 1 - first) * num_images * sizes[last] <= TILE:
+                last += 1
+            largest = sizes[last - 1]
+            beyond_PK = torch.arange(largest, device=z_BND.device) >= size_N1[first:last]
+            # Images too many for one tile are split as well.
+            step = max(1, TILE // (largest * (last - first)))
+            for start in range(0, num_images, step):
+                z_PbD = z_NBD[first:last, start : start + step]
+                distance_PbK = square_K[:largest] - 2.0 * (z_PbD @ codebook_KD[:largest].T)
+                distance_PbK.masked_fill_(beyond_PK[:, None], torch.inf)
+                code_NB[first:last, start : start + step] = distance_PbK.argmin(-1)
+            first = last
+    return code_NB.T.contiguous()
 
 
 def straight_through(z_BND: Tensor, z_q_BND: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -16,8 +15,8 @@ from ..config import STRICT, NonNegativeFloat, PositiveFloat, PositiveInt
 from ..flops import Cost
 from . import Quantized
 from ._entropy import entropy_penalty
-from ._lookup import code_stats, exact_fp32, mean_norm, nearest, straight_through
-from ._rotation import rotate
+from ._lookup import exact_fp32
+from ._nearest_codebook import batch_stats, initial_codebook, on_sphere, quantize
 
 VERSION = 1
 
@@ -40,10 +39,14 @@ class Config:
     def num_codes(self) -> int:
         return self.codebook_size
 
+    def codebook_sizes(self, tokens: int) -> None:
+        """Every position takes from the whole codebook."""
+        return None
+
     def cost(self, tokens: int) -> Cost:
-        """The codebook, and the product of latents and codes that the search takes."""
+        """The codebook; the products of latents and codes of the search and of the penalty."""
         weights = self.codebook_size * self.dim
-        return Cost(weights, weights * tokens)
+        return Cost(weights, weights * tokens * (2 if self.entropy_weight > 0 else 1))
 
 
 class Quantizer(nn.Module):
@@ -54,45 +57,34 @@ class Quantizer(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        limit = 1.0 / config.codebook_size
-        codebook_KD = torch.empty(config.codebook_size, config.dim).uniform_(-limit, limit)
-        if config.l2_normalize:
-            codebook_KD = F.normalize(codebook_KD, dim=-1)
-        self.codebook_KD = nn.Parameter(codebook_KD)
+        self.codebook_KD = nn.Parameter(
+            initial_codebook(config.codebook_size, config.dim, config.l2_normalize)
+        )
 
     def codes(self) -> Tensor:
         """The codebook as it is used. The stored one drifts off the sphere; only its direction
         counts.
         """
-        if self.config.l2_normalize:
-            return F.normalize(self.codebook_KD.float(), dim=-1)
-        return self.codebook_KD.float()
+        return on_sphere(self.codebook_KD, self.config.l2_normalize)
 
     def lookup(self, code_BN: Tensor) -> Tensor:
         """z_q_BND of codes."""
         return F.embedding(code_BN, self.codes())
 
     def forward(self, z_BND: Tensor, step: int) -> Quantized:
-        with exact_fp32(z_BND.device):
-            return self._quantize(z_BND.float())
-
-    def _quantize(self, z_BND: Tensor) -> Quantized:
         config = self.config
-        stats = {"z_norm": mean_norm(z_BND)}
-        if config.l2_normalize:
-            z_BND = F.normalize(z_BND, dim=-1)
-        codebook_KD = self.codes()
-        code_BN = nearest(z_BND.flatten(0, 1), codebook_KD).view(z_BND.shape[:2])
-        e_BND = F.embedding(code_BN, codebook_KD)
-        losses = {
-            "codebook": (1.0, F.mse_loss(e_BND, z_BND.detach())),
-            "commitment": (config.beta, F.mse_loss(z_BND, e_BND.detach())),
-        }
-        if config.entropy_weight > 0:
-            penalty = entropy_penalty(
-                z_BND.flatten(0, 1), codebook_KD, config.entropy_tau, "distance"
+        with exact_fp32(z_BND.device):
+            unit_BND, codebook_KD = on_sphere(z_BND, config.l2_normalize), self.codes()
+            z_q_BND, code_BN, codebook_loss, commitment_loss = quantize(
+                unit_BND, codebook_KD, config.rotation_trick
             )
-            losses["entropy"] = (config.entropy_weight, penalty)
-        passed = rotate if config.rotation_trick else straight_through
-        stats |= code_stats(code_BN, config.num_codes)
-        return Quantized(passed(z_BND, e_BND), code_BN, losses, stats)
+            losses = {
+                "codebook": (1.0, codebook_loss),
+                "commitment": (config.beta, commitment_loss),
+            }
+            if config.entropy_weight > 0:
+                penalty = entropy_penalty(
+                    unit_BND.flatten(0, 1), codebook_KD, config.entropy_tau, "distance"
+                )
+                losses["entropy"] = (config.entropy_weight, penalty)
+        return Quantized(z_q_BND, code_BN, losses, batch_stats(z_BND, code_BN, config.num_codes))
