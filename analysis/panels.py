@@ -8,6 +8,7 @@ a band); `text` (for hovering and for point labels).
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -113,6 +114,17 @@ def axis_name(df: pd.DataFrame, column: str) -> str:
     return text
 
 
+def axes(
+    df: pd.DataFrame, columns: dict[str, tuple[str, str]], scales: tuple[str, str] = ("log", "log")
+) -> dict[str, tuple[str, str, str, str]]:
+    """Panel -> (label of x, label of y, scale of x, scale of y): what a tidy table says of
+    itself.
+    """
+    return {
+        panel: (axis_name(df, x), axis_name(df, y), *scales) for panel, (x, y) in columns.items()
+    }
+
+
 def point_text(row: pd.Series) -> str:
     """How a run is called beside its point: size and iterations where known, else the start of its
     id.
@@ -149,7 +161,7 @@ def scaling_rows(
     """Rows of a metric against FLOPs: runs with error bars, frontiers, fits with their bands; and
     the comparison.
     """
-    comparison = compare(
+    comparison = compared(
         df, x=x, y=y, group=group, reference=reference, bootstrap=bootstrap, seed=seed
     )
     runs = df[df["status"].eq("done")] if "status" in df.columns else df
@@ -184,6 +196,21 @@ def scaling_rows(
                     }
                 )
     return rows, comparison
+
+
+_COMPARISONS: dict[str, Comparison] = {}
+
+
+def compared(df: pd.DataFrame, **request: Any) -> Comparison:
+    """`frontier.compare`, remembered: several figures and the report ask for the same one."""
+    rows = pd.util.hash_pandas_object(df.astype(str), index=False).to_numpy()
+    table = hashlib.sha256(rows.tobytes()).hexdigest()
+    key = f"{table} {list(df.columns)} {sorted(request.items())}"
+    if key not in _COMPARISONS:
+        if len(_COMPARISONS) >= 32:
+            _COMPARISONS.pop(next(iter(_COMPARISONS)))
+        _COMPARISONS[key] = compare(df, **request)
+    return _COMPARISONS[key]
 
 
 def run_rows(
@@ -353,7 +380,7 @@ def scaling_keys(table: pd.DataFrame) -> list[tuple[Any, str]]:
 
 
 def scaling_figure(table: pd.DataFrame, *, label_points: bool = False) -> Figure:
-    """The one-panel picture of `scaling_rows`; axis names and the note are the table's `attrs`.
+    """The one-panel picture of `scaling_rows`; axis labels and the note are the table's `attrs`.
 
     A name beside every run needs room, so that picture is two columns wide.
     """
@@ -361,8 +388,8 @@ def scaling_figure(table: pd.DataFrame, *, label_points: bool = False) -> Figure
         fig, (ax,) = style.figure(style.DOUBLE if label_points else style.SINGLE)
         looks = style.arm_looks(table["group"])
         draw_scaling(ax, table, looks)
-        ax.set_xlabel(table.attrs["x"])
-        ax.set_ylabel(table.attrs["y"])
+        x_label, y_label, *_ = table.attrs["axes"][""]
+        ax.set(xlabel=x_label, ylabel=y_label)
         style.legend(fig, looks, extra=scaling_keys(table))
         style.note(fig, table.attrs["note"])
         if label_points:

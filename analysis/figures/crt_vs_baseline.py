@@ -88,8 +88,7 @@ def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
         notes.append(panels.provenance_note(comparison, bars=metric != metrics[0]))
     table = panels.tidy(rows)
     table.attrs.update(
-        x=panels.axis_name(both, config.x),
-        metrics={metric: panels.axis_name(both, metric) for metric in metrics},
+        axes=panels.axes(both, {metric: (config.x, metric) for metric in metrics}),
         arm=arm,
         reference=reference,
         note=f"{notes[-1]} Gain: compute {reference} needs for what {arm} reaches, over the "
@@ -118,13 +117,15 @@ def _gain_rows(gain: Gain, metric: str) -> list[dict[str, object]]:
 def draw(df: pd.DataFrame, config: Config = Config(), table: pd.DataFrame | None = None) -> Figure:
     """Panels side by side: a metric each, then the gain."""
     table = data(df, config) if table is None else table
-    metrics: dict[str, str] = table.attrs["metrics"]
+    axes_of = table.attrs["axes"]
+    metrics = {metric: label for metric, (_, label, *_) in axes_of.items()}
+    x_label = next(iter(axes_of.values()))[0]
     with style.paper():
         fig, axes = style.figure(style.DOUBLE, 2.1, panels=len(metrics) + 1)
         looks = style.arm_looks([table.attrs["arm"], table.attrs["reference"]])
         for index, (metric, label) in enumerate(metrics.items()):
             panels.draw_scaling(axes[index], table, looks, panel=metric)
-            axes[index].set(xlabel=style.short(table.attrs["x"]), ylabel=style.short(label))
+            axes[index].set(xlabel=style.short(x_label), ylabel=style.short(label))
             style.panel_letter(axes[index], index)
         ax = axes[-1]
         shades = dict(
@@ -136,7 +137,7 @@ def draw(df: pd.DataFrame, config: Config = Config(), table: pd.DataFrame | None
         )
         _draw_gain(ax, table[table["panel"] == "gain"], shades)
         ax.set(
-            xlabel=style.short(table.attrs["x"]),
+            xlabel=style.short(x_label),
             ylabel=f"compute gain of {table.attrs['arm']} (times)",
         )
         style.panel_letter(ax, len(metrics))
@@ -147,7 +148,7 @@ def draw(df: pd.DataFrame, config: Config = Config(), table: pd.DataFrame | None
         ]
         keys += [(style.line_key(":", 1.1), "gain, with floor")]
         style.legend(fig, looks, extra=keys)
-        full = "; ".join([table.attrs["x"], *metrics.values()])
+        full = "; ".join([x_label, *metrics.values()])
         style.note(fig, f"Axes: {full}. {table.attrs['note']}")
     return fig
 

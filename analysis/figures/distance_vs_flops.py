@@ -64,7 +64,7 @@ def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
         values = sorted(kept[floor].dropna().unique())
         shown = f"{values[0]:.3g}" if len(values) == 1 else f"{values[0]:.3g} to {values[-1]:.3g}"
         note += f" Two disjoint sets of real images are {shown} apart by this measure."
-    table.attrs.update(x=panels.axis_name(kept, config.x), y=panels.axis_name(kept, y), note=note)
+    table.attrs.update(axes=panels.axes(kept, {"": (config.x, y)}), note=note)
     return table
 
 

@@ -57,8 +57,7 @@ def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
     )
     table = panels.tidy(rows)
     table.attrs.update(
-        x=panels.axis_name(kept, config.x),
-        y=panels.axis_name(kept, y),
+        axes=panels.axes(kept, {"": (config.x, y)}),
         note=panels.provenance_note(comparison, bars=False),
     )
     return table
