@@ -6,6 +6,7 @@ Shape suffixes: B images, C = 3, H, W pixels, N tokens, D latent width.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -38,7 +39,13 @@ def build(config: TokenizerConfig, device: torch.device) -> tuple[Any, Any]:
     return tokenizer.to(device), quantizer.to(device)
 
 
-def build_loss(part: Part | None, role: str, config: TokenizerConfig, device: torch.device) -> Any:
+def build_loss(
+    part: Part | None,
+    role: str,
+    config: TokenizerConfig,
+    device: torch.device,
+    weights: Mapping[str, str],
+) -> Any:
     """The perceptual or adversarial loss, or None."""
     if part is None:
         return None
@@ -48,6 +55,8 @@ def build_loss(part: Part | None, role: str, config: TokenizerConfig, device: to
             f"tokenizer.{role}: {part.name!r} is a {module.ROLE} loss; allowed here: {role} losses"
         )
     torch.manual_seed(derive_seed("stage1", role, config.seed))
+    if role == "perceptual":
+        return module.Loss(part.config, weights).to(device)
     return module.Loss(part.config).to(device)
 
 
@@ -59,8 +68,9 @@ def train(run: Run) -> Result:
     # --------------------------------------------------------------------------------- setup
     images = data.open_images(config.data, run.settings, "train").to(device)
     tokenizer, quantizer = build(config, device)
-    perceptual = build_loss(config.perceptual, "perceptual", config, device)
-    adversarial = build_loss(config.adversarial, "adversarial", config, device)
+    weights = run.settings.locations.get("weights", {})
+    perceptual = build_loss(config.perceptual, "perceptual", config, device, weights)
+    adversarial = build_loss(config.adversarial, "adversarial", config, device, weights)
     regularizer = None
     if config.regularizer is not None:
         module = parts.load("trainer.regularizers", config.regularizer.name)

@@ -24,7 +24,8 @@ def codebook_sizes(
         raise ValueError(f"schedule: {schedule!r} is unknown; allowed: {', '.join(NAMES)}")
     if not 1 <= size_min <= size_max:
         raise ValueError(
-            f"codebook_size_min: {size_min} is not allowed; must be from 1 to the largest, {size_max}"
+            f"codebook_size_min: {size_min} is not allowed; must be from 1 to the largest size, "
+            f"{size_max}"
         )
     if length < 1:
         raise ValueError(f"length: {length} is not allowed; must be at least 1")

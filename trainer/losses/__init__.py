@@ -3,7 +3,8 @@
 A perceptual part (`ROLE = "perceptual"`) exposes `Config` with `weight` and `cost(resolution) ->
 Cost` (one image through the network once) and `Loss(nn.Module)`, frozen and always in eval mode:
 `forward(x_BCHW, y_BCHW) -> scalar`, both in [-1, 1]. `Config.weights() -> dict[str, str]` names the
-files it must load (empty: none) with their sha256.
+files it must load (empty: none) with the first digits of their sha256; `Loss(config, weights)`
+takes the paths that the settings give for them (`pretrained.py`).
 
 An adversarial part (`ROLE = "adversarial"`) exposes `Config` with `weight`, `start_iteration`,
 `adaptive`, `cost(resolution)`, `optim_for(optim)` (its optimiser's settings, given the tokenizer's)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import flops
 from ..flops import Cost
@@ -29,7 +30,7 @@ def trunk_cost(resolution: int) -> Cost:
     return cost
 
 
-def empty_lpips(with_heads: bool) -> nn.Module:
+def empty_lpips(with_heads: bool) -> Any:
     """`lpips.LPIPS` on VGG16 whose trunk has no values yet; frozen, in eval mode.
 
     Built on the meta device: torchvision makes the whole classifier, 123M weights, only for

@@ -6,6 +6,7 @@ LPIPS and never called so. Shapes: B images, C channels, H x W pixels.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -40,7 +41,7 @@ class Config:
 class Loss(nn.Module):
     """Sum over five layers of the squared distance of unit features, mean over cells and images."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, weights: Mapping[str, str] | None = None) -> None:
         super().__init__()
         self.config = config
         self.model = _vgg.empty_lpips(with_heads=False)
@@ -53,6 +54,7 @@ class Loss(nn.Module):
                     layer.weight, mode="fan_out", nonlinearity="relu", generator=generator
                 )
                 nn.init.zeros_(layer.bias)
+        self.train(False)
 
     def train(self, mode: bool = True) -> Loss:
         """Always stays in eval mode."""

@@ -48,7 +48,7 @@ class Config:
         return None
 
     def cost(self, tokens: int) -> Cost:
-        """The codebook; the logits, the product of assignment and codebook, the penalty's logits."""
+        """The codebook; logits, product of assignment and codebook, logits of the penalty."""
         weights = self.codebook_size * self.dim
         return Cost(weights, weights * tokens * (3 if self.entropy_weight > 0 else 2))
 
