@@ -8,6 +8,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from trainer import flops
@@ -72,6 +73,18 @@ class Work:
     shape: tuple[Any, ...]  # runs of equal shape have equal throughput
 
 
+@cache
+def _part_cost(config: Any, resolution: int, dim: int) -> tuple[flops.Cost, flops.Cost]:
+    """Encoder and decoder of a tokenizer part: thousands of evaluations ask for the same."""
+    costs: tuple[flops.Cost, flops.Cost] = config.cost(resolution, dim)
+    return costs
+
+
+@cache
+def _part_tokens(config: Any, resolution: int) -> int:
+    return int(config.tokens_per_image(resolution))
+
+
 def extractor_work(config: ExtractorConfig) -> Work:
     # The classifier is four 3x3 convolutions up to `width` channels: an upper bound is enough here.
     pixels = config.data.resolution**2
@@ -116,7 +129,7 @@ def codes_work(config: CodesConfig, tokenizer: TokenizerConfig) -> Work:
     once.
     """
     dim = tokenizer.quantizer.config.dim
-    encoder, _ = tokenizer.tokenizer.config.cost(config.data.resolution, dim)
+    encoder, _ = _part_cost(tokenizer.tokenizer.config, config.data.resolution, dim)
     tokens = tokenizer.tokenizer.config.tokens_per_image(config.data.resolution)
     macs = encoder.macs + tokenizer.quantizer.config.cost(tokens).macs
     images = (config.num_train or config.data.num_train) * CROPS[config.crops] + config.data.num_val
@@ -138,7 +151,7 @@ def num_classes(generator: GeneratorConfig, codes: CodesConfig) -> int:
 
 
 def generator_work(config: GeneratorConfig, codes: CodesConfig, tokenizer: TokenizerConfig) -> Work:
-    tokens = tokenizer.tokenizer.config.tokens_per_image(codes.data.resolution)
+    tokens = _part_tokens(tokenizer.tokenizer.config, codes.data.resolution)
     size = tokenizer.quantizer.config.num_codes
     classes = num_classes(config, codes)
     counts = flops.generator_cost(config.model, size, classes, tokens)
@@ -167,7 +180,7 @@ def evaluation_work(
     dim = tokenizer.quantizer.config.dim
     part = tokenizer.tokenizer.config
     if generator is None or codes is None:
-        encoder, decoder = part.cost(config.data.resolution, dim)
+        encoder, decoder = _part_cost(part, config.data.resolution, dim)
         images = config.data.num_val
         macs = encoder.macs + decoder.macs
         total = 2 * macs * images
@@ -175,8 +188,8 @@ def evaluation_work(
         steps = -(-images // config.batch_size)
     else:
         resolution = codes.data.resolution
-        _, decoder = part.cost(resolution, dim)
-        tokens = part.tokens_per_image(resolution)
+        _, decoder = _part_cost(part, resolution, dim)
+        tokens = _part_tokens(part, resolution)
         size = tokenizer.quantizer.config.num_codes
         guided = config.sampling.cfg_scale > 1 or bool(config.cfg_grid)
         classes = num_classes(generator, codes)

@@ -1,0 +1,154 @@
+"""Configs of one stage of one arm, cell by cell, and the ids of runs.
+
+The axes of a study are few and its cells many, so a field of a config is decoded once for each
+combination of the axes that set something in it, and a config is put together from decoded fields.
+Checks across fields (`__post_init__`) run every time. `trainer.config.decode` and `run_id` are the
+slow path, which the tests compare with this one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from trainer.config import CONFIGS, SCHEME, canonical_json, decode, id_tree
+
+from .grid import Axis, Grid, Tree, assigned, paths_of, split_path
+
+_ABSENT = object()
+_Decoded = tuple[Any, str]  # a field's value, and its text in the id ("" when left out)
+
+
+def run_id_of_text(kind: str, config_text: str, parents: Mapping[str, str]) -> str:
+    """`trainer.config.run_id`, from the config's text in the id."""
+    roles = ",".join(f'"{role}":"{parents[role]}"' for role in sorted(parents))
+    text = f'{{"config":{config_text},"kind":"{kind}","parents":{{{roles}}},"scheme":{SCHEME}}}'
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class StageConfigs:
+    """The configs of one stage; a cell is one index into the values of each group of axes."""
+
+    def __init__(
+        self,
+        stage: str,
+        kind: str,
+        *,
+        grid: Grid,
+        arm: str,
+        data: Tree,
+        groups: Sequence[Sequence[Axis]],
+    ) -> None:
+        self._stage, self._kind, self._arm = stage, kind, arm
+        self._cls = CONFIGS[kind]
+        self._defaults = {f.name: f.metadata.get("id_default", _ABSENT) for f in fields(self._cls)}
+        self._data = data
+        self._base = _base(grid, stage)
+        self._first = tuple(grid.arm(arm).sets.items())
+        self._levels = [[axis.points for axis in group] for group in groups]
+        self._last = grid.fixed
+        self._groups = self._groups_by_field()
+        # Groups of axes, and names of axes, that change the config.
+        self.groups = tuple(sorted({group for found in self._groups.values() for group in found}))
+        self.axes = {axis.name for members in groups for axis in members if self._touches(axis)}
+        self._names = sorted(self._defaults)
+        self._seen: dict[tuple[str, tuple[int, ...]], _Decoded] = {}
+
+    def at(self, cell: Sequence[int]) -> tuple[Any, str]:
+        """The decoded config of a cell, and its canonical text as `run_id` hashes it.
+
+        ValueError in one line, with the arm, when the cell's settings are refused.
+        """
+        keys = [
+            (name, tuple([cell[group] for group in self._groups.get(name, ())]))
+            for name in self._names
+        ]
+        found: list[_Decoded] = [self._seen[key] for key in keys if key in self._seen]
+        try:
+            if len(found) == len(keys):
+                config = self._cls(
+                    **{key[0]: entry[0] for key, entry in zip(keys, found, strict=True)}
+                )
+            else:
+                config = decode(self._cls, self.tree(cell), where=self._stage)
+                found = [self._field(config, name) for name in self._names]
+                self._seen.update(zip(keys, found, strict=True))
+        except ValueError as error:
+            raise ValueError(f"{error} (arm {self._arm})") from None
+        return config, "{" + ",".join([text for _, text in found if text]) + "}"
+
+    def tree(self, cell: Sequence[int]) -> Tree:
+        """The settings of a cell as plain data: base, then the arm, the axes, and `--set`."""
+        tree, data = self._base, self._data
+        for path, value in self._assignments(cell):
+            head, rest = split_path(path)
+            if head == self._stage:
+                tree = assigned(tree, rest, value)
+            elif head == "data":
+                data = assigned(data, rest, value)
+        if self._kind == "generator":
+            return tree
+        own = tree.get("data", {})
+        for name in own:
+            if name != "resolution":
+                raise ValueError(
+                    f"{self._stage}.data.{name}: every stage follows the study's data; "
+                    f"allowed: data.{name}, or {self._stage}.data.resolution"
+                )
+        return {**tree, "data": {**data, **own}}
+
+    def values_of(self, name: str) -> list[Any]:
+        """What the field `name` is set to, over all cells (None where it is not set)."""
+        moving = self._groups.get(name, ())
+        values = []
+        for indices in itertools.product(*(range(len(self._levels[g][0])) for g in moving)):
+            cell = [0] * len(self._levels)
+            for group, index in zip(moving, indices, strict=True):
+                cell[group] = index
+            values.append(self.tree(cell).get(name))
+        return values
+
+    def _touches(self, axis: Axis) -> bool:
+        heads = {split_path(path)[0] for path in paths_of(axis)}
+        return self._stage in heads or ("data" in heads and self._kind != "generator")
+
+    def _assignments(self, cell: Sequence[int]) -> Iterable[tuple[str, Any]]:
+        yield from self._first
+        for group, axes in enumerate(self._levels):
+            for points in axes:
+                yield from points[cell[group]].assignments
+        yield from self._last
+
+    def _groups_by_field(self) -> dict[str, tuple[int, ...]]:
+        """For each field of the config: the groups of axes that set something in it."""
+        found: dict[str, set[int]] = {}
+        for group, axes in enumerate(self._levels):
+            for path in (p for points in axes for point in points for p, _ in point.assignments):
+                head, rest = split_path(path)
+                if head == self._stage:
+                    found.setdefault(rest.split(".")[0], set()).add(group)
+                elif head == "data" and self._kind != "generator":
+                    found.setdefault("data", set()).add(group)
+        return {name: tuple(sorted(groups)) for name, groups in found.items()}
+
+    def _field(self, config: Any, name: str) -> _Decoded:
+        value = getattr(config, name)
+        default = self._defaults[name]
+        if default is not _ABSENT and value == default:
+            return value, ""
+        return value, f'"{name}":{canonical_json(id_tree(value))}'
+
+
+def _base(grid: Grid, stage: str) -> Tree:
+    if stage.startswith("evaluations."):
+        return grid.evaluations[stage.partition(".")[2]]
+    trees = {
+        "extractor": grid.extractor,
+        "tokenizer": grid.tokenizer,
+        "codes": grid.codes,
+        "generator": grid.generator,
+    }
+    return trees[stage] or {}
