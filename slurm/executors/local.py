@@ -22,14 +22,13 @@ from typing import Any, ClassVar, final
 
 from results_db.record import RunDir
 
-from .. import devices, retry
+from .. import base, devices, retry
 from ..base import (
     BaseExecutor,
     Context,
     Job,
     JobReport,
     run_line,
-    trainer_command,
     worker_environment,
 )
 
@@ -176,7 +175,7 @@ class Executor(BaseExecutor):
         # A session of its own: Ctrl-C reaches this process alone, which then asks the workers to
         # save.
         process = subprocess.Popen(
-            trainer_command("-"),
+            base.trainer_command("-"),
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
