@@ -91,13 +91,8 @@ def generator_cost(
     matmul = n * matmul_block + v * d
     gains = n * 2 * d + d
     embeddings = v * d + (num_classes + 1) * d
-    adaln = 0
-    if model.adaln:
-        # Norms lose their own gains to the modulation; biases of the modulation layers
-        # are weights too.
-        gains = 0
-        adaln = n * (6 * d * d + 6 * d) + 2 * d * d + 2 * d
-        gains = n * 2 * d + d
+    # The norms keep their own gains beside the modulation, whose layers have biases.
+    adaln = n * (6 * d * d + 6 * d) + 2 * d * d + 2 * d if model.adaln else 0
     positions = (tokens_per_image + 1) * d if model.position == "learned" else 0
     params = matmul + gains + embeddings + adaln + positions
     non_embedding = params - 2 * v * d - (num_classes + 1) * d
@@ -168,8 +163,8 @@ class TokenizerCost:
 
     @property
     def macs_forward(self) -> int:
-        """Multiply-adds of one image through encoder, quantizer and decoder."""
-        return self.encoder.macs + self.decoder.macs + self.quantizer.macs
+        """Multiply-adds of one image through encoder and decoder; the quantizer's are apart."""
+        return self.encoder.macs + self.decoder.macs
 
 
 def latent_width(config: TokenizerConfig) -> int:
@@ -200,15 +195,17 @@ def tokenizer_flops_train(config: TokenizerConfig) -> int:
     """Train FLOPs of a stage-1 run.
 
     Trained modules cost three forward passes a step (forward, and backward to inputs and to
-    weights). The perceptual network runs on image and reconstruction and backward to the
-    reconstruction: three. The discriminator, from its start on, runs forward and backward-to-input
-    for the generator (two) and three each for a real and a made image.
+    weights); so are products with the codebook counted, though a mere search has no backward. The
+    perceptual network runs on image and reconstruction and backward to the reconstruction: three.
+    The discriminator says itself how many passes it makes of an image, from its start on.
     """
     cost = tokenizer_cost(config)
     images = config.iterations * config.batch_size
-    always = 3 * (cost.macs_forward + cost.regularizer.macs) + 3 * cost.perceptual.macs
+    trained = cost.macs_forward + cost.quantizer.macs + cost.regularizer.macs
+    always = 3 * trained + 3 * cost.perceptual.macs
     total = images * always
     if config.adversarial is not None:
-        active = max(0, config.iterations - config.adversarial.config.start_iteration)
-        total += active * config.batch_size * 8 * cost.discriminator.macs
+        adversarial = config.adversarial.config
+        active = max(0, config.iterations - adversarial.start_iteration)
+        total += active * config.batch_size * adversarial.passes * cost.discriminator.macs
     return 2 * total

@@ -7,8 +7,9 @@ files it must load (empty: none) with the first digits of their sha256; `Loss(co
 takes the paths that the settings give for them (`pretrained.py`).
 
 An adversarial part (`ROLE = "adversarial"`) exposes `Config` with `weight`, `start_iteration`,
-`adaptive`, `cost(resolution)`, `optim_for(optim)` (its optimiser's settings, given the tokenizer's)
-and `Loss(nn.Module)`, whose parameters are the discriminator's:
+`adaptive`, `cost(resolution)`, `passes` (forward passes' worth of both sides per image),
+`optim_for(optim)` (its optimiser's settings, given the tokenizer's) and `Loss(nn.Module)`, whose
+parameters are the discriminator's:
 
     weight(step) -> float                    gated weight of the generator's loss
     discriminator_weight(step) -> float      of the discriminator's

@@ -60,6 +60,15 @@ class Config:
         """0 before the start, 1 after the ramp."""
         return cosine_ramp(step, self.start_iteration, self.ramp_iterations)
 
+    @property
+    def passes(self) -> int:
+        """Forward passes' worth of arithmetic per image and iteration, both sides' losses.
+
+        Forward and backward to the image for the generator (2); forward and full backward of a real
+        and a made image (6); the gradient penalty's own forward, backward and backward of both (6).
+        """
+        return 14 if self.objective == "wgan_gp" else 8
+
     def patches(self, resolution: int) -> int:
         """Side of the map of outputs. ValueError when the image is too small."""
         side = resolution
