@@ -39,14 +39,15 @@ class Classifier(nn.Module):
 
     def __init__(self, width: int, num_classes: int) -> None:
         super().__init__()
+        narrow = max(1, width // 4)
         self.convs = nn.ModuleList(
             [
-                nn.Conv2d(3, 32, 5, stride=2, padding=2),
-                nn.Conv2d(32, 64, 3, stride=2, padding=1),
-                nn.Conv2d(64, 128, 3, stride=2, padding=1),
+                nn.Conv2d(3, narrow, 5, stride=2, padding=2),
+                nn.Conv2d(narrow, 2 * narrow, 3, stride=2, padding=1),
+                nn.Conv2d(2 * narrow, 4 * narrow, 3, stride=2, padding=1),
             ]
         )
-        self.penultimate = nn.Linear(128 * 4 * 4, width)
+        self.penultimate = nn.Linear(4 * narrow * 4 * 4, width)
         # Unit features times a learned factor: without it the logits could not exceed the norm of
         # the last layer's rows and the classifier would stay unsure.
         self.factor = nn.Parameter(torch.tensor(16.0))
