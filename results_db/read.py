@@ -1,6 +1,7 @@
 """Results for pandas: one tidy table of everything, or one row for each generator."""
 
 import contextlib
+import json
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy import Connection, Engine, Text, cast, func, select
 
 from . import tables
 from .columns import LONG_COLUMNS, WIDE_COLUMNS
@@ -122,20 +123,26 @@ def _current(home: str | os.PathLike[str] | None) -> Iterator[Engine]:
 
 def _members(connection: Connection, study: str | None) -> Members:
     table = tables.Member
+    decode = _Decoder()
     query = select(
-        table.study, table.run_id, table.arm, table.axes, table.is_primary, table.planned
+        table.study,
+        table.run_id,
+        table.arm,
+        cast(table.axes, Text).label("axes"),
+        table.is_primary,
+        cast(table.planned, Text).label("planned"),
     ).order_by(table.study, table.arm, table.axes_key, table.run_id)
     if study is not None:
         query = query.where(table.study == study)
     found: Members = defaultdict(list)
-    for row in connection.execute(query):
+    for row in connection.execute(query).all():
         found[row.run_id].append(
             {
                 "study": row.study,
                 "arm": row.arm,
-                "axes": row.axes,
+                "axes": decode(row.axes),
                 "primary": row.is_primary,
-                "planned": row.planned,
+                "planned": decode(row.planned),
             }
         )
     return found
@@ -150,7 +157,7 @@ def _runs(connection: Connection) -> Runs:
     ]
     return {
         row.id: {**row._mapping, "attempts": counts.get(row.id, 0)}
-        for row in connection.execute(select(*(table.c[name] for name in names)))
+        for row in connection.execute(select(*(table.c[name] for name in names))).all()
     }
 
 
@@ -169,13 +176,30 @@ def _inherit_datasets(runs: Runs, parents: Mapping[str, Sequence[str]]) -> None:
 
 def _values(connection: Connection) -> Values:
     table = tables.Endpoint
-    query = select(table.run_id, table.metric, table.value, table.unit, table.provenance).order_by(
-        table.run_id, table.position
-    )
+    decode = _Decoder()
+    query = select(
+        table.run_id,
+        table.metric,
+        table.value,
+        table.unit,
+        cast(table.provenance, Text).label("provenance"),
+    ).order_by(table.run_id, table.position)
     found: Values = defaultdict(list)
-    for row in connection.execute(query):
-        found[row.run_id].append((row.metric, row.value, row.unit, row.provenance))
+    for run_id, metric, value, unit, provenance in connection.execute(query).all():
+        found[run_id].append((metric, value, unit, decode(provenance)))
     return found
+
+
+class _Decoder:
+    """Decodes JSON text; the same few texts come for very many rows."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, dict[str, Any]] = {}
+
+    def __call__(self, text: str) -> dict[str, Any]:
+        if text not in self._known:
+            self._known[text] = json.loads(text)
+        return self._known[text]
 
 
 def _long_rows(
@@ -203,14 +227,14 @@ def _long_rows(
                         "study": member["study"],
                         "arm": member["arm"],
                         "run_id": run_id,
-                        "axes": member["axes"],
+                        "axes": dict(member["axes"]),
                         "primary": member["primary"],
                         "subject_id": subject,
                         "status": run["state"],
                         "metric": metric,
                         "value": value,
                         "unit": unit,
-                        "provenance": provenance,
+                        "provenance": dict(provenance),
                         **{name: provenance.get(name) for name in _PROVENANCE_LONG},
                         **shared,
                     }

@@ -127,7 +127,11 @@ class Attempt:
             "ended_at": now_text(),
             "seconds": round(time.monotonic() - self._started, 3),
         }
-        return create_exclusive(self.run_dir.attempt_end_path(self.number), _json_line(content))
+        path = self.run_dir.attempt_end_path(self.number)
+        first = create_exclusive(path, _json_line(content))
+        # The marker of the endpoint may have been ingested already, without this record.
+        spool.mark(self.run_dir.home, self.run_dir)
+        return first
 
     def write_endpoint(self, endpoint: dict[str, Any]) -> dict[str, Any]:
         """Writes endpoint.json, durably, then the spool marker; returns the endpoint that is

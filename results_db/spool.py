@@ -1,8 +1,8 @@
 """Markers that say which run folders hold news for the database.
 
-An attempt leaves one when it claims its run and again when its endpoint is linked; ingesting reads
-only these and removes a marker after the news is committed. What cannot be read is moved to
-spool/quarantine with its reason.
+An attempt leaves one when it claims its run, when its endpoint is linked and when it ends;
+ingesting reads only these and removes a marker after the news is committed. What cannot be read is
+moved to spool/quarantine with its reason.
 """
 
 import logging

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, delete, insert, select, update
+from sqlalchemy import Connection, Engine, Table, bindparam, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from . import spool, tables
@@ -25,6 +25,7 @@ _ATTEMPT_COLUMNS = tuple(
     for column in tables.Attempt.__table__.columns
     if column.name not in ("run_id", "number")
 )
+_ENDPOINT_FACTS = ("reason", "commit", "dirty", "versions", "finished_at")
 _END_COLUMNS = ("outcome", "error_class", "error", "step", "ended_at", "seconds")
 
 
@@ -77,15 +78,15 @@ def ingest(home: str | os.PathLike[str], engine: Engine) -> Report:
     """
     report = Report()
     spool.sweep(home)
+    markers, rejected = spool.take(home)
+    report.quarantined += rejected
+    for batch in _batches(markers):
+        _ingest_markers(home, engine, batch, report)
     with reading(engine) as connection:
         rows = connection.execute(select(tables.Study.name, tables.Study.plan))
         loaded = {row.name: row.plan for row in rows}
     for study in study_names(home):
         _load_plan(home, engine, study, report, loaded=loaded.get(study))
-    markers, rejected = spool.take(home)
-    report.quarantined += rejected
-    for batch in _batches(markers):
-        _ingest_markers(home, engine, batch, report)
     return report
 
 
@@ -208,7 +209,7 @@ def _store_batch(connection: Connection, batch: Sequence[_RunFiles]) -> tuple[in
     _write_facts(connection, good)
     rows = [row for files in fresh if files.endpoint for row in _value_rows(files.endpoint)]
     if rows:
-        connection.execute(insert(tables.Endpoint), rows)
+        connection.execute(insert(_table(tables.Endpoint)), rows)
     return len(rows), conflicts
 
 
@@ -261,17 +262,19 @@ def _stored_endpoints(connection: Connection, ids: Sequence[str]) -> dict[str, d
 
 def _write_runs(connection: Connection, batch: Sequence[_RunFiles]) -> None:
     """State and columns of runs that had no endpoint stored."""
+    unfinished, finished = [], []
     for files in batch:
-        changes: dict[str, Any] = {"state": files.state}
+        changes: dict[str, Any] = {"run": files.run.id, "state": files.state}
         endpoint = files.endpoint
-        if endpoint is not None:
-            changes |= {name: _column(endpoint, name) for name in COLUMNS}
-            changes |= {
-                name: endpoint[name]
-                for name in ("reason", "commit", "dirty", "versions", "finished_at")
-            }
-            changes["endpoint_attempt"] = endpoint["attempt"]
-        connection.execute(update(tables.Run).where(tables.Run.id == files.run.id).values(changes))
+        if endpoint is None:
+            unfinished.append(changes)
+            continue
+        changes |= {name: _column(endpoint, name) for name in COLUMNS}
+        changes |= {name: endpoint[name] for name in _ENDPOINT_FACTS}
+        changes["endpoint_attempt"] = endpoint["attempt"]
+        finished.append(changes)
+    _update_runs(connection, unfinished)
+    _update_runs(connection, finished)
     artifacts = [
         {"run_id": files.run.id, **artifact}
         for files in batch
@@ -279,20 +282,19 @@ def _write_runs(connection: Connection, batch: Sequence[_RunFiles]) -> None:
         for artifact in files.endpoint["artifacts"]
     ]
     if artifacts:
-        connection.execute(insert(tables.Artifact), artifacts)
+        connection.execute(insert(_table(tables.Artifact)), artifacts)
 
 
 def _write_facts(connection: Connection, batch: Sequence[_RunFiles]) -> None:
     """Config, parents and attempts: what any number of readings may write again."""
-    for files in batch:
-        if files.config is None:
-            continue
-        config = files.config["config"]
-        connection.execute(
-            update(tables.Run)
-            .where(tables.Run.id == files.run.id)
-            .values(config=config, dataset=_dataset(config))
-        )
+    _update_runs(
+        connection,
+        [
+            _config_row(files.run.id, files.config["config"])
+            for files in batch
+            if files.config is not None
+        ],
+    )
     _write_edges(
         connection,
         [
@@ -312,6 +314,24 @@ def _write_facts(connection: Connection, batch: Sequence[_RunFiles]) -> None:
         conflict=("run_id", "number"),
         change=_ATTEMPT_COLUMNS,
     )
+
+
+def _config_row(run_id: str, config: dict[str, Any]) -> dict[str, Any]:
+    return {"run": run_id, "config": config, "dataset": _dataset(config)}
+
+
+def _update_runs(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
+    """Sets columns of runs; every row has the same keys, of which `run` is the id."""
+    if not rows:
+        return
+    table = _table(tables.Run)
+    names = [name for name in rows[0] if name != "run"]
+    statement = (
+        update(table)
+        .where(table.c.id == bindparam("run"))
+        .values({name: bindparam(name) for name in names})
+    )
+    connection.execute(statement, list(rows))
 
 
 def _write_edges(connection: Connection, edges: Iterable[tuple[str, str, str]]) -> None:
@@ -397,14 +417,9 @@ def _write_plan(connection: Connection, plan: PlanFile) -> dict[str, tuple[str, 
         conflict=("name",),
         change=("plan", "created_at"),
     )
-    configured = [run for run in runs if run.config is not None]
-    for run in configured:
-        assert run.config is not None
-        connection.execute(
-            update(tables.Run)
-            .where(tables.Run.id == run.id)
-            .values(config=run.config, dataset=_dataset(run.config))
-        )
+    _update_runs(
+        connection, [_config_row(run.id, run.config) for run in runs if run.config is not None]
+    )
     _write_edges(
         connection,
         [(run.id, role, parent) for run in runs for role, parent in run.parents.items()],

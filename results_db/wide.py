@@ -1,6 +1,6 @@
 """The join behind the wide table: each generator with its codes, tokenizer and evaluations."""
 
-import statistics
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -124,7 +124,9 @@ class _Summaries:
         return merged
 
 
-def _summary(values: Iterable[tuple[str, float | None, str | None, dict[str, Any]]]) -> dict:
+def _summary(
+    values: Iterable[tuple[str, float | None, str | None, dict[str, Any]]],
+) -> dict[str, Any]:
     by_metric: dict[str, list[tuple[float | None, dict[str, Any]]]] = defaultdict(list)
     for metric, value, _, provenance in values:
         by_metric[metric].append((value, provenance))
@@ -138,10 +140,11 @@ def _summary(values: Iterable[tuple[str, float | None, str | None, dict[str, Any
             if len(entries) == 1 or _without_seed(provenance) == main
         ]
         numbers = [value for value, _ in same if value is not None]
-        columns[metric] = statistics.fmean(numbers) if len(numbers) == len(same) else None
+        mean = math.fsum(numbers) / len(numbers) if numbers else None
+        columns[metric] = mean if len(numbers) == len(same) else None
         provenance = same[0][1]
         if "seed" in provenance:
-            columns[f"{metric}_std"] = statistics.stdev(numbers) if len(numbers) > 1 else None
+            columns[f"{metric}_std"] = _spread(numbers)
             columns[f"{metric}_seeds"] = len(numbers)
         for name in WIDE_SUFFIXES:
             if provenance.get(name) is not None:
@@ -149,8 +152,16 @@ def _summary(values: Iterable[tuple[str, float | None, str | None, dict[str, Any
     return columns
 
 
-def _without_seed(provenance: Mapping[str, Any]) -> str:
-    return canonical_json({name: value for name, value in provenance.items() if name != "seed"})
+def _spread(numbers: Sequence[float]) -> float | None:
+    """The standard deviation with n - 1; None for fewer than two numbers."""
+    if len(numbers) < 2:
+        return None
+    mean = math.fsum(numbers) / len(numbers)
+    return math.sqrt(math.fsum((x - mean) ** 2 for x in numbers) / (len(numbers) - 1))
+
+
+def _without_seed(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in provenance.items() if name != "seed"}
 
 
 def _row(
