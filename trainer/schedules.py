@@ -57,3 +57,8 @@ def cosine_ramp(step: int, start: int, length: int) -> float:
     if length <= 0 or step >= start + length:
         return 1.0
     return 0.5 * (1 - math.cos(math.pi * (step - start) / length))
+
+
+def epochs(iterations: int, batch_size: int, num_images: int) -> float:
+    """Passes over a data set; one crop of each image is a pass, also when ten are stored."""
+    return iterations * batch_size / num_images
