@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import typer
 
+from .verbs.launch import launch, quickstart
 from .verbs.plan import plan
+from .verbs.results import figures, fit, frontier, report, results
+from .verbs.runs import count, sample, schedule, train
+from .verbs.store import doctor, sync
+from .verbs.watch import cancel, logs, retry, status
 
 # Whatever the parser raises: typer's public BadParameter is one of them, two levels below.
 _USAGE_ERRORS: Any = typer.BadParameter.__mro__[2]
@@ -29,13 +34,29 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def _tokenlaw() -> None:
-    """Makes `tokenlaw` a group of verbs also while it has a single one."""
-
-
-for verb in (plan,):
-    app.command()(verb)
+# In the order of the flow, which is how --help lists them.
+VERBS: tuple[Callable[..., Any], ...] = (
+    quickstart,
+    plan,
+    launch,
+    status,
+    logs,
+    cancel,
+    retry,
+    results,
+    fit,
+    frontier,
+    figures,
+    report,
+    train,
+    sample,
+    count,
+    schedule,
+    sync,
+    doctor,
+)
+for verb in VERBS:
+    app.command(no_args_is_help=False)(verb)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -155,6 +155,8 @@ class Grid:
     name: str = ""  # the study's name; default: its file's
 
     def __post_init__(self) -> None:
+        if self.name:
+            _check_name("study", self.name)
         if not self.arms:
             raise ValueError("arms: a study needs at least one; allowed: any name")
         for name in self.arms:

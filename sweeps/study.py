@@ -24,7 +24,7 @@ def names() -> tuple[str, ...]:
 
 def load_study(text: str, options: Mapping[str, Any] | None = None) -> Grid:
     """The grid of a built-in study (`-` and `_` are the same) or of a file `my_study.py`, named
-    after it.
+    after the file, or as its `NAME` says.
 
     `options` are keyword arguments of the study function. ValueError names what is unknown and what
     is allowed.
@@ -33,12 +33,17 @@ def load_study(text: str, options: Mapping[str, Any] | None = None) -> Grid:
     grid = _function(module, text)(**_checked(module, text, dict(options or {})))
     if not isinstance(grid, Grid):
         raise ValueError(f"study: {text}: study() returned {type(grid).__name__}; allowed: a Grid")
-    return dataclasses.replace(grid, name=grid.name or name)
+    return dataclasses.replace(grid, name=name)
 
 
 def study_name(text: str) -> str:
-    """The name under which a study's plans are kept, without calling it."""
-    return Path(text).stem if is_file(text) else text.replace("-", "_")
+    """The name under which a study's plans and results are kept, without calling it."""
+    if is_file(text):
+        return Path(text).stem
+    module = text.replace("-", "_")
+    if module not in names():
+        return text
+    return str(vars(parts.load(FOLDER, module)).get("NAME", module))
 
 
 def is_file(text: str) -> bool:
@@ -54,7 +59,7 @@ def _module(text: str) -> tuple[ModuleType, str]:
                 f"study: {text!r} is unknown{parts.nearest(name, names())}; "
                 f"allowed: {', '.join(names())}, or a path to a file my_study.py"
             )
-        return parts.load(FOLDER, name), name
+        return parts.load(FOLDER, name), study_name(text)
     path = Path(text)
     if not path.is_file():
         raise ValueError(f"study: {text!r} is not a file; allowed: a Python file with study()")

@@ -15,17 +15,24 @@ NO_DROPOUT = {"token_dropout": 0.0, "residual_dropout": 0.0, "ffn_dropout": 0.0}
 def study() -> Grid:
     return Grid(
         data={"dataset": part("digits"), "resolution": 32},
-        extractor={"width": 64, "iterations": 400},
+        extractor={"width": 64, "iterations": 300},
         tokenizer={
-            "tokenizer": part("vqgan", ch=16, ch_mult=[1, 1, 2, 2], z_channels=32),
+            "tokenizer": part(
+                "vqgan",
+                ch=16,
+                ch_mult=[1, 1, 2, 2],
+                num_res_blocks_encoder=1,
+                num_res_blocks_decoder=2,
+                z_channels=32,
+            ),
             "quantizer": part("vq", codebook_size=128, dim=8),
             "perceptual": part("random_vgg", weight=0.1),
             "adversarial": part(
                 "patchgan", ndf=16, n_layers=2, start_iteration=100, ramp_iterations=50, weight=0.1
             ),
             "augment": "crop",  # a mirrored digit is no digit
-            "iterations": 200,
-            "batch_size": 32,
+            "iterations": 180,
+            "batch_size": 16,
             "optim": {"name": "adam", **ADAM},
         },
         codes={"crops": "five_crop"},
@@ -49,8 +56,8 @@ def study() -> Grid:
             "samples": {
                 "subject": "generator",
                 "metrics": [part("fcd")],
-                "num_samples": 1000,
-                "sample_seeds": [0, 1, 2],
+                "num_samples": 500,
+                "sample_seeds": [0, 1],
                 "sampling": {"cfg_scale": 1.5},
             },
         },
@@ -68,9 +75,9 @@ def study() -> Grid:
                 {
                     "S": {"generator.model.width": 32, "generator.model.layers": 2},
                     "M": {"generator.model.width": 64, "generator.model.layers": 3},
-                    "L": {"generator.model.width": 128, "generator.model.layers": 4},
+                    "L": {"generator.model.width": 96, "generator.model.layers": 4},
                 },
             ),
-            Axis("iterations", (60, 150, 400), path="generator.iterations"),
+            Axis("iterations", (60, 180, 540), path="generator.iterations"),
         ),
     )

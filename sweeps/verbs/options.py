@@ -8,10 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from ..grid import Grid
 
 Study = Annotated[
     str, typer.Argument(metavar="STUDY", help="A built-in study or a file my_study.py.")
+]
+Source = Annotated[
+    str,
+    typer.Argument(metavar="STUDY|FILE", help="A study, or a table: .csv, .tsv, .parquet, .json."),
+]
+RunId = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run's id, its first digits, or its folder.")
 ]
 Home = Annotated[
     Path,
@@ -39,23 +48,73 @@ Options = Annotated[
 Scale = Annotated[
     str | None, typer.Option("--scale", help="Short for --option scale=..., e.g. tiny or gpu.")
 ]
+Device = Annotated[
+    str, typer.Option("--device", help="auto (a GPU where there is one), cpu, cuda or cuda:N.")
+]
+MaxHours = Annotated[
+    float | None, typer.Option("--max-gpu-hours", help="Refuse a plan that needs more.")
+]
+MaxFlops = Annotated[
+    float | None, typer.Option("--max-flops", help="Refuse a plan that needs more train FLOPs.")
+]
+Out = Annotated[Path | None, typer.Option("--out", help="Where to write; the default is printed.")]
+Bootstrap = Annotated[int, typer.Option("--bootstrap", help="Draws for the intervals.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of the random numbers.")]
 HOME = Path("runs")
 
 
 def grid_of(study: str, options: list[str] | None, scale: str | None) -> Grid:
     """The study's grid, called with the options of the command line."""
-    from ..grid import parse_value
     from ..study import load_study
 
-    given: dict[str, Any] = {}
-    for text in options or ():
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise ValueError(f"--option: {text!r}; allowed: name=value")
-        given[name.strip()] = parse_value(value)
+    given = pairs("--option", options)
     if scale is not None:
         given["scale"] = scale
     return load_study(study, given)
+
+
+def pairs(flag: str, texts: list[str] | None) -> dict[str, Any]:
+    """`name=value` options as a dictionary; values are JSON literals or text."""
+    from ..grid import parse_value
+
+    given: dict[str, Any] = {}
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise ValueError(f"{flag}: {text!r}; allowed: name=value")
+        given[name.strip()] = parse_value(value)
+    return given
+
+
+TABLE_FILES = (".csv", ".tsv", ".parquet", ".json")
+
+
+def is_table(source: str) -> bool:
+    """Whether a user means a table of his own rather than a study."""
+    return source.endswith(TABLE_FILES)
+
+
+def source_name(source: str) -> str:
+    """The study's name, or the file's without its ending."""
+    from ..study import study_name
+
+    return Path(source).stem if is_table(source) else study_name(source)
+
+
+def load_table(source: str, home: Path) -> pd.DataFrame:
+    """The study's wide table, with news taken in first, or the file's."""
+    if is_table(source):
+        from analysis import table
+
+        return table.read(source)
+    from results_db import read
+
+    return read.endpoints(source_name(source), wide=True, home=home)
+
+
+def say(text: str = "", *, error: bool = False) -> None:
+    """A line for people, on stdout or stderr."""
+    typer.echo(text, err=error)
 
 
 def print_json(document: Any) -> None:

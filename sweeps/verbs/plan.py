@@ -19,18 +19,16 @@ def plan(
         str | None,
         typer.Option("--hardware", help="Device to estimate hours for, e.g. 'NVIDIA H100'."),
     ] = None,
-    max_gpu_hours: Annotated[
-        float | None, typer.Option("--max-gpu-hours", help="Refuse a plan that needs more.")
-    ] = None,
-    max_flops: Annotated[
-        float | None, typer.Option("--max-flops", help="Refuse a plan that needs more train FLOPs.")
-    ] = None,
+    max_gpu_hours: opt.MaxHours = None,
+    max_flops: opt.MaxFlops = None,
     runs: Annotated[bool, typer.Option("--runs", help="One line per run, however many.")] = False,
     home: opt.Home = opt.HOME,
     as_json: opt.Json = False,
 ) -> None:
-    """Show a study's runs, what is done, shared or dropped and why, FLOPs and GPU-hours."""
-    from .. import show
+    """Runs of a study, their state, FLOPs and GPU-hours.
+
+    Shared runs count once; cells that a filter drops are listed with the reason.
+    """
     from ..cost import check_budget
     from ..plan import make_plan
 
@@ -39,5 +37,7 @@ def plan(
     if as_json:
         opt.print_json(made.to_json())
     else:
+        from .. import show
+
         show.plan(made, each_run=runs)
     check_budget(made.totals(), max_gpu_hours, max_flops)

@@ -1,0 +1,189 @@
+"""`launch` and `quickstart`: do what is missing of a study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import options as opt
+
+if TYPE_CHECKING:
+    from slurm.launch import Summary
+
+    from ..plan import Plan
+
+INTERRUPTED = 130
+
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="Runs at once; default: one per GPU, else per core."),
+]
+Gpus = Annotated[int | None, typer.Option("--gpus", min=0, help="GPUs to use; default: all.")]
+CheckpointSeconds = Annotated[
+    float | None, typer.Option("--checkpoint-seconds", min=0, help="Time between checkpoints.")
+]
+
+
+def launch(
+    study: opt.Study,
+    on: Annotated[str, typer.Option("--on", help="local, slurm or ray.")] = "local",
+    sets: opt.Set = None,
+    data: opt.Data = None,
+    options: opt.Options = None,
+    scale: opt.Scale = None,
+    device: opt.Device = "auto",
+    workers: Workers = None,
+    gpus: Gpus = None,
+    resources: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--resource", metavar="NAME=VALUE", help="For the executor, e.g. partition=gpu."
+        ),
+    ] = None,
+    weights: Annotated[
+        list[str] | None,
+        typer.Option("--weights", metavar="FILE=PATH", help="Where a pretrained file lies."),
+    ] = None,
+    checkpoint_seconds: CheckpointSeconds = None,
+    compile_models: Annotated[
+        bool | None, typer.Option("--compile/--no-compile", help="Default: on GPUs only.")
+    ] = None,
+    max_gpu_hours: opt.MaxHours = None,
+    max_flops: opt.MaxFlops = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Show progress until done; local always does.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before submitting.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    home: opt.Home = opt.HOME,
+    as_json: opt.Json = False,
+) -> int:
+    """Submit what is missing of a study, once.
+
+    What is done, running or queued is left alone, wherever it was started.
+    """
+    from ..cost import check_budget
+    from ..plan import make_plan
+
+    grid = opt.grid_of(study, options, scale)
+    made = make_plan(grid, home=home, data=data, overrides=sets or ())
+    check_budget(made.totals(), max_gpu_hours, max_flops)
+    settings = settings_of(device, weights, checkpoint_seconds, compile_models)
+    summary = launched(
+        made,
+        home,
+        settings,
+        on=on,
+        workers=workers,
+        gpus=gpus,
+        wait=wait,
+        yes=yes,
+        progress=not quiet,
+        resources=opt.pairs("--resource", resources),
+    )
+    if as_json:
+        import dataclasses
+
+        opt.print_json(dataclasses.asdict(summary))
+    else:
+        opt.say(summary.text())
+    return INTERRUPTED if summary.interrupted else summary.exit_code
+
+
+def settings_of(
+    device: str,
+    weights: list[str] | None = None,
+    checkpoint_seconds: float | None = None,
+    compile_models: bool | None = None,
+) -> dict[str, Any]:
+    """settings.json of every run: how and where, never what."""
+    found = opt.pairs("--weights", weights)
+    settings: dict[str, Any] = {"device": device, "locations": {}}
+    if found:
+        settings["locations"] = {
+            "weights": {name: str(Path(str(path)).absolute()) for name, path in found.items()}
+        }
+    if checkpoint_seconds is not None:
+        settings["checkpoint_seconds"] = checkpoint_seconds
+    if compile_models is not None:
+        settings["compile"] = compile_models
+    return settings
+
+
+def launched(
+    made: Plan,
+    home: Path,
+    settings: dict[str, Any],
+    *,
+    on: str = "local",
+    workers: int | None = None,
+    gpus: int | None = None,
+    wait: bool = True,
+    yes: bool = True,
+    progress: bool = True,
+    resources: dict[str, Any] | None = None,
+) -> Summary:
+    """Launches a plan; executors whose jobs end with this command are always waited for, and only
+    a place that costs money or other people's time asks first.
+    """
+    from slurm.launch import launch as run_launch
+    from trainer import parts
+
+    attached = parts.load("slurm.executors", on).Executor.attached
+    return run_launch(
+        made,
+        executor=on,
+        home=home,
+        settings=settings,
+        workers=workers,
+        gpus=gpus,
+        wait=wait or attached,
+        yes=yes or on == "local",
+        progress=progress,
+        options=resources or None,
+    )
+
+
+def quickstart(
+    study: Annotated[str, typer.Argument(metavar="[STUDY]", help="Any study.")] = "quickstart",
+    sets: opt.Set = None,
+    data: opt.Data = None,
+    options: opt.Options = None,
+    scale: opt.Scale = None,
+    device: opt.Device = "auto",
+    workers: Workers = None,
+    home: opt.Home = opt.HOME,
+) -> int:
+    """The whole flow on this machine, from plan to report.
+
+    Plans, launches, waits; then prints the table of endpoints and the frontiers with their
+    intervals, draws the figures and writes the report. Again: launches nothing, ends in seconds.
+    """
+    from ..plan import make_plan
+    from . import results
+
+    made = make_plan(opt.grid_of(study, options, scale), home=home, data=data, overrides=sets or ())
+    totals = made.totals()
+    opt.say(
+        f"{made.study}: {totals['runs']} runs, {totals['done']} done; "
+        f"results go to {Path(home).absolute()}"
+    )
+    summary = launched(made, home, settings_of(device), workers=workers)
+    opt.say(summary.text())
+    if summary.exit_code:
+        return INTERRUPTED if summary.interrupted else summary.exit_code
+    opt.say()
+    results.results(made.study, wide=True, home=home)
+    opt.say()
+    results.frontier(made.study, home=home)
+    opt.say()
+    folder = home / "studies" / made.study
+    page = folder / "report.html"
+    if not results.is_fresh(made.study, home):
+        results.figures(made.study, home=home)
+        results.report(made.study, home=home)
+    opt.say(f"figures  {(folder / 'figures').absolute()}")
+    opt.say(f"report   {page.absolute()}")
+    return 0

@@ -1,0 +1,218 @@
+"""`status`, `logs`, `cancel` and `retry`: what goes on, and a say in it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import options as opt
+
+if TYPE_CHECKING:
+    from results_db.record import RunDir
+
+WATCH_SECONDS = 2.0
+MOST_LINES = 40
+
+
+def status(
+    study: opt.Study,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Again and again until all is done.")
+    ] = False,
+    runs: Annotated[bool, typer.Option("--runs", help="One line for every run.")] = False,
+    home: opt.Home = opt.HOME,
+    as_json: opt.Json = False,
+) -> None:
+    """Counts by state; running runs with step, speed, time left."""
+    import time
+
+    from .. import watch as watching
+
+    name = opt.source_name(study)
+    while True:
+        lines = watching.run_lines(home, watching.study_plan(home, name))
+        if as_json:
+            opt.print_json(_status_json(name, lines))
+        else:
+            opt.say(_status_text(name, lines, each_run=runs))
+        over = all(line.state in ("done", "diverged", "failed") for line in lines)
+        if not watch or over:
+            return
+        time.sleep(WATCH_SECONDS)
+
+
+def _status_json(study: str, lines: list[Any]) -> dict[str, Any]:
+    import dataclasses
+
+    from .. import watch as watching
+
+    return {
+        "study": study,
+        "counts": watching.counts(lines),
+        "runs": [dataclasses.asdict(line) for line in lines],
+    }
+
+
+def _status_text(study: str, lines: list[Any], *, each_run: bool) -> str:
+    from rich.console import Console
+
+    from results_db.record import STATES
+
+    from .. import show
+    from .. import watch as watching
+
+    numbers = watching.counts(lines)
+    states = [state for state in STATES if any(state in found for found in numbers.values())]
+    console = Console(width=240, highlight=False, no_color=True)
+    with console.capture() as capture:
+        console.print(
+            show.table(
+                [(study, "left"), *((state, "right") for state in states)],
+                [
+                    [kind, *(str(found.get(state, "")) for state in states)]
+                    for kind, found in numbers.items()
+                ],
+            )
+        )
+        shown = lines if each_run else [line for line in lines if line.state == "running"]
+        bad = [line for line in lines if line.state in ("failed", "lost", "diverged")]
+        shown = shown if each_run else shown + bad[:MOST_LINES]
+        if shown:
+            console.print()
+            console.print(show.table(_COLUMNS, [_row(line) for line in shown]))
+    text = "\n".join(line.rstrip() for line in capture.get().splitlines())
+    finished = [line for line in lines if line.gpu_hours is not None and line.gpu_hours_predicted]
+    if finished:
+        predicted = sum(line.gpu_hours_predicted for line in finished)
+        took = sum(line.gpu_hours for line in finished)
+        text += f"\ndevice hours of finished runs: {took:.3g}, planned {predicted:.3g}"
+    return text
+
+
+_COLUMNS = [("run", "left"), ("kind", "left"), ("arm", "left"), ("axes", "left")]
+_COLUMNS += [("state", "left"), ("try", "right"), ("step", "right"), ("speed", "right")]
+_COLUMNS += [("left", "right"), ("", "left")]
+
+
+def _row(line: Any) -> list[str]:
+    from slurm.progress import duration
+
+    return [
+        line.id,
+        line.kind,
+        line.arm,
+        " ".join(f"{name}={value}" for name, value in line.axes.items()),
+        line.state,
+        str(line.attempt or ""),
+        "" if line.step is None else f"{line.phase} {line.step}/{line.steps}",
+        f"{line.unit_per_second:.3g}/s" if line.unit_per_second else "",
+        "" if line.eta_seconds is None else duration(line.eta_seconds),
+        " ".join((line.error or "").split())[:120],
+    ]
+
+
+def logs(
+    run: opt.RunId,
+    lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="From the end.")] = 20,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Until the run ends.")] = False,
+    home: opt.Home = opt.HOME,
+) -> None:
+    """What a run has logged and how its attempts went."""
+    import time
+
+    from results_db.record import run_state
+
+    from ..find_run import run_folder
+
+    folder = run_folder(home, run)
+    opt.say(_attempts_text(folder))
+    printed = _print_log(folder, 0, last=lines)
+    while follow and run_state(folder) in ("running", "planned", "waiting", "preempted"):
+        time.sleep(WATCH_SECONDS / 2)
+        printed = _print_log(folder, printed)
+    if follow:
+        opt.say(f"{folder.kind} {folder.id}: {run_state(folder)}")
+
+
+def _attempts_text(folder: RunDir) -> str:
+    from results_db.record import read_attempts, run_state
+
+    text = [f"{folder.kind} {folder.id}: {run_state(folder)}; {folder.path}"]
+    for attempt in read_attempts(folder):
+        end = attempt.get("end") or {}
+        outcome = end.get("outcome", "no end")
+        error = f": {end['error']}" if end.get("error") else ""
+        started = attempt.get("started_at", "")
+        host = attempt.get("host", "")
+        text.append(f"attempt {attempt['attempt']}, {host}, {started}: {outcome}{error}")
+    return "\n".join(text)
+
+
+def _print_log(folder: RunDir, start: int, last: int | None = None) -> int:
+    """Prints log.jsonl from byte `start` (or its last lines); returns where it ended. A line that
+    is still being written waits for the next call.
+    """
+    try:
+        content = folder.log_path.read_bytes()
+    except FileNotFoundError:
+        return 0
+    end = content.rfind(b"\n") + 1
+    found = content[start:end].decode(errors="replace").splitlines()
+    if last is not None:
+        found = found[-last:] if last else []
+    for line in found:
+        opt.say(line)
+    return end
+
+
+def cancel(study: opt.Study, home: opt.Home = opt.HOME) -> int:
+    """Stop a study's launches; running runs save and end.
+
+    What they have done is kept: the next launch goes on from there.
+    """
+    import os
+    import signal
+
+    from .. import watch as watching
+
+    name = opt.source_name(study)
+    watching.study_plan(home, name)
+    stopped = 0
+    for launch in watching.open_launches(home, name):
+        if launch.here:
+            os.kill(launch.pid, signal.SIGINT)
+            opt.say(f"{launch.token} ({launch.executor}, process {launch.pid}): asked to stop")
+            stopped += 1
+    opt.say(f"{stopped} launches asked to stop; tokenlaw status {study} follows them")
+    return 0
+
+
+def retry(
+    study: opt.Study,
+    run: Annotated[
+        list[str] | None, typer.Option("--run", metavar="RUN", help="Only this run; repeat.")
+    ] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="All failed runs: default.")] = False,
+    home: opt.Home = opt.HOME,
+) -> None:
+    """Let failed runs be tried again by the next launch.
+
+    Their past failures no longer count.
+    """
+    from slurm import retry as retrying
+
+    from .. import watch as watching
+    from ..find_run import run_folder
+
+    name = opt.source_name(study)
+    lines = watching.run_lines(home, watching.study_plan(home, name))
+    wanted = {run_folder(home, text).id for text in run or ()}
+    chosen = [line for line in lines if line.state in ("failed", "lost") and not wanted]
+    chosen += [line for line in lines if line.id in wanted]
+    for line in chosen:
+        from results_db.record import RunDir as Folder
+
+        retrying.forgive(Folder.of(home, line.kind, line.id))
+        opt.say(f"{line.kind} {line.id}: will be tried again")
+    opt.say(f"{len(chosen)} runs; tokenlaw launch {study} does them")

@@ -1,0 +1,168 @@
+"""What the runs of a launched study are doing, from their files and the study's plan. No torch."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from results_db.durable import DamagedError, host_name, process_is_alive, read_json
+from results_db.plan_file import PlanFile, current_plan_path, read_plan, study_names
+from results_db.record import STATES, RunDir, run_status
+from results_db.state import process_start
+from trainer.parts import nearest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunLine:
+    """One run of a study and what it is doing."""
+
+    id: str
+    kind: str
+    arm: str
+    axes: dict[str, Any]
+    state: str
+    attempt: int
+    step: int | None
+    steps: int | None
+    phase: str | None
+    unit_per_second: float | None
+    eta_seconds: float | None
+    error: str | None  # how the newest attempt ended, if badly
+    gpu_hours_predicted: float | None
+    gpu_hours: float | None  # of a finished run
+
+
+def study_plan(home: str | os.PathLike[str], study: str) -> PlanFile:
+    """The current plan of a launched study. ValueError names those that are there."""
+    known = study_names(home)
+    path = current_plan_path(home, study) if study in known else None
+    if path is None:
+        listed = ", ".join(known) or "none yet; tokenlaw launch STUDY makes one"
+        raise ValueError(
+            f"study: {study!r} has not been launched in {home}{nearest(study, known)}; "
+            f"allowed: {listed}"
+        )
+    return read_plan(path)
+
+
+def run_lines(home: str | os.PathLike[str], plan: PlanFile) -> list[RunLine]:
+    """Every run of the plan. Folders are listed once a kind; only runs that are there are
+    opened.
+    """
+    there = {kind: _folders(Path(home) / kind) for kind in {run.kind for run in plan.runs}}
+    states: dict[str, str] = {}
+    lines = []
+    for run in plan.runs:
+        arms = "+".join(dict.fromkeys(member.arm for member in run.members))
+        axes = dict(run.members[0].axes) if run.members else {}
+        attempt, step, steps, phase, rate, error, hours = 0, None, None, None, None, None, None
+        state = "planned"
+        if run.id in there[run.kind]:
+            folder = RunDir.of(home, run.kind, run.id)
+            status = run_status(folder)
+            state, attempt = status.state, status.attempt
+            if status.heartbeat is not None and state == "running":
+                step, steps = status.heartbeat["step"], status.heartbeat["steps"]
+                phase, rate = status.heartbeat["phase"], status.heartbeat["unit_per_second"]
+            if status.end is not None and state in ("failed", "preempted", "lost"):
+                error = status.end.get("error")
+            if state in ("done", "diverged"):
+                hours = _gpu_hours(folder)
+        if state in ("planned", "waiting"):
+            ready = all(states.get(parent) == "done" for parent in run.parents.values())
+            state = "planned" if ready else "waiting"
+        states[run.id] = state
+        eta = (steps - step) / rate if rate and step is not None and steps is not None else None
+        lines.append(
+            RunLine(
+                id=run.id,
+                kind=run.kind,
+                arm=arms,
+                axes=axes,
+                state=state,
+                attempt=attempt,
+                step=step,
+                steps=steps,
+                phase=phase,
+                unit_per_second=rate,
+                eta_seconds=eta,
+                error=error,
+                gpu_hours_predicted=run.facts.get("gpu_hours"),
+                gpu_hours=hours,
+            )
+        )
+    return lines
+
+
+def counts(lines: Iterable[RunLine]) -> dict[str, dict[str, int]]:
+    """kind -> state -> number of runs, in the order of the flow; only states that occur."""
+    found: dict[str, Counter[str]] = {}
+    for line in lines:
+        found.setdefault(line.kind, Counter())[line.state] += 1
+    return {
+        kind: {state: numbers[state] for state in STATES if numbers[state]}
+        for kind, numbers in found.items()
+    }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OpenLaunch:
+    """A launch of a study that has not written its end."""
+
+    token: str
+    executor: str
+    host: str
+    pid: int
+    here: bool  # its process lives on this host
+
+
+def open_launches(home: str | os.PathLike[str], study: str) -> list[OpenLaunch]:
+    """The launches of a study that may still be at work, oldest first."""
+    folder = Path(home) / "launches"
+    found = []
+    for name in sorted(os.listdir(folder)) if folder.is_dir() else []:
+        if not name.endswith(".json"):
+            continue
+        try:
+            content = read_json(folder / name)
+        except (FileNotFoundError, DamagedError):
+            continue
+        if content.get("study") != study or content.get("ended_at") is not None:
+            continue
+        pid = content["pid"]
+        here = (
+            content["host"] == host_name()
+            and process_is_alive(pid)
+            and content.get("pid_start") in (None, process_start(pid))
+        )
+        found.append(
+            OpenLaunch(
+                token=name.removesuffix(".json"),
+                executor=content["executor"],
+                host=content["host"],
+                pid=pid,
+                here=here,
+            )
+        )
+    return found
+
+
+def _folders(folder: Path) -> frozenset[str]:
+    try:
+        return frozenset(os.listdir(folder))
+    except FileNotFoundError:
+        return frozenset()
+
+
+def _gpu_hours(run: RunDir) -> float | None:
+    try:
+        columns = json.loads(run.endpoint_path.read_bytes()).get("columns", {})
+    except (FileNotFoundError, ValueError):
+        return None
+    hours = columns.get("gpu_hours")
+    return float(hours) if hours is not None else None
