@@ -180,6 +180,42 @@ def test_an_error_at_every_call_is_raised_and_leaves_old_or_new(case, error, for
         shutil.rmtree(folder)
 
 
+@pytest.mark.parametrize(
+    "case", [Replace(), Exclusive(), Stage(), Remove()], ids=lambda c: type(c).__name__
+)
+def test_content_is_synced_before_its_name_and_the_name_after(case, tmp_path, monkeypatch):
+    """What a power cut needs, which no kill can show."""
+    case.prepare(tmp_path)
+    events = []
+
+    def note(name):
+        real = getattr(os, name)
+
+        def call(*arguments):
+            if name == "fsync":
+                events.append(("fsync", os.readlink(f"/proc/self/fd/{arguments[0]}")))
+            else:
+                events.append(("name", str(arguments[1])))
+            return real(*arguments)
+
+        monkeypatch.setattr(os, name, call)
+
+    for name in ("fsync", "rename", "replace", "link"):
+        note(name)
+    with_open(case.work, tmp_path)
+    named = [number for number, (what, _) in enumerate(events) if what == "name"]
+    assert len(named) == 1
+    before = [path for _, path in events[: named[0]]]
+    after = [path for _, path in events[named[0] + 1 :]]
+    assert after == [str(tmp_path)]
+    if isinstance(case, Stage):
+        made = {os.path.basename(path) for path in before}
+        assert {"a.bin", "b.bin", "manifest.json", "rank0"} <= made and len(before) == 5
+        assert os.path.basename(before[-1]).startswith(".tmp-")
+    elif not isinstance(case, Remove):
+        assert len(before) == 1 and ".tmp-" in before[0]
+
+
 def test_a_failed_sync_is_not_tried_again(tmp_path, monkeypatch):
     calls = []
 

@@ -6,7 +6,7 @@ import os
 import pytest
 from made_home import finish, make_run, value
 
-from results_db import spool, sync
+from results_db import record, spool, sync
 from results_db.engine import opened
 
 
@@ -116,8 +116,6 @@ def test_a_result_that_differs_from_the_stored_one_is_quarantined(tmp_path):
 
 
 def test_a_marker_stays_while_its_run_goes_on(tmp_path):
-    from results_db import record
-
     run = make_run(tmp_path, "tokenizer", "abc")
     attempt = record.claim(run, executor="local")
     with opened(tmp_path) as engine:
@@ -140,8 +138,6 @@ def test_a_marker_stays_while_its_run_goes_on(tmp_path):
 
 
 def test_a_new_attempt_between_reading_and_clearing_keeps_its_marker(tmp_path, monkeypatch):
-    from results_db import record
-
     run = make_run(tmp_path, "tokenizer", "abc")
     record.claim(run, executor="local").finish("failed")
     real = spool.clear
@@ -154,3 +150,12 @@ def test_a_new_attempt_between_reading_and_clearing_keeps_its_marker(tmp_path, m
     with opened(tmp_path) as engine:
         sync.ingest(tmp_path, engine)
     assert [marker.run_id for marker in spool.pending(tmp_path)] == ["abc"]
+
+
+def test_jobs_do_not_open_sqlite(tmp_path, monkeypatch):
+    run = make_run(tmp_path, "tokenizer", "abc")
+    finish(run, [value("psnr", 1.5)])
+    assert spool.record_remote(tmp_path, run) is False
+    monkeypatch.setenv("TOKENLAW_DB", f"sqlite:///{tmp_path}/x.db")
+    assert spool.record_remote(tmp_path, run) is False
+    assert not list(tmp_path.glob("*.db")) and len(spool.pending(tmp_path)) == 1
