@@ -72,17 +72,15 @@ def center_crop(image: np.ndarray, size: int) -> np.ndarray:
 
 def many_crops(image: np.ndarray, size: int, policy: str, ratio: float) -> np.ndarray:
     """uint8 [n, size, size, 3]: `center` 1; `five_crop` corners and centre of the image at
-    `ratio` x size; `ten_crop` those and their mirror images (LlamaGen)."""
+    `ratio` x size, rounded down; `ten_crop` those and those of its mirror image (LlamaGen)."""
     if policy == "center":
         return center_crop(image, size)[None]
-    large = center_crop(image, round(size * ratio))
+    large = center_crop(image, int(size * ratio))
     edge = large.shape[0] - size
-    middle = edge // 2
+    middle = round(edge / 2)  # half an odd edge goes to the even side, as in torchvision
     corners = [(0, 0), (0, edge), (edge, 0), (edge, edge), (middle, middle)]
-    crops = np.stack([large[y : y + size, x : x + size] for y, x in corners])
-    if policy == "ten_crop":
-        crops = np.concatenate([crops, crops[:, :, ::-1]])
-    return crops
+    sides = [large, large[:, ::-1]] if policy == "ten_crop" else [large]
+    return np.stack([side[y : y + size, x : x + size] for side in sides for y, x in corners])
 
 
 CROPS = {"center": 1, "five_crop": 5, "ten_crop": 10}
