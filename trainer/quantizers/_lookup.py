@@ -71,7 +71,12 @@ def nearest_prefix(z_BND: Tensor, codebook_KD: Tensor, sizes: Sequence[int]) -> 
         first = 0
         while first < num_tokens:
             last = first + 1
-            while last < num_tokens and (last + 1 - first) * num_images * sizes[last] <= TILE:
+            # Neighbours share a tile while it fits and at most half of it would be masked.
+            while (
+                last < num_tokens
+                and (last + 1 - first) * num_images * sizes[last] <= TILE
+                and sizes[last] <= 2 * sizes[first]
+            ):
                 last += 1
             largest = sizes[last - 1]
             beyond_PK = torch.arange(largest, device=z_BND.device) >= size_N1[first:last]
