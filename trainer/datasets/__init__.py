@@ -2,12 +2,12 @@
 
 A part exposes `VERSION`, a frozen `Config` and
 
-    describe(config, folder: Path | None) -> Facts        counts and content digest; ValueError when
-                                                          the data are missing
-    open_split(config, folder, split) -> Split            "train" or "val"
+    describe(config, folder: Path | None) -> Facts     counts and content digest; ValueError when
+                                                       something is missing, with its name
+    open_split(config, folder, split) -> Split         "train" or "val"
 
 Images are uint8 RGB arrays [H, W, 3]; a `Split` is indexed, so that data order is a function of
-(seed, step).
+(seed, step), and may be read by several threads at once.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ class Facts:
     num_classes: int
     num_train: int
     num_val: int
+    skipped: int = 0  # images that cannot be read and are left out of all counts
 
 
 class Split(Protocol):
