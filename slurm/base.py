@@ -12,13 +12,15 @@ from __future__ import annotations
 import abc
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from results_db.record import RunDir
+from results_db.record import RunDir, run_status
 
+from .bundling import Bundling
+from .intents import Intent, Launched
 from .resources import Resources
 
 Phase = Literal["queued", "running", "gone", "unknown"]
@@ -31,11 +33,12 @@ CODE_ROOT = Path(__file__).resolve().parent.parent
 class Job:
     """What an executor is given: run folders for one process, one after another."""
 
+    key: str  # its name among the jobs given out together
     run_dirs: tuple[RunDir, ...]  # in this order
     priority: float = 0.0  # larger goes first where the executor can choose
     seconds: float | None = None  # expected duration of all its runs, where known
     resources: Resources = Resources()
-    after: tuple[str, ...] = ()  # job ids that must end well before this job starts
+    after: tuple[str, ...] = ()  # keys or ids of jobs that must end well before this one starts
 
     @property
     def run_ids(self) -> tuple[str, ...]:
@@ -50,6 +53,32 @@ class JobReport:
     reason: str | None = None  # how it ended or why it waits, in the executor's words
     current: str | None = None  # id of the run that it is at, where known
     disk_full: bool = False
+    taken: bool = False  # gone because another process was at work on the run
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InQueue:
+    """A run's job in a queue."""
+
+    job_id: str
+    phase: Phase
+    reason: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Listing:
+    """What a queue says of everything that was submitted from a home."""
+
+    runs: Mapping[str, InQueue]  # kind/id of a run -> its job, where that may still be at work
+    jobs: Mapping[str, Phase]  # all jobs that the queue knows
+
+
+class QueueUnknown(RuntimeError):
+    """The queue cannot be asked; the message says why."""
+
+
+class NotSubmitted(RuntimeError):
+    """The queue took a job in neither; the message is what it said."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +93,8 @@ class Context:
     gpus: int | None = None  # GPUs to use; None: all there are
     use_gpu: bool = True  # false when the settings name the CPU
     threads: int = 1  # most CPU threads that any of the runs uses
+    intent: Intent | None = None  # where what is submitted to a queue is written down
+    say: Callable[[str], None] = lambda line: None  # for lines that the user should read
     options: Mapping[str, object] | None = None  # the executor's own, checked by it
 
 
@@ -80,14 +111,31 @@ class BaseExecutor(abc.ABC):
     # Whether jobs can be queued behind others (`Job.after`), so that all are given out at once.
     chains: ClassVar[bool]
 
+    # How runs are put together into jobs; None: each run is a job.
+    bundling: Bundling | None = None
+
     def __init__(self, context: Context) -> None:
         self.context = context
 
-    @abc.abstractmethod
-    def submit(self, jobs: Sequence[Job]) -> list[str]:
-        """The ids of the jobs, in the order given.
+    @classmethod
+    def listing(cls, home: Path, launches: Sequence[Launched]) -> Listing:
+        """What the queue says of `launches`, all of this executor, by one call. Nothing for
+        executors without a queue.
 
-        Raises ValueError for resources that the place does not have.
+        Raises QueueUnknown when it cannot be asked.
+        """
+        return Listing(runs={}, jobs={})
+
+    def resources(self, kind: str) -> Resources:
+        """What a run of `kind` asks for."""
+        return Resources()
+
+    @abc.abstractmethod
+    def submit(self, jobs: Sequence[Job]) -> list[str | None]:
+        """The ids of the jobs, in the order given; None for one that must come again later, because
+        the place takes no more now. `jobs` are in the order of their dependencies.
+
+        Raises ValueError for resources that the place does not have, NotSubmitted when it refuses.
         """
 
     @abc.abstractmethod
@@ -125,13 +173,22 @@ def worker_environment(code: Path, **more: str) -> dict[str, str]:
 
 def trainer_command(*arguments: str, python: str = sys.executable) -> list[str]:
     """The command of a process that trains: `python -m trainer ...`."""
-    return [python, "-m", "trainer", *arguments]
+    # -P: a folder called `trainer` where the user happens to be must not be imported.
+    return [python, "-P", "-m", "trainer", *arguments]
 
 
-def run_line(run: RunDir) -> str:
-    """What `python -m trainer -` reads for a run that nobody is at work on.
+def free_after(run: RunDir) -> int | None:
+    """The number of a run's newest attempt when nobody is at work on it, else None.
 
-    It carries the newest attempt's number: if another process claims the run in the meantime, the
-    worker is fenced off and leaves the run alone.
+    Whoever takes the run up claims it right after that attempt: if another process was faster, the
+    claim fails and the run is left alone.
     """
-    return f"{run.path}\t{max(run.attempts(), default=0)}\n"
+    status = run_status(run)
+    if status.state == "running" or status.process_alive:
+        return None
+    return status.attempt
+
+
+def run_line(run: RunDir, after: int) -> str:
+    """What `python -m trainer -` reads for a run: claim it only right after attempt `after`."""
+    return f"{run.path}\t{after}\n"

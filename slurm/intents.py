@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,18 +31,41 @@ from results_db.state import process_start
 
 _HOME_ID = "home-id"
 _TOKEN = re.compile(r"tl-([0-9a-f]{8})-(\d{6})")
+# A submit command of a launch that was killed may outlive it for a moment.
+_SETTLE_SECONDS = 10.0
 _SILENCE_SECONDS = (
     180.0  # a launch on another host that has not touched its file for so long is dead
 )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class QueuedJob:
-    """A job that a launch put, or was about to put, into a queue."""
+class Submission:
+    """One call of the queue's submit command that a launch made, or was about to make."""
 
-    name: str  # of the job in the queue; starts with the token
-    runs: tuple[str, ...]  # kind/id of its runs, in order
-    job_id: str | None  # None: the launch has not written it down (yet)
+    name: str  # of the job in the queue; holds the token
+    tasks: tuple[tuple[str, ...], ...]  # of each array task, kind/id of its runs in order
+    job_id: str | None = None  # None: the launch has not written it down (yet)
+
+    @property
+    def ids(self) -> list[str]:
+        """The queue's ids of the tasks; empty while there is none."""
+        if self.job_id is None:
+            return []
+        if len(self.tasks) == 1:
+            return [self.job_id]
+        return [f"{self.job_id}_{index}" for index in range(len(self.tasks))]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Launched:
+    """A launch as its record tells it."""
+
+    token: str
+    study: str
+    executor: str
+    alive: bool  # its process runs, as far as can be seen from here
+    settled: bool  # it submits nothing more: it said so, or has been dead for a while
+    submissions: tuple[Submission, ...]
 
 
 class Intent:
@@ -56,17 +79,27 @@ class Intent:
     def token(self) -> str:
         return self.path.stem
 
-    def add(self, jobs: Iterable[QueuedJob]) -> None:
-        """Writes down, durably, jobs that are about to be put into the queue."""
-        self._content["jobs"] += [
-            {"name": job.name, "runs": list(job.runs), "job_id": job.job_id} for job in jobs
-        ]
+    def add(self, submission: Submission) -> None:
+        """Writes down, durably, what is about to be submitted."""
+        entry = {
+            "name": submission.name,
+            "tasks": [list(task) for task in submission.tasks],
+            "job_id": submission.job_id,
+        }
+        self._content["submissions"].append(entry)
         write_json(self.path, self._content)
 
-    def put(self, ids: dict[str, str]) -> None:
-        """Writes down, durably, the queue's ids of jobs, by their names."""
-        for job in self._content["jobs"]:
-            job["job_id"] = ids.get(job["name"], job["job_id"])
+    def put(self, name: str, job_id: str) -> None:
+        """Writes down, durably, the queue's id of what was submitted under `name`."""
+        for entry in self._content["submissions"]:
+            if entry["name"] == name:
+                entry["job_id"] = job_id
+        write_json(self.path, self._content)
+
+    def withdraw(self, name: str) -> None:
+        """Takes back, durably, what turned out not to be in the queue."""
+        entries = self._content["submissions"]
+        self._content["submissions"] = [entry for entry in entries if entry["name"] != name]
         write_json(self.path, self._content)
 
     def submitted(self) -> None:
@@ -99,7 +132,7 @@ def open_intent(home: Path, *, study: str, executor: str, submitting: bool) -> I
         "started_at": now_text(),
         "ended_at": None,
         "submitting": submitting,
-        "jobs": [],
+        "submissions": [],
     }
     while True:
         number = max((_number(path) for path in _files(folder)), default=0) + 1
@@ -130,19 +163,41 @@ def await_turn(intent: Intent, *, say: Callable[[str], None] = lambda line: None
         time.sleep(0.05)
 
 
-def queued_jobs(home: Path) -> dict[str, tuple[str, list[QueuedJob]]]:
-    """token -> (executor, its jobs) of every launch from this home that put jobs into a queue."""
-    found = {}
+def launches(home: Path) -> list[Launched]:
+    """All launches from this home that submitted something, oldest first."""
+    found = []
     for path in _files(home / "launches"):
         content = _read(path)
-        if content is None or not content.get("jobs"):
+        if content is None or not content.get("submissions"):
             continue
-        jobs = [
-            QueuedJob(name=job["name"], runs=tuple(job["runs"]), job_id=job["job_id"])
-            for job in content["jobs"]
-        ]
-        found[path.stem] = (content["executor"], jobs)
+        alive = content["ended_at"] is None and _is_alive(path, content)
+        silent = time.time() - path.stat().st_mtime > _SETTLE_SECONDS
+        found.append(
+            Launched(
+                token=path.stem,
+                study=content["study"],
+                executor=content["executor"],
+                alive=alive,
+                settled=not content["submitting"] or (not alive and silent),
+                submissions=tuple(
+                    Submission(
+                        name=entry["name"],
+                        tasks=tuple(tuple(task) for task in entry["tasks"]),
+                        job_id=entry["job_id"],
+                    )
+                    for entry in content["submissions"]
+                ),
+            )
+        )
     return found
+
+
+def adopt(home: Path, token: str, name: str, job_id: str) -> None:
+    """Writes the queue's id, found there, into the record of a launch that died before it could."""
+    path = home / "launches" / f"{token}.json"
+    content = _read(path)
+    if content is not None:
+        Intent(path, content).put(name, job_id)
 
 
 def token_prefix(home: Path) -> str:
@@ -188,8 +243,10 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 def _is_submitting(path: Path) -> bool:
     content = _read(path)
-    if content is None or not content.get("submitting"):
-        return False
+    return content is not None and bool(content["submitting"]) and _is_alive(path, content)
+
+
+def _is_alive(path: Path, content: dict[str, Any]) -> bool:
     if content["host"] == host_name():
         if not process_is_alive(content["pid"]):
             return False

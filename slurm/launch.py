@@ -23,15 +23,17 @@ from results_db.record import RunDir, run_status
 from sweeps.plan import Plan, PlannedRun, write_run
 from trainer import parts
 
-from . import progress, retry
+from . import bundles, progress, queued, retry
 from .base import BaseExecutor, Context, Job, JobReport
-from .intents import Intent, open_intent
+from .intents import Intent, await_turn, open_intent
 
 EXIT_DONE, EXIT_FAILED, EXIT_TRY_AGAIN = 0, 1, 75
 
 _POLL_SECONDS = 0.25
 _SHOW_SECONDS = 0.5
 _ELSEWHERE_SECONDS = 2.0  # between looks at runs that other processes are at
+_QUEUE_SECONDS = 30.0  # between looks at queues that other launches submitted to
+_LATER_SECONDS = 60.0  # before asking again a queue that was full for this user
 _STARTS = 2  # tries at a run whose worker ends before it claims the run
 
 Place = Literal["waiting", "given", "elsewhere", "done", "diverged", "failed", "blocked"]
@@ -137,13 +139,14 @@ def launch(
     started = time.monotonic()
     plan.write(home)
     ingest(home)
-    ledger.read()
+    ledger.read(queued.look(home))
     stopped: str | None = None
     interrupted = False
-    if ledger.to_do() or ledger.count("elsewhere"):
-        ledger.write_folders(settings)
+    if ledger.to_do() or (wait and ledger.count("elsewhere")):
         display = _make_display(progress)
-        intent = open_intent(home, study=plan.study, executor=executor, submitting=False)
+        intent = open_intent(
+            home, study=plan.study, executor=executor, submitting=executor_class.chains
+        )
         place: BaseExecutor | None = None
         try:
             context = Context(
@@ -155,11 +158,19 @@ def launch(
                 use_gpu=settings.get("device", "auto") != "cpu",
                 threads=ledger.threads(),
                 options=options,
+                intent=intent,
+                say=display.say,
             )
             place = executor_class(context)
             with _Interrupts(display.say) as interrupts:
+                if executor_class.chains:
+                    # One launch after the other decides what is missing, each with a fresh look.
+                    await_turn(intent, say=display.say)
+                    ledger.read(queued.look(home))
+                ledger.warn(display.say)
+                ledger.write_folders(settings)
                 loop = _Loop(ledger, place, intent, display, interrupts)
-                stopped = loop.go()
+                stopped = loop.go(wait=wait)
                 interrupted = bool(interrupts.count) and not ledger.finished()
         finally:
             try:
@@ -200,6 +211,7 @@ class Entry:
     rank: float = 0.0  # longest chain of estimated seconds from here to the end
     job: str | None = None
     submitted: bool = False
+    queued: bool = False  # in the queue for another launch
     at_work: bool = False  # its executor says that a process has it
     attempts_before: int = 0  # number of the newest attempt when this launch began
     starts_failed: int = 0
@@ -236,18 +248,18 @@ class Ledger:
             entry.rank = entry.seconds + max((child.rank for child in entry.children), default=0.0)
         known = provenance()
         self._code = known["commit"], known["dirty"]
+        self.queues = queued.Queues()
 
     def parents(self, entry: Entry) -> Iterator[Entry]:
         return (self.entries[parent] for parent in entry.run.parents.values())
 
-    def read(self) -> None:
-        """Takes the state of every run from its files, as the launch begins."""
+    def read(self, queues: queued.Queues) -> None:
+        """Takes the state of every run from its files and the queues, as the launch begins."""
+        self.queues = queues
         for entry in self.entries.values():
-            if not entry.dir.path.is_dir():
-                continue
-            entry.attempts_before = max(entry.dir.attempts(), default=0)
-            state = self.look(entry)
-            if state == "failed":
+            if entry.dir.path.is_dir():
+                entry.attempts_before = max(entry.dir.attempts(), default=0)
+            if self.look(entry) == "failed" and entry.place == "waiting":
                 commit, dirty = self._code
                 reason = retry.refused(entry.dir, commit=commit, dirty=dirty)
                 if reason is not None:
@@ -255,16 +267,33 @@ class Ledger:
         self.block()
 
     def look(self, entry: Entry) -> str:
-        """What the files say now; sets the place of a run that is done or at work elsewhere."""
+        """What files and queues say; sets the place of a run that is done or another launch's."""
         status = run_status(entry.dir)
+        where = self.queues.of(entry.dir)
+        entry.queued = where is not None and where.phase != "gone"
+        # A process of this machine that is alive is at work, however old its heartbeat is; one that
+        # the queue does not know any more is not, however fresh it is.
+        alive = status.state == "running" or bool(status.process_alive)
+        if alive and self.queues.denies(status):
+            retry.bury(entry.dir, reason="the queue does not have its job any more")
+            alive = False
         if status.state in ("done", "diverged"):
             entry.place = status.state
-        # A process of this machine that is alive is at work, however old its heartbeat is.
-        elif status.state == "running" or status.process_alive:
+        elif alive or entry.queued:
             entry.place = "elsewhere"
         elif entry.place == "elsewhere":
             entry.place = "waiting"
         return status.state
+
+    def warn(self, say: Callable[[str], None]) -> None:
+        """Says what is in other hands, or was and cannot be seen any more."""
+        for executor, why in self.queues.unknown.items():
+            say(
+                f"{executor} cannot be asked ({why}): runs in its queue are given out again here; "
+                "each is claimed once, whoever comes first"
+            )
+        if waiting := sum(entry.queued for entry in self.entries.values()):
+            say(f"{waiting} runs are in a queue already; `tokenlaw cancel` takes them out")
 
     def block(self) -> None:
         """Marks the runs that cannot start because one above them did not end well."""
@@ -281,6 +310,16 @@ class Ledger:
     def to_do(self) -> list[Entry]:
         """Runs to give out, now or when their parents are done."""
         return [entry for entry in self.entries.values() if entry.place == "waiting"]
+
+    def job_ids(self) -> dict[str, str]:
+        """run id -> job id of runs that are in the queue, for this launch or another one."""
+        found = {}
+        for entry in self.entries.values():
+            if entry.place == "given" and entry.job is not None:
+                found[entry.run.id] = entry.job
+            elif entry.place == "elsewhere" and (where := self.queues.of(entry.dir)) is not None:
+                found[entry.run.id] = where.job_id
+        return found
 
     def is_ready(self, entry: Entry) -> bool:
         return all(parent.place == "done" for parent in self.parents(entry))
@@ -402,18 +441,27 @@ class _Loop:
         self._intent = intent
         self._display = display
         self._interrupts = interrupts
-        self._given: dict[str, Entry] = {}  # by job id
+        self._given: dict[str, list[Entry]] = {}  # by job id
+        self._not_before = 0.0  # when to submit again what the place had no room for
         self._stopped: str | None = None
         self._cancelled = 0  # how often the jobs were asked to end
         self._next_show = 0.0
         self._next_look = 0.0
+        self._next_queue = time.monotonic() + _QUEUE_SECONDS
 
-    def go(self) -> str | None:
-        """Returns when all has ended; the reason if everything was stopped for one."""
+    def go(self, *, wait: bool) -> str | None:
+        """Returns when all has ended, or without `wait` when all is in the queue; the reason if
+        everything was stopped for one.
+        """
         while True:
             stopping = self._stopped is not None or self._interrupts.count > 0
             if not stopping:
                 self._give_out()
+                self._intent.submitted()
+                if not wait:
+                    break
+            elif not self._place.attached:
+                break  # jobs in a queue go on without us
             elif self._cancelled < max(1, self._interrupts.count):
                 self._cancel()
             if not self._given and (stopping or self._ledger.finished()):
@@ -421,27 +469,64 @@ class _Loop:
             for job_id, report in self._place.poll(_POLL_SECONDS).items():
                 if job_id not in self._given:
                     continue
-                self._given[job_id].at_work = report.phase == "running"
+                for entry in self._given[job_id]:
+                    entry.at_work = report.phase == "running"
                 if report.phase == "gone":
-                    self._take_back(self._given.pop(job_id), report)
-            if not self._given and not stopping and self._ledger.count("elsewhere"):
+                    for entry in self._given.pop(job_id):
+                        self._take_back(entry, report)
+            if not self._given:
                 time.sleep(_POLL_SECONDS)
             self._look_elsewhere()
             self._show()
-        self._display.show(self._ledger.view(), final=True)
+        if wait:
+            self._display.show(self._ledger.view(), final=True)
         return self._stopped
 
     def _give_out(self) -> None:
-        ready = [entry for entry in self._ledger.to_do() if self._ledger.is_ready(entry)]
+        if time.monotonic() < self._not_before:
+            return
+        ready = self._ledger.to_do()
+        if not self._place.chains:
+            ready = [entry for entry in ready if self._ledger.is_ready(entry)]
         if not ready:
             return
-        jobs = [
-            Job(run_dirs=(entry.dir,), priority=entry.rank, seconds=entry.seconds)
+        jobs = self._jobs(ready)
+        entries = self._ledger.entries
+        for job, job_id in zip(jobs, self._place.submit(jobs), strict=True):
+            if job_id is None:
+                self._not_before = time.monotonic() + _LATER_SECONDS
+                continue
+            self._given[job_id] = [entries[run_id] for run_id in job.run_ids]
+            for entry in self._given[job_id]:
+                entry.place, entry.job, entry.submitted = "given", job_id, True
+
+    def _jobs(self, ready: list[Entry]) -> list[Job]:
+        """Jobs for runs, put together as the executor wants them."""
+        if self._place.bundling is None:
+            return [
+                Job(
+                    key=entry.run.id,
+                    run_dirs=(entry.dir,),
+                    priority=entry.rank,
+                    seconds=entry.seconds,
+                )
+                for entry in ready
+            ]
+        tasks = [
+            bundles.Task(
+                run_dir=entry.dir,
+                parents=entry.run.parents,
+                seconds=entry.seconds,
+                priority=entry.rank,
+            )
             for entry in ready
         ]
-        for entry, job_id in zip(ready, self._place.submit(jobs), strict=True):
-            entry.place, entry.job, entry.submitted = "given", job_id, True
-            self._given[job_id] = entry
+        return bundles.make_jobs(
+            tasks,
+            resources=self._place.resources,
+            queued=self._ledger.job_ids(),
+            bundling=self._place.bundling,
+        )
 
     def _cancel(self) -> None:
         self._cancelled += 1
@@ -465,6 +550,8 @@ class _Loop:
             self._stopped = reason
             return
         ended = retry.history(entry.dir, after=entry.attempts_before)
+        if report.taken:
+            return  # looked at again; if nobody has it any more, it is given out again
         if not ended:
             # The run was never claimed: its worker could not start, or was asked to end before.
             if self._cancelled:
@@ -494,19 +581,22 @@ class _Loop:
 
     def _look_elsewhere(self) -> None:
         """Whether runs of other launches have ended: done, or lost and ours to take up."""
-        if time.monotonic() < self._next_look:
+        now = time.monotonic()
+        if now < self._next_look or not self._ledger.count("elsewhere"):
             return
-        self._next_look = time.monotonic() + _ELSEWHERE_SECONDS
-        for entry in self._ledger.entries.values():
-            if entry.place == "elsewhere":
-                state = self._ledger.look(entry)
-                if entry.place == "waiting" and state == "failed":
-                    ended = retry.history(entry.dir, after=entry.attempts_before)
-                    decision = retry.decide(ended) if ended else None
-                    if decision is not None and not decision.again:
-                        self._fail(entry, decision.reason)
-                if entry.place in ("failed", "diverged"):
-                    self._ledger.block()
+        self._next_look = now + _ELSEWHERE_SECONDS
+        elsewhere = [e for e in self._ledger.entries.values() if e.place == "elsewhere"]
+        if now >= self._next_queue and any(entry.queued for entry in elsewhere):
+            self._next_queue = now + _QUEUE_SECONDS
+            self._ledger.queues = queued.look(self._ledger.home)
+        for entry in elsewhere:
+            state = self._ledger.look(entry)
+            if entry.place == "waiting" and state == "failed":
+                ended = retry.history(entry.dir, after=entry.attempts_before)
+                decision = retry.decide(ended) if ended else None
+                if decision is not None and not decision.again:
+                    self._fail(entry, decision.reason)
+        self._ledger.block()
 
     def _show(self) -> None:
         if time.monotonic() >= self._next_show:

@@ -28,6 +28,7 @@ from ..base import (
     Context,
     Job,
     JobReport,
+    free_after,
     run_line,
     worker_environment,
 )
@@ -87,6 +88,8 @@ class Executor(BaseExecutor):
             raise ValueError(
                 f"options: {', '.join(context.options)} mean nothing on this machine; allowed: none"
             )
+        self.environment: dict[str, str] = {}  # more of it, for workers
+        self.free_after = free_after  # who may be at work on a run, other than dead attempts
         self._gpus = _chosen_gpus(context)
         self.workers = _pool_size(context, len(self._gpus))
         self._tasks: dict[str, _Task] = {}
@@ -97,8 +100,8 @@ class Executor(BaseExecutor):
         self._stillborn = 0
         self._closed = False
 
-    def submit(self, jobs: Sequence[Job]) -> list[str]:
-        ids = []
+    def submit(self, jobs: Sequence[Job]) -> list[str | None]:
+        ids: list[str | None] = []
         for job in jobs:
             name = "+".join(job.run_ids)
             ids.append(name)
@@ -169,7 +172,7 @@ class Executor(BaseExecutor):
         return self._start(free[0]) if free else None
 
     def _start(self, slot: int) -> _Worker:
-        environment = worker_environment(self.context.code, TOKENLAW_EXECUTOR="local")
+        environment = worker_environment(self.context.code, **self.environment)
         if self._gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self._gpus[slot % len(self._gpus)]
         # A session of its own: Ctrl-C reaches this process alone, which then asks the workers to
@@ -193,13 +196,19 @@ class Executor(BaseExecutor):
         return worker
 
     def _send(self, worker: _Worker) -> None:
-        """Gives the worker its task's next run."""
+        """Gives the worker its task's next run, unless somebody else is at it."""
         task, run = worker.task, worker.run
         assert task is not None and run is not None and worker.process.stdin is not None
+        after = self.free_after(run)
+        if after is None:
+            worker.task = None
+            reason = "another process is at work on the run"
+            task.report = JobReport(phase="gone", reason=reason, taken=True)
+            return
         worker.kills_before = _memory_kills()
         task.report = JobReport(phase="running", current=run.id)
         try:
-            worker.process.stdin.write(run_line(run).encode())
+            worker.process.stdin.write(run_line(run, after).encode())
             worker.process.stdin.flush()
         except BrokenPipeError:
             pass  # it has ended: its output ends too, and `_ended` deals with the task
@@ -243,8 +252,11 @@ class Executor(BaseExecutor):
             self._send(worker)
             return
         worker.task = None
+        # The trainer leaves after it was told to save, whoever told it.
+        worker.leaving |= answer["outcome"] == "preempted"
         reason = f"{answer['outcome']}: {error}" if error else answer["outcome"]
-        task.report = JobReport(phase="gone", reason=reason, disk_full=full)
+        taken = answer["outcome"] == "fenced"
+        task.report = JobReport(phase="gone", reason=reason, disk_full=full, taken=taken)
         if worker.leaving and worker.process.stdin is not None:
             _close_quietly(worker.process.stdin)
 

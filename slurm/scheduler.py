@@ -1,0 +1,186 @@
+"""Questions to SLURM and orders to it, by its own commands: one call for any number of jobs.
+
+`squeue` is the witness, not `sacct`, which many sites switch off. What it no longer lists has
+ended; what came of it is in the run folders.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import subprocess
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+_SECONDS = 60.0  # patience with one command
+_CANCEL_AT_ONCE = 500  # ids on one command line
+_LISTING = "%i|%T|%r|%j"
+# A job in one of these may still run, or run again.
+_QUEUED = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
+_AT_WORK = {
+    "RUNNING",
+    "COMPLETING",
+    "CONFIGURING",
+    "SUSPENDED",
+    "STOPPED",
+    "SIGNALING",
+    "STAGE_OUT",
+}
+_SCRUBBED = re.compile(
+    r"(SLURM|SLURMD|SBATCH|SRUN|SQUEUE|SCONTROL|SACCTMGR|SACCT|SCANCEL|SALLOC|SINFO|SUBMITIT)_\w+"
+)
+_SCRUBBED_TOO = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL")
+
+
+class SchedulerError(RuntimeError):
+    """A SLURM command failed; the message is what it said."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Listed:
+    """A job as the queue lists it."""
+
+    id: str  # 123, or 123_4 for a task of an array
+    name: str
+    state: str  # PENDING, RUNNING, ...
+    reason: str
+
+    @property
+    def phase(self) -> str:
+        """queued, running or gone. A job whose dependency can no longer be met never runs: gone."""
+        if self.state in _QUEUED:
+            return "gone" if self.reason == "DependencyNeverSatisfied" else "queued"
+        return "running" if self.state in _AT_WORK else "gone"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """What the cluster lets a user submit. None: not known, or no limit."""
+
+    array_size: int = 1001  # tasks in one array, at most
+    submitted: int | None = None  # jobs of this user in the queue at once; each array task is one
+
+
+def clean_environment() -> dict[str, str]:
+    """The environment without what an allocation or a user's habits put there for SLURM's commands.
+
+    A job submitted from within another one would else inherit its CPU binding and its GPUs, and
+    SQUEUE_* or SBATCH_* would change what the commands mean. SLURM_CONF stays.
+    """
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name == "SLURM_CONF" or not (_SCRUBBED.fullmatch(name) or name in _SCRUBBED_TOO)
+    }
+
+
+@contextmanager
+def scrubbed() -> Iterator[None]:
+    """`clean_environment` as this process's own, for code that starts commands by itself."""
+    before = dict(os.environ)
+    clean = clean_environment()
+    for name in before.keys() - clean.keys():
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update({name: before[name] for name in before.keys() - clean.keys()})
+
+
+def ask(*command: str) -> str:
+    """The output of a SLURM command.
+
+    Raises SchedulerError with its words when it fails, is not installed or takes a minute.
+    """
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_SECONDS, env=clean_environment()
+        )
+    except FileNotFoundError:
+        raise SchedulerError(f"{command[0]}: not found; is this a SLURM login node?") from None
+    except subprocess.TimeoutExpired:
+        raise SchedulerError(f"{command[0]}: no answer within {_SECONDS:.0f} s") from None
+    if done.returncode != 0:
+        words = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+        raise SchedulerError(f"{command[0]}: {words}")
+    return done.stdout
+
+
+def my_jobs() -> dict[str, Listed]:
+    """All jobs of this user that the queue knows, array tasks one by one; also those that ended a
+    moment ago. One call.
+
+    Raises SchedulerError when the queue cannot be asked.
+    """
+    user = getpass.getuser()
+    listing = ask(
+        "squeue", "--noheader", "--array", "--states=all", f"--user={user}", "-o", _LISTING
+    )
+    jobs = {}
+    for line in listing.splitlines():
+        parts = line.split("|", 3)
+        if len(parts) == 4 and re.fullmatch(r"\d+(_\d+)?", parts[0]):
+            jobs[parts[0]] = Listed(id=parts[0], state=parts[1], reason=parts[2], name=parts[3])
+    return jobs
+
+
+def limits() -> Limits:
+    """Asks the cluster for its limits; where accounting is off only the array size is known."""
+    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config"), re.MULTILINE)
+    # MaxArraySize bounds the index: the largest is one less, so it is also the number of tasks.
+    array_size = int(match[1]) if match else Limits().array_size
+    if array_size < 1:
+        array_size = 1  # arrays are switched off
+    user = getpass.getuser()
+    found = []
+    for command in (
+        ("show", "association", f"user={user}", "format=MaxSubmitJobs"),
+        ("show", "qos", "format=MaxSubmitJobsPerUser"),
+    ):
+        try:
+            text = ask("sacctmgr", "--noheader", "--parsable2", *command)
+        except SchedulerError:
+            continue  # no accounting: sbatch itself will say when it is too much
+        found += [int(line) for line in text.split() if line.isdigit()]
+    return Limits(array_size=array_size, submitted=min(found, default=None))
+
+
+def max_minutes(partition: str | None) -> int | None:
+    """The time limit of a partition (None: the default one) in minutes; None without one."""
+    text = ask("scontrol", "--oneliner", "show", "partition", *([partition] if partition else []))
+    for line in text.splitlines():
+        if partition is None and " Default=YES" not in line:
+            continue
+        match = re.search(r"\bMaxTime=(\S+)", line)
+        return parse_minutes(match[1]) if match else None
+    return None
+
+
+def parse_minutes(text: str) -> int | None:
+    """Minutes of SLURM's `days-hours:minutes:seconds`, in all its forms; None for UNLIMITED."""
+    if text.upper() in ("UNLIMITED", "INFINITE", "NONE", "N/A"):
+        return None
+    days, _, clock = text.rpartition("-")
+    parts = [int(part) for part in clock.split(":")]
+    if days:
+        hours, minutes, seconds = (parts + [0, 0])[:3]
+    elif len(parts) == 3:
+        hours, minutes, seconds = parts
+    else:
+        hours, minutes, seconds = 0, *(parts + [0])[:2]
+    return int(days or 0) * 1440 + hours * 60 + minutes + (seconds > 0)
+
+
+def cancel(ids: Iterable[str], *, signal: str | None = None) -> None:
+    """scancel of jobs; unknown and ended ones are passed over."""
+    listed = sorted(ids)
+    for start in range(0, len(listed), _CANCEL_AT_ONCE):
+        some = listed[start : start + _CANCEL_AT_ONCE]
+        options = [f"--signal={signal}"] if signal else []
+        try:
+            ask("scancel", "--quiet", *options, *some)
+        except SchedulerError as error:
+            if "Invalid job id" not in str(error):
+                raise

@@ -1,0 +1,154 @@
+"""A read-only copy of the code for jobs that wait in a queue: what is edited in the meantime cannot
+reach them.
+
+The copy is of the commit that is checked out, in `snapshots/COMMIT` of the home; uncommitted
+changes are left out, with a warning, unless the working tree is asked for. Where the code is not a
+git checkout (an installed package) its files are copied as they are.
+"""
+
+from __future__ import annotations
+
+import compileall
+import hashlib
+import io
+import os
+import py_compile
+import shutil
+import stat
+import subprocess
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from results_db.durable import stage_folder, write_json
+from results_db.provenance import SNAPSHOT_COMMIT, provenance
+
+from .base import CODE_ROOT
+
+PACKAGES = ("sweeps", "slurm", "trainer", "results_db", "analysis")
+_SHOWN = 5  # changed files named in the warning
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Snapshot:
+    """Code that jobs import."""
+
+    path: Path
+    commit: str | None
+    dirty: bool | None
+    warning: str | None  # what the jobs will not see
+
+
+def take(home: Path, *, root: Path = CODE_ROOT, working_tree: bool = False) -> Snapshot:
+    """The snapshot of the code in `root`, made if it is not there yet.
+
+    With `working_tree` the files as they are, changes included; else those of the commit.
+    """
+    if (root / SNAPSHOT_COMMIT).exists():
+        known = provenance(root)
+        return Snapshot(path=root, commit=known["commit"], dirty=known["dirty"], warning=None)
+    known = provenance(root)
+    commit, dirty = known["commit"], known["dirty"]
+    if commit is None or working_tree:
+        files = _files_of_tree(root)
+        name = f"{commit[:16]}-{_digest(files)}" if commit else _digest(files)
+        content = {"commit": commit, "dirty": dirty}
+        return Snapshot(
+            path=_stored(home, name, files, content), commit=commit, dirty=dirty, warning=None
+        )
+    path = _stored(home, commit, _files_of_commit(root, commit), {"commit": commit, "dirty": False})
+    return Snapshot(path=path, commit=commit, dirty=False, warning=_warning(root, commit, dirty))
+
+
+def _warning(root: Path, commit: str, dirty: bool | None) -> str | None:
+    if not dirty:
+        return None
+    status = _git(root, "status", "--porcelain", "--", *_present(root)).decode()
+    names = [line[3:] for line in status.splitlines()]
+    if not names:
+        return None
+    shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+    return f"jobs run commit {commit[:12]}; uncommitted changes are not part of it: {shown}"
+
+
+def _stored(home: Path, name: str, files: dict[str, bytes], content: dict[str, object]) -> Path:
+    path = home / "snapshots" / name
+    if path.exists():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with stage_folder(path) as staging:
+            for relative, data in files.items():
+                target = staging.path / relative
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(data)
+            write_json(staging.path / SNAPSHOT_COMMIT, content)
+            # Compiled here, since jobs cannot write there; by content, since times are lost in
+            # copies.
+            mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
+            compileall.compile_dir(
+                staging.path, quiet=2, invalidation_mode=mode, stripdir=str(staging.path)
+            )
+    except OSError:
+        if path.exists():  # another launch was faster
+            return path
+        raise
+    _make_read_only(path)
+    return path
+
+
+def _files_of_commit(root: Path, commit: str) -> dict[str, bytes]:
+    archive = _git(root, "archive", "--format=tar", commit, *_present(root))
+    files = {}
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        for member in tar:
+            file = tar.extractfile(member) if member.isfile() else None
+            if file is not None:
+                files[member.name] = file.read()
+    return files
+
+
+def _files_of_tree(root: Path) -> dict[str, bytes]:
+    files = {}
+    for package in _present(root):
+        for folder, folders, names in os.walk(root / package):
+            folders[:] = sorted(name for name in folders if name != "__pycache__")
+            for name in sorted(names):
+                path = Path(folder) / name
+                if path.is_file() and not path.is_symlink():
+                    files[path.relative_to(root).as_posix()] = path.read_bytes()
+    return files
+
+
+def _present(root: Path) -> list[str]:
+    return [package for package in PACKAGES if (root / package).is_dir()]
+
+
+def _digest(files: dict[str, bytes]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(files):
+        digest.update(f"{name}\0{len(files[name])}\0".encode() + files[name])
+    return digest.hexdigest()[:16]
+
+
+def _make_read_only(path: Path) -> None:
+    for folder, _, names in os.walk(path):
+        for name in names:
+            (Path(folder) / name).chmod(stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH)
+        Path(folder).chmod(0o555)
+
+
+def remove(path: Path) -> None:
+    """Removes a snapshot that nothing uses any more."""
+    for folder, _, _ in os.walk(path):
+        Path(folder).chmod(0o755)
+    shutil.rmtree(path)
+
+
+def _git(root: Path, *arguments: str) -> bytes:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    command = ["git", "-c", "safe.directory=*", "-c", "core.fsmonitor=false", *arguments]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, timeout=120)
+    if done.returncode != 0:
+        raise RuntimeError(f"git {arguments[0]}: {done.stderr.decode(errors='replace').strip()}")
+    return done.stdout
