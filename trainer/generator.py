@@ -229,6 +229,9 @@ class Generator(nn.Module):
             x_BTD = x_BTD + self.positions[:length]
         else:
             table = self.rope[:length]
+        if torch.is_autocast_enabled(x_BTD.device.type):
+            # The residual stream too: half the bytes of what every block reads and writes.
+            x_BTD = x_BTD.to(torch.get_autocast_dtype(x_BTD.device.type))
         x_BTD = self.token_dropout(x_BTD)
         middle = x_BTD
         for index, block in enumerate(self.blocks):

@@ -99,8 +99,15 @@ def train(run: Run) -> Result:
 
     # Compiled copies share the weights; the plain modules are what is saved.
     encode, features, decode = tokenizer.encode, tokenizer.features, tokenizer.decode
+    likeness = perceptual
+    layout = torch.contiguous_format
+    if device.type == "cuda":
+        layout = torch.channels_last
+        for module_ in (*modules.values(), *([perceptual] if perceptual is not None else [])):
+            module_.to(memory_format=layout)
     if run.compile:
         encode, features, decode = (torch.compile(f) for f in (encode, features, decode))
+        likeness = torch.compile(perceptual) if perceptual is not None else None
     unprojected = regularizer is not None and regularizer.config.latent == "unprojected"
     bf16 = torch.autocast(device.type, torch.bfloat16, enabled=config.numerics.precision == "bf16")
     share = dist.share(config.batch_size)
@@ -134,6 +141,7 @@ def train(run: Run) -> Result:
         for name, optimizer in optimizers.items():
             lr = set_learning_rate(optimizer, settings_of[name], step, config.iterations)
         x_BCHW = data.to_float(pixels.to(device, non_blocking=True))
+        x_BCHW = x_BCHW.contiguous(memory_format=layout)
         losses: dict[str, tuple[float, Tensor]] = {}
         stats: dict[str, Tensor] = {}
 
@@ -154,19 +162,19 @@ def train(run: Run) -> Result:
         difference = y_BCHW.float() - x_BCHW
         pixel_loss = difference.square() if config.reconstruction == "l2" else difference.abs()
         losses["reconstruction"] = (config.reconstruction_weight, pixel_loss.mean())
-        if perceptual is not None:
+        if perceptual is not None and likeness is not None:
             with bf16:
-                value = perceptual(x_BCHW, y_BCHW)
+                value = likeness(x_BCHW, y_BCHW)
             losses["perceptual"] = (perceptual.config.weight, value)
         gan_weight = adversarial.weight(step) if adversarial is not None else 0.0
         if gan_weight > 0:
             with bf16:
                 value = adversarial.generator_loss(y_BCHW)
             if adversarial.config.adaptive:
-                likeness = losses["reconstruction"][0] * losses["reconstruction"][1]
+                own = losses["reconstruction"][0] * losses["reconstruction"][1]
                 if perceptual is not None:
-                    likeness = likeness + losses["perceptual"][0] * losses["perceptual"][1]
-                factor = adversarial.adaptive_weight(likeness, value, tokenizer.last_layer)
+                    own = own + losses["perceptual"][0] * losses["perceptual"][1]
+                factor = adversarial.adaptive_weight(own, value, tokenizer.last_layer)
                 stats["adaptive_weight"] = factor
                 value = factor * value
             losses["generator"] = (gan_weight, value)

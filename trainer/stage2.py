@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from results_db.record import RunDir
 
-from . import data, dist, flops, state
+from . import cross_entropy, data, dist, flops, state
 from .config import GeneratorConfig, decode_run
 from .encode import Codes, train_subset
 from .generator import Generator
@@ -60,6 +61,13 @@ def token_loss(logits_BLV: Tensor, code_BL: Tensor) -> Tensor:
     return flat.view(code_BL.shape)
 
 
+def illegal_rows(illegal_LV: Tensor | None, images: int) -> Tensor | None:
+    """The mask of illegal codes for every token of a batch, [images * L, V]."""
+    if illegal_LV is None:
+        return None
+    return illegal_LV.repeat(images, 1)
+
+
 def train(run: Run) -> Result:
     """Trains to the last iteration, measures the validation loss, leaves weights in RUN/final/."""
     config: GeneratorConfig = run.config
@@ -94,6 +102,9 @@ def train(run: Run) -> Result:
             vocabulary = torch.arange(codes.codebook_size, device=device)
             illegal = vocabulary[None] >= torch.tensor(sizes, device=device)[:, None]
     bf16 = torch.autocast(device.type, torch.bfloat16, enabled=config.numerics.precision == "bf16")
+    output_loss = cross_entropy.plain
+    if device.type == "cuda":
+        output_loss = partial(cross_entropy.chunked, compiled=run.compile)
     share = dist.share(config.batch_size)
     local_batch = share.stop - share.start
     micro = min(run.settings.micro_batch or local_batch, local_batch)
@@ -140,16 +151,16 @@ def train(run: Run) -> Result:
             code_BL.split(micro), class_B.split(micro), strict=True
         ):
             with bf16:
-                logits_BLV = generator(codes_part[:, :-1], classes_part)
-            logits_BLV = logits_BLV.float()
-            if illegal is not None:
-                logits_BLV = logits_BLV.masked_fill(illegal, -math.inf)
-            cross_entropy = token_loss(logits_BLV, codes_part).mean()
-            loss = cross_entropy
-            if config.z_loss > 0:
-                loss = loss + config.z_loss * logits_BLV.logsumexp(-1).square().mean()
+                hidden_BLD, _ = generator.hidden(codes_part[:, :-1], classes_part)
+            loss, nats = output_loss(
+                hidden_BLD.flatten(0, 1),
+                generator.head.weight,
+                codes_part.flatten(),
+                illegal_rows(illegal, len(codes_part)),
+                config.z_loss,
+            )
             (loss * (len(codes_part) / local_batch)).backward()
-            loss_sum += cross_entropy.detach() * (len(codes_part) / local_batch)
+            loss_sum += nats * (len(codes_part) / local_batch)
         dist.average_gradients(generator.parameters())
         norm = clip_gradients(generator.parameters(), config.optim.clip)
         watch.check(step, "training loss", loss_sum)
