@@ -229,7 +229,8 @@ class Generator(nn.Module):
             x_BTD = x_BTD + self.positions[:length]
         else:
             table = self.rope[:length]
-        if torch.is_autocast_enabled(x_BTD.device.type):
+        # The meta device, on which models are counted, knows no autocast.
+        if x_BTD.device.type != "meta" and torch.is_autocast_enabled(x_BTD.device.type):
             # The residual stream too: half the bytes of what every block reads and writes.
             x_BTD = x_BTD.to(torch.get_autocast_dtype(x_BTD.device.type))
         x_BTD = self.token_dropout(x_BTD)
