@@ -35,6 +35,16 @@ Vectors = Callable[[str, str], Any]  # (run id, artifact name) -> array; see ana
 INDEX = "figures.json"
 SCHEME = 1  # of figures.json
 DPI = 300
+# Studies name their axes freely. What figures call a column, and what it may be called in a table.
+ALIASES = {
+    "crt_layers": ("crt_layers", "regularizer_layers", "layers"),
+    "crt_weight": ("crt_weight", "regularizer_weight", "weight", "lambda"),
+    "codebook_dim": ("codebook_dim", "code_dim", "dim"),
+    "tokenizer_blocks": ("tokenizer_blocks", "encoder_blocks", "num_res_blocks", "blocks", "depth"),
+    "num_train": ("num_train", "num_train_images", "dataset_size", "data_size", "images"),
+    "schedule": ("schedule", "vcq_schedule"),
+    "cfg_scale": ("cfg_scale", "cfg", "guidance"),
+}
 IDS_IN_METADATA = 2000  # beyond this many runs a picture carries their hash; figures.json has all
 
 
@@ -93,6 +103,10 @@ def prepare(df: pd.DataFrame) -> pd.DataFrame:
         df = df.assign(run_id=[f"row-{number:05d}" for number in range(len(df))])
     if "arm" not in df.columns:
         df = df.assign(arm="all")
+    for name, others in ALIASES.items():
+        found = [c for other in others for c in (other, f"axis_{other}") if c in df.columns]
+        if name not in df.columns and found:
+            df = df.assign(**{name: df[found[0]]})
     order = [c for c in ("study", "arm", "run_id") if c in df.columns]
     return df.sort_values(order, kind="stable").reset_index(drop=True)
 
@@ -381,6 +395,8 @@ def _ids_shown(table: pd.DataFrame | None, df: pd.DataFrame) -> tuple[str, ...]:
     """The run ids in the picture; for a picture of averages, those of the table."""
     if table is not None and "run_id" in table.columns:
         found = {str(i) for i in table["run_id"].dropna() if str(i)}
+        if "runs" in table.columns:  # points that are averages name all their runs
+            found |= {i for ids in table["runs"].dropna() for i in str(ids).split(",") if i}
         if found:
             return tuple(sorted(found))
     return tuple(sorted(set(df["run_id"].astype(str))))

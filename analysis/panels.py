@@ -143,6 +143,56 @@ def _known(value: Any) -> bool:
     return isinstance(value, int | float | np.number) and math.isfinite(value)
 
 
+def lines_by(df: pd.DataFrame, column: str, figure: str, arm: str = "arm") -> pd.DataFrame:
+    """`df` with a column `line`: the value of `column`, and the arm where a value has several arms.
+
+    Raises ValueError when there is only one value, since the figure compares values.
+    """
+    values = df[column].dropna()
+    if values.nunique() < 2:
+        only = "none" if not len(values) else style.count(float(values.iloc[0]))
+        raise ValueError(f"{figure}: needs two or more values of {column}; the table has {only}")
+    shared = df.groupby(column)[arm].nunique().max() > 1
+    texts = [
+        f"{style.count(float(value))}{f', {name}' if shared else ''}" if pd.notna(value) else None
+        for value, name in zip(df[column], df[arm], strict=True)
+    ]
+    return df.assign(line=texts)
+
+
+def line_looks(table: pd.DataFrame) -> dict[Any, style.Look]:
+    """Looks of the lines of `lines_by`, light to dark by value."""
+    order = sorted(table["group"].dropna().unique(), key=style.natural)
+    return {
+        text: look
+        for text, look in zip(order, style.ordered_looks(range(len(order))).values(), strict=True)
+    }
+
+
+def sizes_of(df: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """(name, runs) of every generator size, smallest first; one entry when sizes are unknown."""
+    if "params_non_embedding" in df.columns and df["params_non_embedding"].notna().all():
+        column = "params_non_embedding"
+    elif "params" in df.columns and df["params"].notna().all():
+        column = "params"
+    else:
+        return [("", df)]
+    found = []
+    for value, runs in df.groupby(column, sort=True):
+        named = runs["size"].dropna().unique() if "size" in runs.columns else []
+        name = str(named[0]) if len(named) == 1 else style.count(float(value))
+        found.append((name, runs))
+    return found
+
+
+def longest(df: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """Of the runs with equal `keys`, those trained with the most FLOPs (all seeds of them)."""
+    if "flops_train" not in df.columns or not df["flops_train"].notna().any():
+        return df
+    most = df.groupby(list(keys), dropna=False)["flops_train"].transform("max")
+    return df[df["flops_train"].astype(float) >= 0.999 * most.astype(float)]
+
+
 # ----------------------------------------------------------------------------- runs, frontier, fit
 
 
@@ -300,8 +350,13 @@ def draw_labels(
     )
 
 
-def draw_runs(ax: Axes, runs: pd.DataFrame, look: style.Look, *, join: bool = False) -> None:
-    """Runs as points with their error bars; `join` links the runs of one model by a thin line."""
+def draw_runs(
+    ax: Axes, runs: pd.DataFrame, look: style.Look, *, join: bool = False, solid: bool = False
+) -> None:
+    """Runs as points with their error bars; `join` links the runs of one model by a thin line.
+
+    Points are faint where a frontier is drawn over them, `solid` where they are the message.
+    """
     if not len(runs):
         return
     many = len(runs) > 2000
@@ -330,10 +385,10 @@ def draw_runs(ax: Axes, runs: pd.DataFrame, look: style.Look, *, join: bool = Fa
         runs["y"],
         look.marker,
         color=look.color,
-        ms=1.2 if many else 2.6,
+        ms=1.2 if many else 3.4 if solid else 2.6,
         mew=0,
         ls="",
-        alpha=0.4,
+        alpha=0.95 if solid else 0.4,
         zorder=4,
         rasterized=many,
     )
@@ -395,6 +450,155 @@ def scaling_figure(table: pd.DataFrame, *, label_points: bool = False) -> Figure
         if label_points:
             draw_labels(ax, table, looks)
     return fig
+
+
+def compression_rows(
+    df: pd.DataFrame,
+    column: str,
+    *,
+    x: str,
+    distance: str | None,
+    figure: str,
+    bootstrap: int,
+    seed: int,
+    inference: bool = False,
+) -> pd.DataFrame:
+    """Scaling of the lines that differ in how much the tokenizer compresses (`column`).
+
+    Panels `loss` (bits per image, the only comparable loss here) and, where the table has one,
+    `distance`; with `inference` also the distance against the FLOPs of drawing one image.
+    """
+    lines = lines_by(df, column, figure)
+    kept = need(lines, ("line", x), figure)
+    metrics = {"loss": "val_bits_per_image"}
+    if distance or any(d in df.columns and df[d].notna().any() for d in DISTANCES):
+        metrics["distance"] = distance_column(df, figure, distance)
+    rows: list[dict[str, Any]] = []
+    comparisons = []
+    for panel, metric in metrics.items():
+        made, comparison = scaling_rows(
+            lines, x, metric, group="line", panel=panel, bootstrap=bootstrap, seed=seed
+        )
+        rows += made
+        comparisons.append(comparison)
+    labels = axes(kept, {panel: (x, metric) for panel, metric in metrics.items()})
+    sampled = "flops_sample" in kept.columns and kept["flops_sample"].notna().any()
+    if inference and sampled and "distance" in metrics:
+        metric = metrics["distance"]
+        rows += run_rows(kept, "flops_sample", metric, group="line", panel="inference")
+        labels["inference"] = axes(kept, {"": ("flops_sample", metric)})[""]
+    table = tidy(rows)
+    words = "; ".join(sorted({label for x_y in labels.values() for label in x_y[:2]}))
+    note = f"Axes: {words}. {provenance_note(comparisons[-1], bars='distance' in metrics)}"
+    floor = {"gfid": "rfid", "gfcd": "rfcd"}.get(metrics.get("distance", ""), "")
+    if floor in kept.columns and kept[floor].notna().any():
+        means = kept.groupby("line")[floor].mean().dropna()
+        texts = [f"{line}: {means[line]:.3g}" for line in sorted(means.index, key=style.natural)]
+        note += f" {style.name_of(floor)} of the tokenizers: {', '.join(texts)}."
+    table.attrs.update(axes=labels, note=note, ordered=True)
+    return table
+
+
+def draw_compression(
+    found: Sequence[Axes], table: pd.DataFrame, looks: dict[Any, style.Look]
+) -> None:
+    """The panels of `compression_rows`, lettered."""
+    for index, (panel, (x_label, y_label, *_)) in enumerate(table.attrs["axes"].items()):
+        if panel == "best":
+            continue
+        draw_scaling(found[index], table, looks, panel=panel, join=panel != "inference")
+        found[index].set(xlabel=style.short(x_label), ylabel=style.short(y_label))
+        style.panel_letter(found[index], index, "" if panel != "inference" else "cost of an image")
+
+
+def draw_sweep(
+    ax: Axes,
+    table: pd.DataFrame,
+    looks: dict[Any, style.Look],
+    *,
+    panel: str = "",
+    dashes: dict[str, Any] | None = None,
+) -> None:
+    """Lines through the points of a sweep, one per group and series, with their error bars.
+
+    `dashes` maps a series to a line style, so that series share the colour of their group.
+    """
+    part = table[table["panel"] == panel]
+    for key, look in looks.items():
+        mine = part[part["group"] == str(key)]
+        for series, line in mine.groupby("series", sort=True, dropna=False):
+            ordered = line.sort_values("x")
+            style_of = (dashes or {}).get(str(series), "-")
+            ax.plot(
+                ordered["x"],
+                ordered["y"].astype(float),
+                color=look.color,
+                marker=look.marker,
+                ms=3.4,
+                mew=0.4,
+                mec="white",
+                lw=1.0,
+                ls=style_of,
+                zorder=4,
+            )
+            bars = ordered[ordered["y_low"].notna() & ordered["y_high"].notna()]
+            if len(bars):
+                low = (bars["y"] - bars["y_low"]).astype(float)
+                high = (bars["y_high"] - bars["y"]).astype(float)
+                ax.errorbar(
+                    bars["x"],
+                    bars["y"],
+                    yerr=[low.clip(lower=0), high.clip(lower=0)],
+                    fmt="none",
+                    ecolor=look.color,
+                    elinewidth=0.6,
+                    capsize=1.4,
+                    capthick=0.5,
+                    alpha=0.8,
+                    zorder=3,
+                )
+
+
+def averages(
+    runs: pd.DataFrame,
+    x: str,
+    y: str,
+    *,
+    panel: str = "",
+    group: str = "",
+    series: str = "",
+) -> list[dict[str, Any]]:
+    """One point per value of `x`: the mean of `y`, and its spread.
+
+    Over training seeds the spread is their standard deviation; of a single run it is the spread
+    over sample seeds; over both it is the larger one.
+    """
+    rows = []
+    usable = runs[runs[x].notna() & runs[y].notna()]
+    for value, same in usable.groupby(x, sort=True):
+        numbers = same[y].astype(float)
+        spreads = [float(numbers.std(ddof=1))] if len(numbers) > 1 else []
+        if f"{y}_std" in same.columns and same[f"{y}_std"].notna().any():
+            spreads.append(float(same[f"{y}_std"].astype(float).mean()))
+        half = max(spreads) if spreads else None
+        mean = float(numbers.mean())
+        ids = ",".join(sorted(same["run_id"].astype(str)))
+        rows.append(
+            {
+                "panel": panel,
+                "layer": "average",
+                "group": group,
+                "run_id": ids if len(same) == 1 else None,
+                "series": series,
+                "x": float(value),
+                "y": mean,
+                "y_low": mean - half if half is not None else None,
+                "y_high": mean + half if half is not None else None,
+                "text": f"{series} {group} ({len(same)} runs)".strip(),
+                "runs": ids,
+            }
+        )
+    return rows
 
 
 def provenance_note(comparison: Comparison, bars: bool) -> str:

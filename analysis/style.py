@@ -116,6 +116,7 @@ def figure(
     height: float | None = None,
     panels: int = 1,
     rows: int = 1,
+    width_ratios: Sequence[float] | None = None,
     **options: Any,
 ) -> tuple[Figure, list[Axes]]:
     """A figure of `width` inches with `panels` axes in `rows` rows; unused cells of the grid are
@@ -131,7 +132,7 @@ def figure(
     engine = fig.get_layout_engine()
     assert isinstance(engine, ConstrainedLayoutEngine)
     engine.set(w_pad=0.04, h_pad=0.04, wspace=0.04, hspace=0.06)
-    grid = fig.subplots(rows, columns, squeeze=False, **options)
+    grid = fig.subplots(rows, columns, squeeze=False, width_ratios=width_ratios, **options)
     axes = list(grid.flat)
     for spare in axes[panels:]:
         spare.remove()
@@ -281,13 +282,15 @@ def numbers(values: Sequence[float]) -> list[str]:
 
 
 def count(value: float) -> str:
-    """A count in few letters: 16k, 1.28M. Powers of two keep their customary name (16384 is
-    16k).
-    """
-    for unit, size, binary in (("M", 1e6, 2**20), ("k", 1e3, 2**10)):
-        if value >= size:
-            whole = value / binary if value % binary == 0 else value / size
-            return f"{whole:.3g}{unit}"
+    """A count in few letters, powers of two as papers call them: 1024 is 1k, 131072 is 131k."""
+    if value >= 1e9:
+        return f"{value / 1e9:.3g}B"
+    if value >= 1e6:
+        return f"{value / 1e6:.3g}M"
+    if value >= 1e3:
+        if value % 1024 == 0:
+            return f"{value / 1024:.3g}k" if value < 16384 else f"{value / 1e3:.0f}k"
+        return f"{value / 1e3:.3g}k"
     return f"{value:.4g}"
 
 
@@ -340,6 +343,21 @@ def value_axis(ax: Axes, which: str, values: Sequence[float], log: bool = True) 
     axis.set_major_locator(FixedLocator(values))
     axis.set_major_formatter(FixedFormatter([count(v) for v in values]))
     axis.set_minor_locator(FixedLocator([]))
+
+
+def position_axis(ax: Axes, last: int, first: int = 1) -> None:
+    """A linear x axis over whole positions, `first` to `last`."""
+    pad = 0.03 * max(last - first, 1)
+    ax.set_xlim(first - pad, last + pad)
+    if last - first <= 10:
+        ticks = list(range(first, last + 1))
+    else:
+        step = next(
+            s for s in (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024) if (last - first) / s <= 8
+        )
+        ticks = [t for t in range(0, last + 1, step) if t >= first]
+    ax.xaxis.set_major_locator(FixedLocator([float(t) for t in ticks]))
+    ax.xaxis.set_major_formatter(FixedFormatter([str(t) for t in ticks]))
 
 
 def _data_range(ax: Axes, which: str) -> tuple[float, float]:
@@ -537,9 +555,9 @@ def grow(fig: Figure, *, top: float = 0.0, bottom: float = 0.0) -> None:
     engine.set(rect=(0, low_inches / height, 1, 1 - (low_inches + top_inches) / height))
 
 
-def line_key(style: str = "-", width: float = 1.1, color: str = MUTED) -> Line2D:
+def line_key(dash: Any = "-", width: float = 1.1, color: str = MUTED, alpha: float = 1.0) -> Line2D:
     """A legend key for a kind of line, whatever the arm."""
-    return Line2D([], [], color=color, linestyle=style, lw=width)
+    return Line2D([], [], color=color, linestyle=dash, lw=width, alpha=alpha)
 
 
 def point_key(
@@ -641,6 +659,57 @@ def _free_spot(
         if all(left >= b[2] or left + w <= b[0] or low >= b[3] or low + h <= b[1] for b in taken):
             return left, low
     return None
+
+
+def text_table(
+    ax: Axes,
+    heads: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    bold: Sequence[int] = (),
+    left: int = 1,
+    same_rows: bool = False,
+    size: float = 6.2,
+) -> None:
+    """A table of text in an axis: rules above and below, the first `left` columns flush left.
+
+    Columns are as wide as their text. With `same_rows` row i lies at y = i + 1 of the axis, so that
+    a panel beside it can share the rows; else rows are as close as lines of text.
+    """
+    widths = [
+        max(text_width(text.replace("$", ""), size) for text in [head, *[row[i] for row in rows]])
+        for i, head in enumerate(heads)
+    ]
+    gap = 9.0
+    total = sum(widths) + gap * (len(widths) - 1)
+    ax.set_axis_off()
+    ax.grid(False)
+    if same_rows:
+        ax.set_ylim(len(rows) + 0.6, -0.8)
+        transform = ax.get_yaxis_transform()
+        places = [float(i + 1) for i in range(len(rows))]
+        head_at, rules = 0.0, (-0.62, 0.5, len(rows) + 0.5)
+    else:
+        fig = ax.get_figure()
+        assert isinstance(fig, Figure)
+        pitch = min(size * 1.75 / 72 / (0.8 * fig.get_size_inches()[1]), 1 / (len(rows) + 2))
+        transform = ax.transAxes
+        top = 0.96
+        places = [top - pitch * (i + 1.65) for i in range(len(rows))]
+        head_at = top - pitch * 0.5
+        rules = (top, top - pitch * 1.05, places[-1] - pitch * 0.6 if places else 0.0)
+    at = 0.0
+    for i, head in enumerate(heads):
+        flush = "left" if i < left else "right"
+        x = (at if i < left else at + widths[i]) / total
+        common = {"transform": transform, "ha": flush, "va": "center", "fontsize": size}
+        ax.text(x, head_at, head, color=MUTED, **common)
+        for index, (row, y) in enumerate(zip(rows, places, strict=True)):
+            weight = "bold" if index in bold else "normal"
+            ax.text(x, y, row[i], weight=weight, **common)
+        at += widths[i] + gap
+    for y in rules:
+        ax.plot([0, 1], [y, y], transform=transform, color=INK, lw=0.6, clip_on=False)
 
 
 def note(fig: Figure, text: str) -> None:

@@ -4,7 +4,7 @@ never results.
 Each `study` has the columns of a real one: `main` (two regularised arms against a baseline over
 sizes and durations, two training seeds for the smallest size, one diverged run), `codebook`,
 `tokens`, `ablation`, `data_size`, `cfg`, `tokenizers`, `ibq`, `system`, `vcq`, `lsun`.
-`artifacts()` gives vectors for their runs.
+`vectors()` gives arrays for their runs.
 """
 
 from __future__ import annotations
@@ -342,3 +342,75 @@ STUDIES: dict[str, Callable[[np.random.Generator], list[dict[str, Any]]]] = {
 def table(study: str = "main", seed: int = 0) -> pd.DataFrame:
     """The wide table of a made-up study, one row per generator."""
     return pd.DataFrame(STUDIES[study](np.random.default_rng(seed)))
+
+
+def _code_statistics(codes_NL: np.ndarray) -> dict[str, np.ndarray]:
+    """Entropies of a made-up code set, plug-in, in bits: the arrays a codes run leaves behind."""
+    images, length = codes_NL.shape
+    keys = np.zeros(images, dtype=np.int64)
+    before = 0.0
+    found: dict[str, list[float]] = {
+        name: [] for name in ("entropy", "seen", "conditional", "unique")
+    }
+    for position in range(length):
+        column = codes_NL[:, position].astype(np.int64)
+        counts = np.unique(column, return_counts=True)[1]
+        found["entropy"].append(_bits(counts))
+        found["seen"].append(len(counts))
+        _, keys, sizes = np.unique(keys * 100003 + column, return_inverse=True, return_counts=True)
+        found["conditional"].append(_bits(sizes) - before)
+        found["unique"].append(float((sizes == 1).sum()) / images)
+        before = _bits(sizes)
+    return {
+        "entropy_bits": np.array(found["entropy"]),
+        "num_seen": np.array(found["seen"]),
+        "conditional_entropy_bits": np.array(found["conditional"]),
+        "unique_prefix_share": np.array(found["unique"]),
+        "entropy_pooled_bits": np.asarray(_bits(np.unique(codes_NL, return_counts=True)[1])),
+        "num_sequences": np.asarray(images),
+    }
+
+
+def _bits(counts: np.ndarray) -> float:
+    share = counts / counts.sum()
+    return float(-(share * np.log2(share)).sum())
+
+
+def vectors(df: pd.DataFrame, images: int = 1500) -> Callable[[str, str], Any]:
+    """Arrays for the runs of a table, made up from their rows: entropies and losses by position."""
+    by_codes = {str(row["codes_id"]): row for _, row in df.iterrows()}
+    by_run = {str(row["run_id"]): row for _, row in df.iterrows()}
+
+    def get(identity: str, name: str) -> Any:
+        rng = np.random.default_rng(int(identity[:8], 16))
+        if name == "val_loss_per_position.npy":
+            row = by_run[identity]
+            place = np.arange(int(row["tokens_per_image"]))
+            shape = 1 + 0.5 * np.exp(-place / 10) + 0.04 * np.cos(2 * np.pi * place / 8)
+            noisy = shape + rng.normal(0, 0.006, len(place))
+            late = 0.03 * place / len(place) if row["arm"] == "crt" else 0.0
+            return float(row["val_loss"]) * (noisy / noisy.mean() - late)
+        if name == "entropy.npz":
+            row = by_codes[identity]
+            return _code_statistics(_codes(rng, row, images))
+        raise ValueError(f"vectors: no array {name!r}")
+
+    return get
+
+
+def _codes(rng: np.random.Generator, row: pd.Series, images: int) -> np.ndarray:
+    """Codes [images, L] of which neighbours are alike and some are rare, within each K_t."""
+    length, top = int(row["tokens_per_image"]), int(row["codebook_size"])
+    share = np.arange(length) / (length - 1)
+    shapes = {
+        "linear": share,
+        "cosine": 1 - np.cos(np.pi * share / 2),
+        "power": share**2.5,
+    }
+    sizes = np.round(2 + (top - 2) * shapes.get(str(row.get("vcq_schedule")), np.ones(length)))
+    noise = rng.normal(0, 1, (images, length))
+    for t in range(1, length):
+        noise[:, t] = 0.75 * noise[:, t - 1] + math.sqrt(1 - 0.75**2) * noise[:, t]
+    place = 1 / (1 + np.exp(-1.7 * noise))
+    tilt = 1.25 + 0.5 * np.cos(2 * np.pi * np.arange(length) / 8)
+    return np.minimum(np.floor(place**tilt * sizes), sizes - 1).astype(np.int64)

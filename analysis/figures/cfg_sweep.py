@@ -1,0 +1,130 @@
+"""Classifier-free guidance: distance against its scale, and what it trades, precision for
+recall.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from .. import panels, style
+
+NEEDS = ("arm", "run_id", "cfg_scale")
+OPTIONAL = (
+    *("precision", "recall", "inception_score", "params", "params_non_embedding", "size"),
+    *(f"{name}{end}" for name in panels.DISTANCES for end in ("", "_std", "_extractor")),
+)
+TITLE = "Guidance scale: distance, precision and recall"
+PAPERS = ("CRT sampling sweep",)
+DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), "-.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    distance: str | None = None  # gfid, gfcd or gfid_clip; None: the first that the table has
+
+
+def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
+    """Panel `distance`, and `trade` (recall against precision) where the table has both."""
+    kept = panels.need(df, NEEDS, "cfg_sweep")
+    if kept["cfg_scale"].nunique() < 2:
+        raise ValueError("cfg_sweep: needs two or more values of cfg_scale; the table has one")
+    metric = panels.distance_column(kept, "cfg_sweep", config.distance)
+    kept = panels.need(kept, (metric,), "cfg_sweep")
+    rows: list[dict[str, object]] = []
+    labels = {"distance": ("guidance scale", panels.axis_name(kept, metric), "linear", "linear")}
+    both = {"precision", "recall"} <= set(kept.columns)
+    both = both and bool((kept["precision"].notna() & kept["recall"].notna()).any())
+    if both:
+        labels["trade"] = ("precision", "recall", "linear", "linear")
+    for arm in style.arm_order(kept["arm"].dropna()):
+        for size, runs in panels.sizes_of(kept[kept["arm"] == arm]):
+            rows += panels.averages(
+                runs, "cfg_scale", metric, panel="distance", group=arm, series=size
+            )
+            if not both:
+                continue
+            means = runs.groupby("cfg_scale")[["precision", "recall"]].mean().dropna()
+            for scale, values in means.iterrows():
+                rows.append(
+                    {
+                        "panel": "trade",
+                        "layer": "average",
+                        "group": arm,
+                        "series": size,
+                        "x": float(values["precision"]),
+                        "y": float(values["recall"]),
+                        "text": f"{float(scale):g}",  # type: ignore[arg-type]
+                        "scale": float(scale),  # type: ignore[arg-type]
+                    }
+                )
+    table = panels.tidy(rows)
+    note = f"{labels['distance'][1]}. Ringed: the scale with the lowest distance of its line."
+    if both:
+        note += " Numbers along the trade: guidance scales."
+    if table["y_low"].notna().any():
+        note += " Error bars: standard deviation over seeds."
+    table.attrs.update(axes=labels, note=note)
+    return table
+
+
+def draw(df: pd.DataFrame, config: Config = Config(), table: pd.DataFrame | None = None) -> Figure:
+    """Distance on the left, the trade on the right; colour is the arm, line style the size."""
+    table = data(df, config) if table is None else table
+    labels = table.attrs["axes"]
+    looks = style.arm_looks(table["group"])
+    sizes = list(dict.fromkeys(table["series"]))
+    dashes = {size: DASHES[index % len(DASHES)] for index, size in enumerate(sizes)}
+    with style.paper():
+        width = style.DOUBLE * 0.72 if len(labels) > 1 else style.SINGLE
+        fig, found = style.figure(width, 2.2, panels=len(labels))
+        panels.draw_sweep(found[0], table, looks, panel="distance", dashes=dashes)
+        for (arm, _), line in table[table["panel"] == "distance"].groupby(["group", "series"]):
+            best = line.loc[line["y"].astype(float).idxmin()]
+            found[0].plot(
+                best["x"], best["y"], "o", ms=7, mfc="none", mec=looks[str(arm)].color, mew=0.9
+            )
+        style.value_axis(
+            found[0],
+            "x",
+            sorted({float(v) for v in table.loc[table["panel"] == "distance", "x"]}),
+            log=False,
+        )
+        style.log_axis(found[0], "y")
+        found[0].set(xlabel=labels["distance"][0], ylabel=style.short(labels["distance"][1]))
+        if "trade" in labels:
+            trade = table[table["panel"] == "trade"].sort_values("scale", kind="stable")
+            for (arm, size), line in trade.groupby(["group", "series"]):
+                look = looks[str(arm)]
+                found[1].plot(
+                    line["x"],
+                    line["y"],
+                    color=look.color,
+                    marker=look.marker,
+                    ms=3.4,
+                    mec="white",
+                    mew=0.4,
+                    lw=1.0,
+                    ls=dashes[str(size)],
+                )
+            found[1].set(xlabel="precision", ylabel="recall")
+            found[1].margins(0.12)
+        if len(found) > 1:
+            for index, ax in enumerate(found):
+                style.panel_letter(ax, index)
+        keys = [(style.line_key(dashes[size]), f"size {size}") for size in sizes if size]
+        style.legend(fig, looks, extra=keys if len(sizes) > 1 else ())
+        style.note(fig, table.attrs["note"])
+        if "trade" in labels:
+            trade = table[table["panel"] == "trade"]
+            style.label_points(
+                found[1],
+                trade["x"].tolist(),
+                trade["y"].tolist(),
+                trade["text"].tolist(),
+                [looks[str(arm)].color for arm in trade["group"]],
+                size=5.0,
+            )
+    return fig

@@ -1,0 +1,188 @@
+"""Entropy of each code given all before it, beside what noise would show and what a model reaches.
+
+In any finite set the curve falls to zero once prefixes are unique, for images and for noise alike.
+So it says something about the codes only where it leaves the curve of independent uniform codes;
+what a generator must learn is the held-out cross-entropy.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from trainer.vcq_schedules import codebook_sizes, null_conditional_bits
+
+from .. import panels, style
+from ..figures_command import Vectors
+
+NEEDS = ("arm", "run_id", "codes_id", "codebook_size", "tokens_per_image")
+OPTIONAL = ("schedule", "k_min", "power", "params", "params_non_embedding", "size", "flops_train")
+USES_VECTORS = True
+TITLE = "Conditional entropy of the codes in the training set"
+PAPERS = ("VCQ Fig. 2a",)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    positions: int | None = None  # positions shown; None: two beyond where every curve is zero
+    group: str = "arm"  # column whose values are the lines
+
+
+def data(
+    df: pd.DataFrame, config: Config = Config(), vectors: Vectors | None = None
+) -> pd.DataFrame:
+    """Panels `entropy` (measured, null, held-out loss, bound) and `unique` (share of prefixes)."""
+    kept = panels.need(df, (*NEEDS, config.group), "conditional_entropy")
+    if vectors is None:
+        raise ValueError("conditional_entropy: needs the vectors of the runs")
+    rows: list[dict[str, object]] = []
+    shown = 2
+    counts = set()
+    missing_permuted = False
+    for arm in style.arm_order(kept[config.group]):
+        mine = kept[kept[config.group].astype(str) == arm]
+        first = mine.iloc[0]
+        codes = str(first["codes_id"])
+        found = vectors(codes, "entropy.npz")
+        images = int(found["num_sequences"])
+        counts.add(images)
+        measured = np.asarray(found["conditional_entropy_bits"], dtype=float)
+        sizes = sizes_of_codes(first)
+        null = np.array(null_conditional_bits(sizes, images, len(sizes)))
+        bound = _bound(measured, sizes, images)
+        best = panels.longest(mine, [config.group])["run_id"].iloc[0]
+        held_out = np.asarray(vectors(str(best), "val_loss_per_position.npy")) / math.log(2)
+        layers = {"images": measured, "null": null, "bound": bound, "held out": held_out}
+        if "conditional_entropy_permuted_bits" in found:
+            layers["permuted"] = np.asarray(found["conditional_entropy_permuted_bits"])
+        else:
+            missing_permuted = True
+        for layer, values in layers.items():
+            rows += [
+                _row("entropy", layer, arm, codes, t, v)
+                for t, v in enumerate(values[: len(sizes)], 1)
+            ]
+        unique = np.asarray(found["unique_prefix_share"], dtype=float)
+        rows += [_row("unique", "images", arm, codes, t, v) for t, v in enumerate(unique, 1)]
+        live = np.flatnonzero((measured > 0.005) | (null > 0.005))
+        shown = max(shown, int(live.max()) + 3 if len(live) else 2)
+    last = config.positions or shown
+    rows = [row for row in rows if float(str(row["x"])) <= last]
+    table = panels.tidy(rows)
+    words = ", ".join(f"{n:,}" for n in sorted(counts))
+    note = (
+        f"Plug-in estimates over {words} sequences (log2 N = "
+        f"{', '.join(f'{math.log2(n):.2f}' for n in sorted(counts))} bits). Noise: independent "
+        "uniform codes of the same sizes, exact. Bound: min(log2 K_t, log2 N - H(x_<t)). Held out: "
+        "cross-entropy of the longest-trained generator on validation images."
+    )
+    if missing_permuted:
+        note += " The permuted null was not recorded with these codes."
+    table.attrs.update(
+        axes={
+            "entropy": ("position t", "conditional entropy (bits)", "linear", "linear"),
+            "unique": ("position t", "images with a unique prefix", "linear", "linear"),
+        },
+        note=note,
+        length=last,
+    )
+    return table
+
+
+def sizes_of_codes(row: pd.Series) -> tuple[int, ...]:
+    """K_t of a row's tokenizer: its schedule where it has one, else one size everywhere."""
+    top, length = int(row["codebook_size"]), int(row["tokens_per_image"])
+    schedule = row.get("schedule")
+    if not isinstance(schedule, str):
+        return (top,) * length
+    least = row.get("k_min")
+    power = row.get("power")
+    return codebook_sizes(
+        schedule,
+        2 if pd.isna(least) else int(least),  # type: ignore[arg-type]
+        top,
+        length,
+        2.5 if pd.isna(power) else float(power),  # type: ignore[arg-type]
+    )
+
+
+def _bound(measured: np.ndarray, sizes: tuple[int, ...], images: int) -> np.ndarray:
+    """What N samples allow at most: min(log2 K_t, log2 N - H(x_<t))."""
+    before = np.concatenate([[0.0], np.cumsum(measured)[:-1]])
+    left = np.maximum(0.0, math.log2(images) - before)
+    return np.minimum(np.log2(np.asarray(sizes[: len(left)], dtype=float)), left)
+
+
+def _row(panel: str, layer: str, arm: str, codes: str, t: int, value: float) -> dict[str, object]:
+    return {
+        "panel": panel,
+        "layer": layer,
+        "group": arm,
+        "run_id": codes,
+        "x": t,
+        "y": float(value),
+    }
+
+
+def draw(
+    df: pd.DataFrame,
+    config: Config = Config(),
+    vectors: Vectors | None = None,
+    table: pd.DataFrame | None = None,
+) -> Figure:
+    """The curves on the left, the share of unique prefixes on the right."""
+    table = data(df, config, vectors) if table is None else table
+    looks = style.arm_looks(table["group"])
+    lines = {
+        "images": ("-", 1.3, 1.0),
+        "null": ((0, (4, 2)), 0.9, 0.9),
+        "permuted": ("-.", 0.9, 0.9),
+        "bound": (":", 0.9, 0.9),
+        "held out": ("-", 2.6, 0.28),
+    }
+    with style.paper():
+        fig, found = style.figure(style.DOUBLE * 0.78, 2.3, panels=2)
+        for index, panel in enumerate(("entropy", "unique")):
+            ax = found[index]
+            part = table[table["panel"] == panel]
+            for (arm, layer), line in part.groupby(["group", "layer"]):
+                look = looks[str(arm)]
+                dash, width, alpha = lines[str(layer)]
+                ax.plot(
+                    line["x"],
+                    line["y"],
+                    ls=dash,
+                    lw=width,
+                    alpha=alpha,
+                    color=look.color,
+                    marker=look.marker if layer == "images" else "",
+                    ms=3.0,
+                    mec="white",
+                    mew=0.3,
+                )
+            style.position_axis(ax, table.attrs["length"])
+            x_label, y_label, *_ = table.attrs["axes"][panel]
+            ax.set(xlabel=x_label, ylabel=y_label)
+            ax.set_ylim(bottom=0)
+            style.panel_letter(ax, index)
+        found[1].set_ylim(0, 1.04)
+        names = {
+            "images": "training set",
+            "null": "noise (null)",
+            "permuted": "permuted (null)",
+            "bound": "bound for N samples",
+            "held out": "generator, held out",
+        }
+        present = set(table["layer"])
+        keys = [
+            (style.line_key(dash, width, alpha=alpha), names[layer])
+            for layer, (dash, width, alpha) in lines.items()
+            if layer in present
+        ]
+        style.legend(fig, looks, extra=keys)
+        style.note(fig, table.attrs["note"])
+    return fig
