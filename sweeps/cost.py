@@ -5,8 +5,9 @@ throughput.
 from __future__ import annotations
 
 import statistics
+import subprocess
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -222,47 +223,87 @@ class Hours:
     source: str  # measured, table or default
 
 
+@dataclass(frozen=True, slots=True)
+class _Timed:
+    """A finished run: what it computed, and the device hours that took."""
+
+    flops: float
+    hours: float
+
+    @property
+    def rate(self) -> float:
+        return self.flops / (self.hours * 3600)
+
+
 @dataclass(slots=True)
 class Rates:
-    """FLOP/s by shape of run, measured where a run of that shape has ended on this hardware."""
+    """FLOP/s by shape of run, measured where a run of that shape has ended on this hardware.
+
+    Without a name of the hardware, the one on which most runs have ended counts.
+    """
 
     hardware: str | None = None  # name of the device that will be used; None: not known
-    _measured: dict[tuple[Any, ...], list[float]] = field(default_factory=lambda: defaultdict(list))
-    _medians: dict[tuple[Any, ...], float] = field(default_factory=dict)
+    _timed: dict[str, dict[tuple[Any, ...], list[_Timed]]] = field(default_factory=dict)
+    _rates: dict[tuple[Any, ...], float] = field(default_factory=dict)
 
-    def add(self, shape: tuple[Any, ...], flops_compute: float, hours: float) -> None:
-        """A finished run: its shape, the FLOPs it computed and the device hours it took."""
-        if hours > 0 and flops_compute > 0:
-            self._measured[shape].append(flops_compute / (hours * 3600))
-            self._medians.pop(shape, None)
-
-    def add_endpoint(self, endpoint: Mapping[str, Any]) -> None:
-        """A finished generator or tokenizer from its columns, if it ran on this hardware."""
-        columns = endpoint.get("columns", {})
-        shape = endpoint_shape(endpoint.get("kind"), columns)
-        fits = self.hardware is None or columns.get("hardware") == self.hardware
+    def add(self, shape: tuple[Any, ...], flops_compute: float, columns: Mapping[str, Any]) -> None:
+        """A finished run: its shape, the FLOPs it computed, and its endpoint's columns."""
         hours = columns.get("gpu_hours")
-        if shape is not None and fits and hours and endpoint.get("status") == "done":
-            self.add(shape, columns["flops_train"], hours)
+        if hours and flops_compute > 0:
+            shapes = self._timed.setdefault(str(columns.get("hardware")), defaultdict(list))
+            shapes[shape].append(_Timed(flops_compute, hours))
+            self._rates.clear()
 
     def hours(self, kind: str, work: Work) -> Hours:
-        if work.shape in self._measured:
-            if work.shape not in self._medians:
-                self._medians[work.shape] = statistics.median(self._measured[work.shape])
-            return Hours(work.flops_compute / self._medians[work.shape] / 3600, "measured")
-        rate, source = self._assumed(kind, work.precision)
+        """Device hours of a run that is not done."""
+        rate = self._rate(work.shape, lambda shape: shape == work.shape)
+        if rate is not None:
+            return Hours(work.flops_compute / rate / 3600, "measured")
+        # Other shapes of the same family are a better guess than a data sheet, but no measurement.
+        family = work.shape[0]
+        rate = self._rate((family,), lambda shape: shape[0] == family)
+        source = "default"
+        if rate is None:
+            rate, source = self._assumed(kind, work.precision)
         return Hours(max(work.flops_compute / rate, work.steps * STEP_SECONDS) / 3600, source)
+
+    def _rate(self, key: tuple[Any, ...], fits: Callable[[tuple[Any, ...]], bool]) -> float | None:
+        """Median FLOP/s of the longer half of the runs that fit: short ones are mostly setup."""
+        if key not in self._rates:
+            shapes = self._timed.get(self._device() or "", {})
+            timed = [one for shape, found in shapes.items() if fits(shape) for one in found]
+            longest = max((one.flops for one in timed), default=0.0)
+            rates = [one.rate for one in timed if one.flops >= longest / 2]
+            self._rates[key] = statistics.median(rates) if rates else 0.0
+        return self._rates[key] or None
+
+    def _device(self) -> str | None:
+        if self.hardware is not None or not self._timed:
+            return self.hardware
+        numbers = {name: sum(map(len, shapes.values())) for name, shapes in self._timed.items()}
+        return max(numbers, key=lambda name: numbers[name])
 
     def _assumed(self, kind: str, precision: str) -> tuple[float, str]:
         column = 0 if precision == "bf16" else 1
         share = ASSUMED_SHARE[kind]
-        if self.hardware is not None:
-            for name, peaks in PEAKS.items():
-                if name in self.hardware:
-                    return peaks[column] * share, "table"
-            if "cuda" not in self.hardware.lower() and "nvidia" not in self.hardware.lower():
-                return CPU_FLOPS, "default"
+        device = self._device()
+        for name, peaks in PEAKS.items():
+            if device is not None and name in device:
+                return peaks[column] * share, "table"
+        if device is not None and device.upper().startswith("CPU"):
+            return CPU_FLOPS, "default"
         return PEAKS[DEFAULT_DEVICE][column] * share, "default"
+
+
+def local_gpu() -> str | None:
+    """Name of this machine's first GPU, asked from the driver; None without one."""
+    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=20)
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return None
+    names = done.stdout.splitlines() if done.returncode == 0 else []
+    return names[0].strip() if names else None
 
 
 def endpoint_shape(kind: Any, columns: Mapping[str, Any]) -> tuple[Any, ...] | None:

@@ -137,7 +137,7 @@ def _sources(runs: Iterable[PlannedRun]) -> str:
     meaning = {
         "measured": "measured on finished runs of the same shape",
         "table": "from the device's peak and an assumed share of it",
-        "default": "from a default rate, device or shape unknown",
+        "default": "from a default rate, or the rate of other shapes here",
     }
     return "; ".join(f"{number} runs {meaning[source]}" for source, number in numbers.items())
 

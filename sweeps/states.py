@@ -47,13 +47,15 @@ def rates_of(
     rates = cost.Rates(hardware)
     for run_id, draft in drafts:
         if states[run_id] == "done":
-            columns = _endpoint(Path(home) / draft.kind / run_id).get("columns", {})
-            if hardware in (None, columns.get("hardware")) and columns.get("gpu_hours"):
-                rates.add(draft.work.shape, draft.work.flops_compute, columns["gpu_hours"])
+            columns = _columns(Path(home) / draft.kind / run_id)
+            rates.add(draft.work.shape, draft.work.flops_compute, columns)
     for kind in ("tokenizer", "generator"):
         others = sorted(name for name in _folders(Path(home) / kind) if name not in states)
         for name in others[:MOST_ENDPOINTS]:
-            rates.add_endpoint(_endpoint(Path(home) / kind / name))
+            columns = _columns(Path(home) / kind / name)
+            shape = cost.endpoint_shape(kind, columns)
+            if shape is not None:
+                rates.add(shape, columns["flops_train"], columns)
     return rates
 
 
@@ -65,9 +67,12 @@ def _folders(folder: Path) -> frozenset[str]:
         return frozenset()
 
 
-def _endpoint(folder: Path) -> dict[str, Any]:
+def _columns(folder: Path) -> dict[str, Any]:
+    """The columns of a run's endpoint; empty when it has none that can be read."""
     try:
         content = json.loads((folder / "endpoint.json").read_bytes())
     except (FileNotFoundError, json.JSONDecodeError):
         return {}
-    return content if isinstance(content, dict) else {}
+    if not isinstance(content, dict) or content.get("status") != "done":
+        return {}
+    return dict(content.get("columns", {}))

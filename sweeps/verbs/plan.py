@@ -29,11 +29,13 @@ def plan(
 
     Shared runs count once; cells that a filter drops are listed with the reason.
     """
-    from ..cost import check_budget
+    from ..cost import check_budget, local_gpu
     from ..plan import make_plan
 
     grid = opt.grid_of(study, options, scale)
-    made = make_plan(grid, home=home, data=data, overrides=sets or (), hardware=hardware)
+    made = make_plan(
+        grid, home=home, data=data, overrides=sets or (), hardware=hardware or local_gpu()
+    )
     if as_json:
         opt.print_json(made.to_json())
     else:

@@ -180,6 +180,22 @@ def test_hours_are_measured_where_a_run_of_that_shape_has_ended(plan, tmp_path):
     assert {run.id: run for run in other.runs}[long.id].hours_source == "table"
     large = next(r for r in plan.runs if r.kind == "generator" and r.axes["size"] == "M")
     assert again[large.id].hours_source == "default"
+    # No measurement of that shape, but the rate of its family on this hardware.
+    share = large.flops_train / short.flops_train
+    assert again[large.id].gpu_hours == pytest.approx(0.5 * share)
+
+
+def test_short_runs_are_mostly_setup_and_do_not_set_the_rate():
+    rates = Rates()
+    work = dataclasses.replace(_work(make_plan(grid(), home="nowhere")), flops_compute=1000)
+    for flops, hours in ((10, 1.0), (100, 1.0), (90, 1.0)):
+        rates.add(work.shape, flops, {"gpu_hours": hours, "hardware": "X"})
+    assert rates.hours("generator", work).value == pytest.approx(1000 / 95)
+    rates.add(work.shape, 1000, {"gpu_hours": 2.0, "hardware": "X"})
+    assert rates.hours("generator", work).value == pytest.approx(2.0)
+    for _ in range(9):
+        rates.add(work.shape, 1000, {"gpu_hours": 7.0, "hardware": "Y"})
+    assert rates.hours("generator", work).value == pytest.approx(7.0)
 
 
 def test_hours_are_measured_from_other_studies_in_the_home(plan, tmp_path):
@@ -219,7 +235,7 @@ def test_table_rates_know_the_device():
     assert rates.hours("generator", work).source == "table"
     ratio = slow.hours("generator", work).value / rates.hours("generator", work).value
     assert ratio == pytest.approx(989 / 65)
-    assert Rates("cpu").hours("generator", work).source == "default"
+    assert Rates("CPU toy").hours("generator", work).value == pytest.approx(1e20 / 2e10 / 3600)
 
 
 def _work(plan: Plan):
