@@ -31,6 +31,10 @@ CRT = part("crt", width=16, heads=2, hidden_multiple=16, layers=1, ramp_iteratio
 VGG = part("random_vgg", weight=0.1)
 
 
+# What a clock or a memory counter put into log lines.
+CLOCKED = ("tokens_per_second", "time", "memory_gib")
+
+
 # ---------------------------------------------------------------------------------------- configs
 
 
@@ -255,7 +259,7 @@ def log_entries(run_dir: RunDir) -> list[dict[str, Any]]:
     """log.jsonl without warnings and without what a clock measured."""
     entries = [json.loads(line) for line in run_dir.log_path.read_text().splitlines()]
     return [
-        {name: value for name, value in entry.items() if name != "tokens_per_second"}
+        {name: value for name, value in entry.items() if name not in CLOCKED}
         for entry in entries
         if "warning" not in entry
     ]

@@ -137,7 +137,10 @@ class Run:
     def log(self, entry: Mapping[str, Any]) -> None:
         """One line in log.jsonl."""
         if dist.rank() == 0:
-            line = json.dumps(dict(entry), allow_nan=True, separators=(",", ":"))
+            entry = {**entry, "time": round(time.time(), 3)}
+            if self.device.type == "cuda":
+                entry["memory_gib"] = round(torch.cuda.max_memory_allocated(self.device) / 2**30, 3)
+            line = json.dumps(entry, allow_nan=True, separators=(",", ":"))
             append_line(self.dir.log_path, line)
 
     def warn(self, message: str) -> None:

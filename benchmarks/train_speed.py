@@ -1,0 +1,260 @@
+"""Training speed on this machine's GPU, through the trainer itself.
+
+    python benchmarks/train_speed.py [--generators 111M 343M 775M] [--tokenizers 64] [--steps 60]
+
+Lays out real run folders over random codes (generators: batch 256 x 256 tokens, V = 16384, the
+recipe of LlamaGen with dropout 0.1 and QK-norm, bf16) and over random 256 px images (tokenizer:
+VQ-16 with PatchGAN and a VGG perceptual loss, whose weights do not matter for speed), does them by
+`python -m trainer` and reads log.jsonl. Beside each figure stand the ceilings measured in the same
+call: an 8192^3 bf16 matrix product and a device copy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from results_db.durable import write_json
+from results_db.record import RunDir, claim
+from trainer import count, flops
+from trainer.config import decode_run, part, run_id, to_tree
+from trainer.encode import CROPS
+
+TOKENS, VOCABULARY, CLASSES = 256, 16384, 1000
+LLAMAGEN = {"111M": 590e3, "343M": 213e3, "775M": 93.7e3}  # tokens/s on one H200, its own script
+LLAMAGEN_GIB = {"111M": 33, "343M": 73, "775M": 130}
+LLAMAGEN_TOKENIZER = 86.0  # images/s at batch 64, 133 GiB
+LLAMAGEN_CEILING = 759e12  # FLOP/s of the matrix product in the session of those figures (741-777)
+
+
+def ceilings() -> tuple[float, float]:
+    """(FLOP/s of a bf16 matrix product, bytes/s of a device copy), medians of 10."""
+    a = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
+    b = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
+    source = torch.randn(1 << 30, device="cuda")
+    target = torch.empty_like(source)
+    product = seconds(lambda: torch.matmul(a, b))
+    copy = seconds(lambda: target.copy_(source))
+    return 2 * 8192**3 / product, 2 * source.numel() * 4 / copy
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    """Median device time of ten calls after three."""
+    times = []
+    for _ in range(13):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        work()
+        end.record()
+        torch.cuda.synchronize()
+        times.append(start.elapsed_time(end) / 1e3)
+    return statistics.median(times[3:])
+
+
+def lay_out(
+    home: Path, kind: str, tree: dict[str, Any], parents: dict[str, str], **settings: Any
+) -> RunDir:
+    """A planned run's folder."""
+    config = decode_run(kind, tree)
+    run = RunDir.of(home, kind, run_id(kind, config, parents))
+    run.path.mkdir(parents=True, exist_ok=True)
+    (home / "spool").mkdir(exist_ok=True)
+    stored = {
+        "scheme": 1,
+        "id": run.id,
+        "kind": kind,
+        "config": to_tree(config),
+        "parents": parents,
+    }
+    write_json(run.config_path, stored)
+    write_json(run.settings_path, {"device": "cuda", "checkpoint_seconds": 1e6, **settings})
+    return run
+
+
+def image_data(home: Path, side: int, images: int) -> tuple[dict[str, Any], str]:
+    """A folder of random pictures in the ImageNet layout, and its facts."""
+    from trainer.datasets import imagefolder
+
+    folder = home / "pictures"
+    random = np.random.default_rng(0)
+    for split, number in (("train", images), ("val", 16)):
+        (folder / split / "class0").mkdir(parents=True)
+        for index in range(number):
+            coarse = random.integers(0, 256, (side // 16, side // 16, 3), dtype=np.uint8)
+            picture = Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC)
+            picture.save(folder / split / "class0" / f"{index:05d}.jpg")
+    facts = imagefolder.describe(imagefolder.Config(), folder)
+    tree = {"dataset": part("imagefolder"), "digest": facts.digest, "resolution": side}
+    tree |= {
+        "num_classes": facts.num_classes,
+        "num_train": facts.num_train,
+        "num_val": facts.num_val,
+    }
+    return tree, str(folder)
+
+
+def codes_run(home: Path, tokenizer: RunDir, data: dict[str, Any], images: int) -> RunDir:
+    """A finished codes run of random codes."""
+    tree = {"data": data, "crops": "ten_crop"}
+    run = lay_out(home, "codes", tree, {"tokenizer": tokenizer.id})
+    folder = run.path / "codes"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    shards = {}
+    for split, number, crops in (("train", images, CROPS["ten_crop"]), ("val", 64, 1)):
+        codes = random.integers(0, VOCABULARY, (number, crops, TOKENS), dtype=np.uint16)
+        np.save(folder / f"{split}-00000.npy", codes)
+        np.save(folder / f"labels-{split}.npy", random.integers(0, CLASSES, number, dtype=np.int32))
+        shards[split] = [{"file": f"{split}-00000.npy", "shape": list(codes.shape)}]
+    manifest = {"codebook_size": VOCABULARY, "tokens_per_image": TOKENS, "num_classes": CLASSES}
+    write_json(folder / "manifest.json", {**manifest, "grid": [16, 16], "shards": shards})
+    return finished(run)
+
+
+def finished(run: RunDir) -> RunDir:
+    """Marks a run as done, with no values."""
+    attempt = claim(run, executor="benchmark")
+    attempt.write_endpoint({"status": "done", "values": [], "columns": {"flops_train": 0.0}})
+    attempt.finish("done")
+    return run
+
+
+def measure(run: RunDir, units_per_step: int, cold: bool) -> dict[str, float]:
+    """Does the run in a process of its own and reads its log."""
+    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(run.home / "inductor")}
+    if cold:
+        shutil.rmtree(run.home / "inductor", ignore_errors=True)
+    started = time.time()
+    command = [sys.executable, "-m", "trainer", str(run.path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode != 0:
+        print(done.stderr[-3000:])
+        raise SystemExit(f"{run.path}: exit code {done.returncode}")
+    log = [json.loads(line) for line in run.log_path.read_text().splitlines()]
+    gaps = [
+        (later["time"] - earlier["time"]) / (later["step"] - earlier["step"])
+        for earlier, later in zip(log, log[1:], strict=False)
+    ]
+    step_seconds = statistics.median(gaps[len(gaps) // 3 :])
+    first = log[0]["time"] - started - log[0]["step"] * step_seconds
+    return {
+        "per_second": units_per_step / step_seconds,
+        "memory_gib": log[-1]["memory_gib"],
+        "first_step_seconds": first,
+        "wall_seconds": time.time() - started,
+        "loss": log[-1]["loss"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--generators", nargs="*", default=["111M", "343M", "775M"])
+    parser.add_argument("--tokenizers", nargs="*", type=int, default=[64], help="batch sizes")
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--dropout", type=float, default=0.1)
+    parser.add_argument("--warm", action="store_true", help="repeat each with a warm compile cache")
+    chosen = parser.parse_args()
+    matmul, copy = ceilings()
+    print(
+        f"{datetime.date.today()} {torch.cuda.get_device_name()} torch {torch.__version__}: "
+        f"matrix product {matmul / 1e12:.0f} TFLOP/s, copy {copy / 1e12:.2f} TB/s"
+    )
+    torch.cuda.empty_cache()
+    scale = matmul / LLAMAGEN_CEILING
+    home = Path(tempfile.mkdtemp(prefix="tokenlaw-bench-"))
+    data, folder = image_data(home, 256, 512)
+    data_codes = {**data, "num_classes": CLASSES}
+    tokenizer = lay_out(home, "tokenizer", tokenizer_tree(data, 64, 1), {})
+    codes = codes_run(home, finished(tokenizer), data_codes, 8192)
+    named = count.generators()
+    print("job | units/s | share of ceiling | x LlamaGen | GiB | first step s | first step warm s")
+    for name in chosen.generators:
+        model = to_tree(named[name])
+        dropouts = ("token_dropout", "residual_dropout", "ffn_dropout")
+        model |= dict.fromkeys(dropouts, chosen.dropout)
+        tree = {
+            "model": model,
+            "iterations": chosen.steps,
+            "batch_size": 256,
+            "optim": {"lr_peak": 1e-4, "weight_decay": 0.05, "clip": 1.0},
+            "numerics": {"precision": "bf16"},
+        }
+        found = repeat(home, "generator", tree, {"codes": codes.id}, 256 * TOKENS, chosen.warm)
+        per_token = flops.generator_flops_per_token(named[name], VOCABULARY, TOKENS)
+        share = found["per_second"] * per_token / matmul
+        ratio = found["per_second"] / (LLAMAGEN[name] * scale) if name in LLAMAGEN else float("nan")
+        show(f"stage 2 {name}, tokens", found, share, ratio)
+    for batch in chosen.tokenizers:
+        tree = tokenizer_tree(data, batch, chosen.steps)
+        found = repeat(home, "tokenizer", tree, {}, batch, chosen.warm, locations={"data": folder})
+        config = decode_run("tokenizer", tree)
+        per_image = flops.tokenizer_flops_train(config) / (batch * chosen.steps)
+        ratio = found["per_second"] / (LLAMAGEN_TOKENIZER * scale)
+        show(f"VQ-16 batch {batch}, images", found, found["per_second"] * per_image / matmul, ratio)
+    shutil.rmtree(home)
+
+
+def tokenizer_tree(data: dict[str, Any], batch: int, steps: int) -> dict[str, Any]:
+    """VQ-16 as in LlamaGen and CRT, with the GAN on from the first iteration."""
+    return {
+        "data": data,
+        "tokenizer": part("vqgan"),
+        "quantizer": part("vq", codebook_size=VOCABULARY),
+        "perceptual": part("random_vgg", weight=1.0),
+        "adversarial": part("patchgan", start_iteration=0, ramp_iterations=0, objective="hinge"),
+        "iterations": steps,
+        "batch_size": batch,
+        "optim": {"name": "adam"},
+        "numerics": {"precision": "bf16"},
+    }
+
+
+def repeat(
+    home: Path,
+    kind: str,
+    tree: dict[str, Any],
+    parents: dict[str, str],
+    units: int,
+    warm: bool,
+    **settings: Any,
+) -> dict[str, float]:
+    """Measured with a cold compile cache; the first step once more with a warm one."""
+    run = lay_out(home, kind, tree, parents, log_every=5, **settings)
+    found = measure(run, units, cold=True)
+    found["warm"] = float("nan")
+    if warm:
+        again = lay_out(home, kind, {**tree, "seed": 1}, parents, log_every=5, **settings)
+        found["warm"] = measure(again, units, cold=False)["first_step_seconds"]
+    return found
+
+
+def show(job: str, found: dict[str, float], share: float, ratio: float) -> None:
+    cells = [
+        job,
+        f"{found['per_second']:,.0f}",
+        f"{share:.3f}",
+        f"{ratio:.2f}",
+        f"{found['memory_gib']:.1f}",
+        f"{found['first_step_seconds']:.1f}",
+        f"{found['warm']:.1f}",
+    ]
+    print(" | ".join(cells), flush=True)
+
+
+if __name__ == "__main__":
+    main()
