@@ -58,7 +58,7 @@ def database_url(home: str | os.PathLike[str] | None = None) -> URL:
     allowed = "sqlite:////absolute/file.db and postgresql://user@host/name"
     try:
         url = make_url(text)
-    except SQLAlchemyError:
+    except (SQLAlchemyError, ValueError):  # the latter for a port that is no number
         raise ValueError(
             f"TOKENLAW_DB: {mask_passwords(text)!r} is no database URL, allowed are {allowed}"
         ) from None

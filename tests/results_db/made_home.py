@@ -133,7 +133,7 @@ def make_study(home, name="toy"):
                 [value("val_loss", 2.5, "nats/token")],
                 columns={"params": 7, "flops_train": 4e9, "iterations": 100, "train_seed": 0},
             )
-            for label, primary, distance in (("main", True, 3.0), ("other", False, 99.0)):
+            for label, primary, distance in (("main", True, 3.0), ("extra", False, 99.0)):
                 evaluation = f"evg-{arm}-{size}-{label}"
                 parents = {"generator": generator, "tokenizer": tokenizer}
                 run = make_run(home, "evaluation", evaluation, parents=parents)

@@ -55,6 +55,31 @@ def test_writers_wait_and_readers_do_not_stop_them(tmp_path):
             assert reader.exec_driver_sql("SELECT count(*) FROM study").scalar() == before == 0
 
 
+def _count(home, barrier):
+    def work(connection):
+        now = connection.exec_driver_sql("SELECT plan FROM study").scalar()
+        connection.exec_driver_sql(f"UPDATE study SET plan = '{int(now) + 1}'")
+
+    with opened(home) as opened_engine:
+        barrier.wait()
+        for _ in range(20):
+            engine.transact(opened_engine, work)
+
+
+def test_reading_then_writing_in_one_transaction_loses_nothing(tmp_path):
+    with opened(tmp_path) as opened_engine, opened_engine.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO study VALUES ('a', '0', '')")
+    context = multiprocessing.get_context("fork")
+    barrier = context.Barrier(6)
+    workers = [context.Process(target=_count, args=(tmp_path, barrier)) for _ in range(6)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0] * 6
+    assert rows(tmp_path / "tokenlaw.db", "SELECT plan FROM study") == [("120",)]
+
+
 def _open(home, barrier, results):
     barrier.wait()
     try:

@@ -42,7 +42,7 @@ def test_long_has_one_row_for_each_value(home):
     assert (row["extractor"], row["floor"], row["arm"]) == ("digits-clf-1", 0.02, "vq")
     assert row["axes"] == {"size": "S", "iterations": 100} and row["subject_id"] == "gen-vq-S"
     assert row["provenance"]["seed"] == 1 and bool(row["primary"]) and row["attempts"] == 1
-    assert not one(table, run_id="evg-vq-S-other", seed=1)["primary"]
+    assert not one(table, run_id="evg-vq-S-extra", seed=1)["primary"]
     assert one(table, run_id="tok-vq")["params"] == 1000
     assert set(table["dataset"]) == {"digits"}  # generators have their tokenizer's
     assert len(table) == 20 + 2
