@@ -126,6 +126,14 @@ class BaseExecutor(abc.ABC):
         """
         return Listing(runs={}, jobs={})
 
+    @classmethod
+    def withdraw(cls, ids: Iterable[str]) -> None:
+        """Takes jobs out of the queue, whoever put them there; those at work save and end.
+
+        Raises QueueUnknown when the queue does not answer.
+        """
+        raise QueueUnknown("this executor has no queue")
+
     def resources(self, kind: str) -> Resources:
         """What a run of `kind` asks for."""
         return Resources()

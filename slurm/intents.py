@@ -63,6 +63,8 @@ class Launched:
     token: str
     study: str
     executor: str
+    host: str
+    pid: int
     alive: bool  # its process runs, as far as can be seen from here
     settled: bool  # it submits nothing more: it said so, or has been dead for a while
     submissions: tuple[Submission, ...]
@@ -163,12 +165,12 @@ def await_turn(intent: Intent, *, say: Callable[[str], None] = lambda line: None
         time.sleep(0.05)
 
 
-def launches(home: Path) -> list[Launched]:
-    """All launches from this home that submitted something, oldest first."""
+def launches(home: Path, *, all_of_them: bool = False) -> list[Launched]:
+    """The launches from this home that put something into a queue, or all of them; oldest first."""
     found = []
     for path in _files(home / "launches"):
         content = _read(path)
-        if content is None or not content.get("submissions"):
+        if content is None or not (content["submissions"] or all_of_them):
             continue
         alive = content["ended_at"] is None and _is_alive(path, content)
         silent = time.time() - path.stat().st_mtime > _SETTLE_SECONDS
@@ -177,6 +179,8 @@ def launches(home: Path) -> list[Launched]:
                 token=path.stem,
                 study=content["study"],
                 executor=content["executor"],
+                host=content["host"],
+                pid=content["pid"],
                 alive=alive,
                 settled=not content["submitting"] or (not alive and silent),
                 submissions=tuple(

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from results_db.durable import DamagedError, host_name, process_is_alive, read_json
 from results_db.plan_file import PlanFile, current_plan_path, read_plan, study_names
-from results_db.record import STATES, RunDir, run_status
-from results_db.state import process_start
+from results_db.record import RunDir, run_status
 from trainer.parts import nearest
 
 
@@ -35,6 +31,7 @@ class RunLine:
     error: str | None  # how the newest attempt ended, if badly
     gpu_hours_predicted: float | None
     gpu_hours: float | None  # of a finished run
+    job: str | None = None  # its job in a queue, with the queue's reason (slurm/status.py fills it)
 
 
 def study_plan(home: str | os.PathLike[str], study: str) -> PlanFile:
@@ -97,59 +94,6 @@ def run_lines(home: str | os.PathLike[str], plan: PlanFile) -> list[RunLine]:
             )
         )
     return lines
-
-
-def counts(lines: Iterable[RunLine]) -> dict[str, dict[str, int]]:
-    """kind -> state -> number of runs, in the order of the flow; only states that occur."""
-    found: dict[str, Counter[str]] = {}
-    for line in lines:
-        found.setdefault(line.kind, Counter())[line.state] += 1
-    return {
-        kind: {state: numbers[state] for state in STATES if numbers[state]}
-        for kind, numbers in found.items()
-    }
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OpenLaunch:
-    """A launch of a study that has not written its end."""
-
-    token: str
-    executor: str
-    host: str
-    pid: int
-    here: bool  # its process lives on this host
-
-
-def open_launches(home: str | os.PathLike[str], study: str) -> list[OpenLaunch]:
-    """The launches of a study that may still be at work, oldest first."""
-    folder = Path(home) / "launches"
-    found = []
-    for name in sorted(os.listdir(folder)) if folder.is_dir() else []:
-        if not name.endswith(".json"):
-            continue
-        try:
-            content = read_json(folder / name)
-        except (FileNotFoundError, DamagedError):
-            continue
-        if content.get("study") != study or content.get("ended_at") is not None:
-            continue
-        pid = content["pid"]
-        here = (
-            content["host"] == host_name()
-            and process_is_alive(pid)
-            and content.get("pid_start") in (None, process_start(pid))
-        )
-        found.append(
-            OpenLaunch(
-                token=name.removesuffix(".json"),
-                executor=content["executor"],
-                host=content["host"],
-                pid=pid,
-                here=here,
-            )
-        )
-    return found
 
 
 def _folders(folder: Path) -> frozenset[str]:

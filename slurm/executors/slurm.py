@@ -282,6 +282,13 @@ class Executor(BaseExecutor):
             self._reports[job_id] = JobReport(phase="gone", reason="cancelled")
         self._live = {runs: job_id for runs, job_id in self._live.items() if job_id not in wanted}
 
+    @classmethod
+    def withdraw(cls, ids: Iterable[str]) -> None:
+        try:
+            scheduler.cancel(ids)
+        except scheduler.SchedulerError as error:
+            raise QueueUnknown(str(error)) from None
+
     def close(self) -> None:
         pass  # jobs go on without this process
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from results_db.record import RunDir
 
 WATCH_SECONDS = 2.0
+QUEUE_SECONDS = 30.0  # between two looks when a scheduler has to be asked
 MOST_LINES = 40
 
 
@@ -27,29 +28,34 @@ def status(
     """Counts by state; running runs with step, speed, time left."""
     import time
 
+    from slurm.status import study_status
+
     from .. import watch as watching
 
     name = opt.source_name(study)
     while True:
-        lines = watching.run_lines(home, watching.study_plan(home, name))
+        found = study_status(home, watching.study_plan(home, name))
+        lines = list(found.lines)
         if as_json:
             opt.print_json(_status_json(name, lines))
         else:
             opt.say(_status_text(name, lines, each_run=runs))
-        over = all(line.state in ("done", "diverged", "failed") for line in lines)
-        if not watch or over:
+        for note in found.notes:
+            opt.say(f"note: {note}")
+        if not watch or found.over:
             return
-        time.sleep(WATCH_SECONDS)
+        # A queue is not asked more often than an administrator would like.
+        time.sleep(QUEUE_SECONDS if any(line.job for line in lines) else WATCH_SECONDS)
 
 
 def _status_json(study: str, lines: list[Any]) -> dict[str, Any]:
     import dataclasses
 
-    from .. import watch as watching
+    from slurm import status as statuses
 
     return {
         "study": study,
-        "counts": watching.counts(lines),
+        "counts": statuses.counts(lines),
         "runs": [dataclasses.asdict(line) for line in lines],
     }
 
@@ -57,13 +63,14 @@ def _status_json(study: str, lines: list[Any]) -> dict[str, Any]:
 def _status_text(study: str, lines: list[Any], *, each_run: bool) -> str:
     from rich.console import Console
 
-    from results_db.record import STATES
+    from slurm import status as statuses
 
     from .. import show
-    from .. import watch as watching
 
-    numbers = watching.counts(lines)
-    states = [state for state in STATES if any(state in found for found in numbers.values())]
+    numbers = statuses.counts(lines)
+    states = [
+        state for state in statuses.STATES if any(state in found for found in numbers.values())
+    ]
     console = Console(width=240, highlight=False, no_color=True)
     with console.capture() as capture:
         console.print(
@@ -75,7 +82,9 @@ def _status_text(study: str, lines: list[Any], *, each_run: bool) -> str:
                 ],
             )
         )
-        shown = lines if each_run else [line for line in lines if line.state == "running"]
+        shown = (
+            lines if each_run else [line for line in lines if line.state in ("running", "stale")]
+        )
         bad = [line for line in lines if line.state in ("failed", "lost", "diverged")]
         shown = shown if each_run else shown + bad[:MOST_LINES]
         if shown:
@@ -108,7 +117,7 @@ def _row(line: Any) -> list[str]:
         "" if line.step is None else f"{line.phase} {line.step}/{line.steps}",
         f"{line.unit_per_second:.3g}/s" if line.unit_per_second else "",
         "" if line.eta_seconds is None else duration(line.eta_seconds),
-        " ".join((line.error or "").split())[:120],
+        " ".join((line.error or line.job or "").split())[:120],
     ]
 
 
@@ -122,11 +131,18 @@ def logs(
     import time
 
     from results_db.record import run_state
+    from slurm.logs import output_files
 
     from ..find_run import run_folder
 
     folder = run_folder(home, run)
     opt.say(_attempts_text(folder))
+    for path in output_files(home, folder):
+        found = path.read_text(errors="replace").splitlines()[-lines:] if lines else []
+        opt.say(f"--- {path}")
+        for line in found:
+            opt.say(line)
+    opt.say(f"--- {folder.log_path}")
     printed = _print_log(folder, 0, last=lines)
     while follow and run_state(folder) in ("running", "planned", "waiting", "preempted"):
         time.sleep(WATCH_SECONDS / 2)
@@ -171,20 +187,19 @@ def cancel(study: opt.Study, home: opt.Home = opt.HOME) -> int:
 
     What they have done is kept: the next launch goes on from there.
     """
-    import os
-    import signal
+    from slurm import control
 
     from .. import watch as watching
 
     name = opt.source_name(study)
     watching.study_plan(home, name)
-    stopped = 0
-    for launch in watching.open_launches(home, name):
-        if launch.here:
-            os.kill(launch.pid, signal.SIGINT)
-            opt.say(f"{launch.token} ({launch.executor}, process {launch.pid}): asked to stop")
-            stopped += 1
-    opt.say(f"{stopped} launches asked to stop; tokenlaw status {study} follows them")
+    done = control.cancel(home, name)
+    for note in done.notes:
+        opt.say(f"note: {note}")
+    opt.say(
+        f"{done.launches} launches asked to stop, {done.jobs} jobs taken out of queues; "
+        f"tokenlaw status {study} follows them"
+    )
     return 0
 
 

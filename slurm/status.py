@@ -1,0 +1,106 @@
+"""What the runs of a study are doing: their files and the queues' word together. No torch.
+
+One call of each queue, however many runs there are. A run is declared lost only when its heartbeat
+and its queue agree; where the queue still has its job, or cannot be asked, a silent run is `stale`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from results_db.plan_file import PlanFile
+from results_db.record import RunDir, run_status
+from sweeps.watch import RunLine, run_lines
+
+from . import queued
+from .base import InQueue
+
+# In the order of a run's life; `queued` to `blocked` are the ones that only this module tells.
+STATES = (
+    "planned",
+    "waiting",  # for its parents
+    "blocked",  # a parent failed or diverged
+    "held",
+    "queued",
+    "running",
+    "stale",  # silent for longer than the grace, but its queue does not say that it has ended
+    "preempted",
+    "lost",
+    "failed",
+    "diverged",
+    "done",
+)
+OVER = ("done", "diverged", "failed", "blocked")
+_HELD = ("JobHeldUser", "JobHeldAdmin")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudyStatus:
+    """All runs of a study, and what could not be asked."""
+
+    lines: tuple[RunLine, ...]
+    notes: tuple[str, ...]  # queues that do not answer
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more happens without a new launch."""
+        return all(line.state in OVER for line in self.lines)
+
+
+def study_status(home: str | os.PathLike[str], plan: PlanFile) -> StudyStatus:
+    """What every run of `plan` is doing."""
+    home = Path(home)
+    queues = queued.look(home.resolve())
+    parents = {run.id: tuple(run.parents.values()) for run in plan.runs}
+    states: dict[str, str] = {}
+    lines = []
+    for line in run_lines(home, plan):
+        where = queues.runs.get(f"{line.kind}/{line.id}")
+        state = _state(home, line, where, queues, [states[parent] for parent in parents[line.id]])
+        states[line.id] = state
+        job = None if where is None else f"{where.job_id} {where.reason or ''}".strip()
+        lines.append(replace(line, state=state, job=job))
+    notes = tuple(f"{name} cannot be asked: {why}" for name, why in queues.unknown.items())
+    return StudyStatus(lines=tuple(lines), notes=notes)
+
+
+def counts(lines: Iterable[RunLine]) -> dict[str, dict[str, int]]:
+    """kind -> state -> number of runs, in the order of the flow; only states that occur."""
+    found: dict[str, Counter[str]] = {}
+    for line in lines:
+        found.setdefault(line.kind, Counter())[line.state] += 1
+    return {
+        kind: {state: numbers[state] for state in STATES if numbers[state]}
+        for kind, numbers in found.items()
+    }
+
+
+def _state(
+    home: Path,
+    line: RunLine,
+    where: InQueue | None,
+    queues: queued.Queues,
+    parents: Sequence[str],
+) -> str:
+    if line.state in ("done", "diverged"):
+        return line.state
+    if line.state in ("running", "lost"):
+        status = run_status(RunDir.of(home, line.kind, line.id))
+        executor = str((status.claim or {}).get("executor"))
+        if line.state == "running":
+            return "lost" if queues.denies(status) and where is None else "running"
+        if status.end is None and status.process_alive is not False:
+            # Silent. Its process here, or its job, may be alive all the same.
+            if status.process_alive or (where is not None and where.phase == "running"):
+                return "stale"
+            if executor in queues.unknown:
+                return "stale"
+    if where is not None:
+        return "held" if where.reason in _HELD else "queued"
+    if any(parent in ("failed", "diverged", "blocked") for parent in parents):
+        return "blocked"
+    return line.state
