@@ -9,14 +9,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from results_db.durable import sha256_file, write_json
 from results_db.endpoint import same_result
 from results_db.record import RunDir, read_endpoint
 from trainer import config as configs
 from trainer.config import part
+from trainer.datasets import digits
 from trainer.run import Outcome, Stop, execute
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,8 +44,6 @@ CLOCKED = ("tokens_per_second", "time", "memory_gib")
 
 def data(resolution: int = 16) -> dict[str, Any]:
     """The digits, with the facts that a plan would fill in."""
-    from trainer.datasets import digits
-
     facts = digits.describe(digits.Config(), None)
     return {
         "dataset": part("digits"),
@@ -81,12 +83,23 @@ def tokenizer(**changes: Any) -> dict[str, Any]:
     return tree | changes
 
 
+def varied_tokenizer(**changes: Any) -> dict[str, Any]:
+    """One whose codes are of many kinds after few iterations: an entropy penalty spreads them."""
+    spread = {
+        "quantizer": part("vq", codebook_size=32, dim=4, entropy_weight=1.0),
+        "adversarial": None,
+        "iterations": 6,
+        "optim": {"name": "adam", **ADAM, "lr_peak": 3e-3},
+    }
+    return tokenizer(**(spread | changes))
+
+
 def crt(**changes: Any) -> dict[str, Any]:
     return tokenizer(regularizer=CRT, **changes)
 
 
 def codes(**changes: Any) -> dict[str, Any]:
-    return {"data": data(), "crops": "five_crop", "num_train": 64} | changes
+    return {"data": data(), "crops": "five_crop", "crop_ratio": 1.25, "num_train": 64} | changes
 
 
 def generator(model: Mapping[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
@@ -121,6 +134,24 @@ def samples(**changes: Any) -> dict[str, Any]:
         "sampling": {"cfg_scale": 1.5},
     }
     return tree | changes
+
+
+@contextmanager
+def fewer_digits(train: int, val: int) -> Iterator[None]:
+    """Inside, the data set is the first images of each half: less to read, and to overfit."""
+    real_load, real_digest = digits._load, digits._digest
+
+    def load(split_seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        images_NHWC, labels_N, val_N = real_load(split_seed)
+        chosen = np.concatenate([np.flatnonzero(~val_N)[:train], np.flatnonzero(val_N)[:val]])
+        return images_NHWC[chosen], labels_N[chosen], val_N[chosen]
+
+    digits._load = load  # type: ignore[assignment]
+    digits._digest = lambda split_seed: f"{train} and {val} of {real_digest(split_seed)}"  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        digits._load, digits._digest = real_load, real_digest
 
 
 # ---------------------------------------------------------------------------------------- folders
@@ -176,7 +207,7 @@ def codes_chain(
     home: Path, tree: Mapping[str, Any] | None = None, **codes_changes: Any
 ) -> tuple[RunDir, RunDir]:
     """A finished tokenizer and a finished codes run."""
-    first = done(home, "tokenizer", tree or tokenizer(adversarial=None, iterations=2))
+    first = done(home, "tokenizer", tree or varied_tokenizer())
     return first, done(home, "codes", codes(**codes_changes), {"tokenizer": first})
 
 
