@@ -72,6 +72,7 @@ WIDE_COLUMNS: dict[str, tuple[str, str]] = {
     "dataset": ("object", "name of the data set"),
     **_METRICS,
     **_RUN_COLUMNS,
+    "tokenizer_params": ("Int64", "trainable parameters of the generator's tokenizer"),
     **_MADE_BY,
 }
 

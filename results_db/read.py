@@ -88,8 +88,10 @@ def artifact(run_id: str, name: str, home: str | os.PathLike[str] | None = None)
     else:
         raise ValueError(f"run_id: {run_id!r}, there is no finished run of that id in {folder}")
     entries = {entry["name"]: entry for entry in endpoint["artifacts"]}
+    for entry in endpoint["artifacts"]:  # a file name does as well, as far as it says which
+        entries.setdefault(os.path.basename(entry["file"]), entry)
     if name not in entries:
-        listed = ", ".join(sorted(entries)) or "none"
+        listed = ", ".join(sorted(entry["name"] for entry in endpoint["artifacts"])) or "none"
         raise ValueError(f"name: {name!r}, the artifacts of run {run_id} are: {listed}")
     path = run.path / artifact_path(entries[name]["file"])
     try:

@@ -19,6 +19,7 @@ Values = dict[str, list[tuple[str, float | None, str | None, dict[str, Any]]]]
 Columns = dict[str, tuple[str, str]]
 
 _PLANNED = ("params", "params_non_embedding", "params_head", "flops_train", "flops_total")
+_TOKENIZER = "tokenizer_"
 _FROM_ANCESTORS = ("codebook_size", "tokens_per_image")
 # Axes of these names fill the column of that name; an axis called like any other fixed column is
 # shown as axis_NAME.
@@ -196,7 +197,7 @@ def _row(
                 summaries.of_all(_primary(graph.evaluations(tokenizer), member, members)),
             ),
             ("codes_", summaries.of(codes)),
-            ("tokenizer_", summaries.of(tokenizer)),
+            (_TOKENIZER, summaries.of(tokenizer)),
         ),
     }
     for name in ("reason", "dataset", "attempts", "commit", "dirty", "finished_at", *COLUMNS):
@@ -205,10 +206,19 @@ def _row(
         if row[name] is None:
             planned = member["planned"].get(name)
             row[name] = planned if _fits(WIDE_COLUMNS[name][0], planned) else None
+    if tokenizer is not None:
+        row["tokenizer_params"] = _tokenizer_params(tokenizer, members, runs)
     for name in _FROM_ANCESTORS:
         if row[name] is None:
             row[name] = next((a[name] for a in ancestors if a[name] is not None), None)
     return row
+
+
+def _tokenizer_params(tokenizer: str, members: Members, runs: Runs) -> int | None:
+    """Parameters of a tokenizer: its endpoint's, else the plan's."""
+    planned = (member["planned"].get("params") for member in members.get(tokenizer, ()))
+    known = (runs[tokenizer]["params"], *planned)
+    return next((number for number in known if _fits("Int64", number)), None)
 
 
 def _primary(evaluations: Sequence[str], member: Mapping[str, Any], members: Members) -> list[str]:
@@ -245,25 +255,34 @@ def _finish(rows: list[dict[str, Any]]) -> Columns:
             prefix, summary = row_sources[level]
             for metric, value in summary.items():
                 if metric not in named:
-                    clash = taken.get(metric, level) != level or _is_reserved(metric, columns)
-                    named[metric] = f"{prefix}{metric}" if clash else metric
-                    taken.setdefault(named[metric], level)
-                    columns.setdefault(named[metric], (_metric_dtype(metric), "metric"))
+                    name = named[metric] = _free_name(metric, prefix, level, taken, columns)
+                    taken[name] = level
+                    columns.setdefault(name, (_metric_dtype(metric), "metric"))
                 row[named[metric]] = value
     return columns
 
 
-def _is_reserved(metric: str, columns: Columns) -> bool:
-    """Whether a metric is called like a column that is none."""
-    known = columns.get(metric)
-    if known is None:
-        return False
-    return known[0] == "axis" or (metric in WIDE_COLUMNS and metric in _NOT_METRICS)
+def _free_name(
+    metric: str, prefix: str, level: int, taken: Mapping[str, int], columns: Columns
+) -> str:
+    """The column for a metric: its name, behind its source's prefix where that is not free.
+
+    A tokenizer's own values (its training losses) always have theirs, so that they are not taken
+    for the generator's.
+    """
+    name = f"{prefix}{metric}" if prefix == _TOKENIZER else metric
+    while taken.get(name, level) != level or name in _NOT_METRICS or _is_axis(name, columns):
+        name = prefix + name
+    return name
+
+
+def _is_axis(name: str, columns: Columns) -> bool:
+    return name in columns and columns[name][0] == "axis"
 
 
 _NOT_METRICS = frozenset(COLUMNS) | {
     *("study", "arm", "run_id", "tokenizer_id", "codes_id", "status", "reason", "dataset"),
-    *("attempts", "commit", "dirty", "finished_at"),
+    *("attempts", "commit", "dirty", "finished_at", "tokenizer_params"),
 }
 
 

@@ -72,6 +72,7 @@ def test_wide_has_a_row_for_each_generator_and_joins_what_it_shares(home):
     assert (row["psnr"], row["rfcd"], row["rfcd_floor"]) == (20.0, 0.5, 0.01)
     assert (row["codebook_usage"], row["code_entropy"]) == (0.9, 5.5)
     assert (row["codebook_size"], row["tokens_per_image"]) == (64, 16)
+    assert (row["tokenizer_params"], row["tokenizer_val_reconstruction"]) == (1000, 0.1)
     assert one(table, run_id="gen-crt-S")["psnr"] == 19.0
 
 
@@ -131,7 +132,11 @@ def test_a_run_of_two_studies_and_one_of_none(tmp_path):
 def test_axes_and_metrics_that_are_called_like_columns(tmp_path):
     axes = {"codebook_size": 128, "status": "x", "params": "small", "psnr": 1, "cfg": 1.5}
     run = make_run(tmp_path, "tokenizer", "t")
-    finish(run, [value("val_loss", 9.0), value("cfg", 7.0), value("params", 5.0)])
+    finish(
+        run,
+        [value("val_loss", 9.0), value("cfg", 7.0), value("params", 5.0)],
+        columns={"params": 11},
+    )
     run = make_run(tmp_path, "generator", "g", parents={"tokenizer": "t"})
     finish(run, [value("val_loss", 1.0)], columns={"codebook_size": 64, "params": 3})
     write_plan(tmp_path, "s", [planned("g", "generator", [("vq", axes)])])
@@ -140,7 +145,8 @@ def test_axes_and_metrics_that_are_called_like_columns(tmp_path):
     assert table.columns.is_unique
     assert row["codebook_size"] == 128  # one column, the study's
     assert (row["axis_status"], row["status"]) == ("x", "done")
-    assert (row["axis_params"], row["params"], row["tokenizer_params"]) == ("small", 3, 5.0)
+    assert (row["axis_params"], row["params"]) == ("small", 3)
+    assert (row["tokenizer_params"], row["tokenizer_tokenizer_params"]) == (11, 5.0)
     assert row["axis_psnr"] == 1 and math.isnan(row["psnr"])
     assert (row["val_loss"], row["tokenizer_val_loss"]) == (1.0, 9.0)
     assert (row["cfg"], row["tokenizer_cfg"]) == (1.5, 7.0)
@@ -198,6 +204,7 @@ def test_artifacts_are_loaded_and_checked(tmp_path):
     assert list(read.artifact("g", "loss", tmp_path)) == [0.0, 1.0, 2.0]
     assert sorted(read.artifact("g", "both", tmp_path)) == ["a", "b"]
     assert read.artifact("g", "facts", tmp_path) == {"a": 1}
+    assert read.artifact("g", "facts.json", tmp_path) == {"a": 1}
     assert read.artifact("g", "grid", tmp_path) == run.artifacts_path / "grid.png"
     with pytest.raises(ValueError, match="allow_pickle"):
         read.artifact("g", "code", tmp_path)
