@@ -2,63 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from trainer import parts
-from trainer.config import decode_part
+from trainer.config import canonical_json, decode_part
 
-from .grid import Tree, assigned, split_path
+from .grid import Tree
 
 COUNTS = ("num_classes", "num_train", "num_val")
 
 
-@dataclass(frozen=True, slots=True)
 class DataFacts:
-    """The study's data tree with what is known filled in."""
-
-    tree: Tree
-    folder: str | None  # goes to settings, never into ids
-    missing: str | None  # why the study cannot be launched as it is
-
-
-def data_facts(tree: Tree, fixed: Iterable[tuple[str, Any]], data: str | None) -> DataFacts:
-    """The data of a study whose tree is `tree`; `data` is NAME:FOLDER and replaces the data set.
+    """Fills in the data of a study; `data` is NAME:FOLDER and replaces the data set.
 
     Images at hand (bundled, or in the folder) are opened once for counts and digest. Otherwise the
-    study's own counts are taken, and the digest stays null. ValueError when neither is there.
+    study's own counts are taken, and the digest stays null.
     """
-    for path, value in fixed:
-        stage, rest = split_path(path)
-        if stage == "data":
-            tree = assigned(tree, rest, value)
-    folder: str | None = None
-    dataset = tree.get("dataset")
-    if data is not None:
-        name, colon, folder = data.partition(":")
-        if not colon or not folder:
-            raise ValueError(f"--data: {data!r}; allowed: NAME:FOLDER, e.g. parquet:images")
-        parts.load("trainer.datasets", name)
-        stated = dataset.get("name") if isinstance(dataset, Mapping) else dataset
-        dataset = dataset if stated == name else name
-        folder = str(Path(folder).expanduser().absolute())
-    if dataset is None:
-        known = ", ".join(parts.names("trainer.datasets"))
-        raise ValueError(f"data.dataset: is required; allowed: {known}")
+
+    def __init__(self, data: str | None = None) -> None:
+        self.folder: str | None = None  # goes to settings, never into ids
+        self.missing: str | None = None  # why the study cannot be launched as it is
+        self._name: str | None = None
+        self._known: dict[str, dict[str, Any]] = {}  # text of a data set -> its facts
+        if data is not None:
+            name, colon, folder = data.partition(":")
+            if not colon or not folder:
+                raise ValueError(f"--data: {data!r}; allowed: NAME:FOLDER, e.g. parquet:images")
+            parts.load("trainer.datasets", name)
+            self._name = name
+            self.folder = str(Path(folder).expanduser().absolute())
+
+    def filled(self, tree: Tree) -> Tree:
+        """The data tree with what is known of the images. ValueError when that is not enough."""
+        dataset = tree.get("dataset")
+        if self._name is not None:
+            # The study's own options of this data set hold; those of another do not apply.
+            stated = dataset.get("name") if isinstance(dataset, Mapping) else dataset
+            dataset = dataset if stated == self._name else self._name
+        if dataset is None:
+            known = ", ".join(parts.names("trainer.datasets"))
+            raise ValueError(f"data.dataset: is required; allowed: {known}")
+        key = canonical_json(dataset)
+        if self.folder is None and all(tree.get(name) is not None for name in COUNTS):
+            self._declared(dataset, tree)
+            return {**tree, "dataset": dataset}
+        if key not in self._known:
+            decoded = _decoded(dataset)
+            module = parts.load("trainer.datasets", decoded.name)
+            found = module.describe(decoded.config, Path(self.folder) if self.folder else None)
+            self._known[key] = {name: getattr(found, name) for name in (*COUNTS, "digest")}
+        return {**tree, "dataset": dataset, **self._known[key]}
+
+    def _declared(self, dataset: Any, tree: Tree) -> None:
+        if tree.get("digest") is None:
+            name = _decoded(dataset).name
+            self.missing = (
+                f"data: the {name} images of this study are not at hand; "
+                f"allowed: --data {name}:FOLDER"
+            )
+
+
+def _decoded(dataset: Any) -> Any:
     try:
-        decoded = decode_part("trainer.datasets", dataset)
+        return decode_part("trainer.datasets", dataset)
     except ValueError as error:
         raise ValueError(f"data.dataset: {error}") from None
-    tree = {**tree, "dataset": dataset}
-    if folder is None and all(tree.get(name) is not None for name in COUNTS):
-        missing = (
-            f"data: the {decoded.name} images of this study are not at hand; "
-            f"allowed: --data {decoded.name}:FOLDER"
-        )
-        return DataFacts(tree, None, None if tree.get("digest") else missing)
-    module = parts.load("trainer.datasets", decoded.name)
-    found = module.describe(decoded.config, None if folder is None else Path(folder))
-    known_facts = {name: getattr(found, name) for name in (*COUNTS, "digest")}
-    return DataFacts({**tree, **known_facts}, folder, None)

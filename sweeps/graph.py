@@ -14,6 +14,7 @@ from typing import Any
 from trainer import parts
 
 from . import cost
+from .data_facts import DataFacts
 from .grid import Axis, Grid, Tree
 from .stage_configs import StageConfigs, run_id_of_text
 
@@ -68,12 +69,12 @@ class _Stage:
 class Graph:
     """The runs of all arms of a study; `drafts` is in order of discovery, parents first."""
 
-    def __init__(self, grid: Grid, data: Tree) -> None:
+    def __init__(self, grid: Grid, facts: DataFacts) -> None:
         self.drafts: dict[str, Draft] = {}
         self.dropped: list[tuple[dict[str, Any], str]] = []
         self.warnings: list[str] = []
         self._grid = grid
-        self._data = data
+        self._facts = facts
         self._subjects = {name: _subject(name, tree) for name, tree in grid.evaluations.items()}
         self.primary = _primary(grid, self._subjects)
         for arm in grid.arms:
@@ -119,7 +120,9 @@ class Graph:
     ) -> _Stage:
         evaluation = name.partition(".")[2]
         kind = "evaluation" if evaluation else name
-        configs = StageConfigs(name, kind, grid=self._grid, arm=arm, data=self._data, groups=groups)
+        configs = StageConfigs(
+            name, kind, grid=self._grid, arm=arm, facts=self._facts, groups=groups
+        )
         parents = SUBJECT_PARENTS[self._subjects[evaluation]] if evaluation else PARENTS[kind]
         if evaluation and "extractor" in before and _needs_extractor(configs):
             parents = (*parents, "extractor")

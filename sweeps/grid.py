@@ -61,7 +61,7 @@ class Axis:
     """
 
     name: str
-    levels: Mapping[str, Tree] | Sequence[Scalar]
+    levels: Mapping[Any, Tree] | Sequence[Scalar]  # labels are text or numbers
     path: str | tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:

@@ -16,7 +16,7 @@ from results_db.record import RunDir, now_text
 from trainer.config import KINDS, SCHEME, canonical_json, to_tree
 
 from . import cost
-from .data_facts import data_facts
+from .data_facts import DataFacts
 from .graph import Draft, Graph, Member
 from .grid import Grid, overridden, parse_set
 from .states import rates_of, states_of
@@ -223,9 +223,9 @@ def make_plan(
     """
     pairs = [parse_set(entry) if isinstance(entry, str) else entry for entry in overrides]
     grid = overridden(grid, pairs)
-    facts = data_facts(grid.data, grid.fixed, data)
+    facts = DataFacts(data)
     with _collecting_later():
-        graph = Graph(grid, facts.tree)
+        graph = Graph(grid, facts)
         drafts = sorted(graph.drafts.items(), key=lambda item: KINDS.index(item[1].kind))
         states = states_of(home, drafts)
         rates = rates_of(home, drafts, states, hardware)

@@ -16,6 +16,7 @@ from typing import Any
 
 from trainer.config import CONFIGS, SCHEME, canonical_json, decode, id_tree
 
+from .data_facts import DataFacts
 from .grid import Axis, Grid, Tree, assigned, paths_of, split_path
 
 _ABSENT = object()
@@ -39,13 +40,13 @@ class StageConfigs:
         *,
         grid: Grid,
         arm: str,
-        data: Tree,
+        facts: DataFacts,
         groups: Sequence[Sequence[Axis]],
     ) -> None:
         self._stage, self._kind, self._arm = stage, kind, arm
         self._cls = CONFIGS[kind]
         self._defaults = {f.name: f.metadata.get("id_default", _ABSENT) for f in fields(self._cls)}
-        self._data = data
+        self._data, self._facts = grid.data, facts
         self._base = _base(grid, stage)
         self._first = tuple(grid.arm(arm).sets.items())
         self._levels = [[axis.points for axis in group] for group in groups]
@@ -98,7 +99,7 @@ class StageConfigs:
                     f"{self._stage}.data.{name}: every stage follows the study's data; "
                     f"allowed: data.{name}, or {self._stage}.data.resolution"
                 )
-        return {**tree, "data": {**data, **own}}
+        return {**tree, "data": {**self._facts.filled(data), **own}}
 
     def values_of(self, name: str) -> list[Any]:
         """What the field `name` is set to, over all cells (None where it is not set)."""
