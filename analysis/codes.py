@@ -26,7 +26,7 @@ CODES: Final[dict[str, str]] = {
     "W-STARTS": "most starts end in another minimum",
     "W-LACK-OF-FIT": "the law misses the means of repeated runs by more than their spread",
     "W-HOLD-OUT": "the law fitted without the largest runs misses them",
-    "W-INFLUENCE": "one run moves an exponent by more than its standard error",
+    "W-INFLUENCE": "one run makes more than half of a parameter's jackknife variance",
     "W-BREAK": "the change of slope is not distinguishable from zero",
     "W-EDGE": "a minimum lies outside its data or there is none; that budget is left out",
     "W-PARABOLA": "parabola, cubic and approach 3 put the optimum at different sizes",

@@ -1,10 +1,25 @@
-"""What `tokenlaw fit` and `tokenlaw frontier` do: a table and the flags in, a JSON-able dictionary and its text out."""
+"""What `tokenlaw fit` and `tokenlaw frontier` do: a table and the flags in, JSON-able answers out.
+
+`render_text` turns an answer into lines for a terminal. All bad input is a ValueError of one line.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
+
+from . import parts, report_text
+from .fit import fit as fit_table
+from .fit import fit_groups
+from .frontier import compare
+from .predict import law_of, outside, predict
+from .result import Fit, encode, number
+from .table import column_for
+
+# Long arrays that a JSON answer leaves out; `Fit.to_json` keeps them.
+LONG = ("draws", "residuals", "run_ids")
 
 
 def fit(
@@ -25,8 +40,47 @@ def fit(
     floor: str | float | None = None,
     predict: pd.DataFrame | None = None,
 ) -> dict[str, Any]:
-    """The dictionary `tokenlaw fit --json` prints; ValueError (one line) on bad input."""
-    raise NotImplementedError
+    """The dictionary `tokenlaw fit --json` prints; ValueError (one line) on bad input.
+
+    With `group` there is one answer per value under "groups" (laws that take the arm as an input,
+    such as gfid_from_loss, fit all groups at once instead).
+    """
+    options: dict[str, Any] = {} if floor is None else {"floor": floor}
+    needs = parts.load("fits", law).REQUIRES
+    keywords: dict[str, Any] = {
+        "x": x,
+        "y": y,
+        "n": n,
+        "d": d,
+        "bootstrap": bootstrap,
+        "by": by,
+        "loss": loss,
+        "delta": delta,
+        "seed": seed,
+        "options": options,
+    }
+    if group is None or "group" in needs:
+        one = fit_table(frame, law, where=where, group=group, **keywords)
+        if one.status != "ok":
+            raise ValueError(f"{law}: {one.reason} (status {one.status})")
+        return _answer(one, predict, group)
+    groups = fit_groups(frame, law, group=group, where=where, **keywords)
+    if all(one.status != "ok" for one in groups.values()):
+        name, first = next(iter(groups.items()))
+        raise ValueError(f"{law}: {group} {name}: {first.reason} (status {first.status})")
+    answers = {name: _answer(one, predict, group) for name, one in groups.items()}
+    return {
+        "law": law,
+        "group": group,
+        "groups": answers,
+        "n": sum(one.n for one in groups.values()),
+        "n_left_out": sum(one.n_left_out for one in groups.values()),
+        "warnings": [
+            {**warning, "message": f"{name}: {warning['message']}"}
+            for name, answer in answers.items()
+            for warning in answer["warnings"]
+        ],
+    }
 
 
 def frontier(
@@ -45,12 +99,113 @@ def frontier(
     by: str = "auto",
     loss: str = "l2",
     delta: float = 1e-3,
+    noise: float | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """The dictionary `tokenlaw frontier --json` prints; ValueError (one line) on bad input."""
-    raise NotImplementedError
+    if group == "arm" and "arm" not in frame.columns:
+        group = None  # a table without arms is one arm
+    found = compare(
+        frame,
+        x=x,
+        y=y,
+        n=n,
+        d=d,
+        group=group,
+        where=where,
+        direction=direction,
+        envelope=envelope,
+        reference=reference,
+        bootstrap=bootstrap,
+        by=by,
+        loss=loss,
+        delta=delta,
+        noise=noise,
+        seed=seed,
+    )
+    if all(one.status != "ok" for arm in found.frontiers.values() for one in arm.fits.values()):
+        arm, first = next(iter(found.frontiers.items()))
+        reason = first.fits["straight"].reason
+        raise ValueError(f"frontier: no arm can be fitted; {arm}: {reason}")
+    answer = found.to_dict()
+    for one in answer["frontiers"].values():
+        one["fits"] = {form: _short(fit) for form, fit in one["fits"].items()}
+    return answer
 
 
 def render_text(answer: dict[str, Any]) -> str:
-    """The same answer (of `fit` or `frontier`) as lines for a terminal, ending in the reporting checklist."""
-    raise NotImplementedError
+    """The same answer (of `fit` or `frontier`) as lines for a terminal, with the checklist."""
+    return report_text.render(answer)
+
+
+def _short(answer: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in answer.items() if key not in LONG}
+
+
+def _answer(one: Fit, table: pd.DataFrame | None, group: str | None) -> dict[str, Any]:
+    """One fit as the command prints it."""
+    answer = _short(encode(one))
+    if table is not None:
+        part = table
+        if one.group is not None and group in table.columns:
+            part = table[table[group].astype(str) == one.group]
+        answer["predictions"] = _predictions(one, part) if one.status == "ok" else []
+    return answer
+
+
+def _predictions(one: Fit, table: pd.DataFrame) -> list[dict[str, Any]]:
+    """One entry per row of `table`: its inputs, y, the intervals, how far outside the data it is."""
+    columns = _inputs(one, table)
+    if not len(table):
+        return []
+    found = predict(one, columns)
+    law = law_of(one)
+    params = {name: np.array([value]) for name, value in one.params.items()}
+    best = law.optimum(params, columns["x"]) if "x" in columns else None
+    far = outside(one, columns)
+    answer = []
+    for at in range(len(table)):
+        entry: dict[str, Any] = {
+            role: str(values[at]) if role == "group" else float(values[at])
+            for role, values in columns.items()
+        }
+        entry["y"] = number(found.y[at])
+        entry["ci95"] = [number(found.low[at]), number(found.high[at])]
+        entry["ci95_new_run"] = [number(found.low_new[at]), number(found.high_new[at])]
+        entry["decades_outside"] = number(far[at])
+        if best is not None:
+            entry["n_optimal"], entry["d_optimal"] = number(best[0][0, at]), number(best[1][0, at])
+        answer.append(entry)
+    return answer
+
+
+def _inputs(one: Fit, table: pd.DataFrame) -> dict[str, np.ndarray]:
+    """The columns of a table of points by role; ValueError if the law cannot be evaluated on it."""
+    columns: dict[str, np.ndarray] = {}
+    for role in ("x", "n", "d", "group"):
+        name = one.roles.get(role)
+        if name is None or name not in table.columns:
+            # The fitted table may have called it otherwise, or derived it.
+            name = column_for(table, role, None)
+        if name is None:
+            continue
+        if role == "group":
+            columns[role] = table[name].astype(str).to_numpy(dtype=str)
+            continue
+        values = pd.to_numeric(table[name], errors="coerce").to_numpy(dtype=float)
+        bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
+        if len(bad):
+            raise ValueError(f"--predict: column {name!r} has no positive number in row {bad[0]}")
+        columns[role] = values
+    needed = parts.load("fits", one.law).REQUIRES
+    sizes = sum(role in columns for role in ("n", "d", "x")) >= 2
+    optimal = "x" in columns and law_of(one).optimum(
+        {name: np.array([value]) for name, value in one.params.items()}, np.ones(1)
+    )
+    if "x" in needed and "n" not in needed and "x" not in columns:
+        raise ValueError(f"--predict: the table needs the column {one.roles['x']!r}")
+    if "n" in needed and not sizes and not optimal:
+        raise ValueError("--predict: the table needs two of parameters, tokens and FLOPs")
+    if "group" in needed and "group" not in columns:
+        raise ValueError(f"--predict: the table needs the column {one.roles['group']!r}")
+    return columns

@@ -1,4 +1,5 @@
-"""What every law in analysis/fits is: the interface, and the solver's answer in the law's own parameters.
+"""What every law in analysis/fits is: the interface, and the solver's answer in the law's own
+parameters.
 
 Legend: B draws, n rows, P parameters of the solver, S starts.
 """
@@ -7,19 +8,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from .result import Notice
-from .solve import NO_FLOOR, Curve, Terms, grid_starts, least_absolute, minimise
+from .solve import Curve, least_absolute, minimise
 from .table import Data
 
 # Starts count as agreeing when their objectives differ by less than this fraction.
 AGREE = 1e-6
-# A floor below this fraction of the smallest value has no gradient left: a warm start is lifted to it.
-LIVE_FLOOR = 0.02
+# Rows up to which an L1 fit ends in exact linear programs.
+MAX_EXACT_ROWS = 1000
 # Tables up to this size are refitted from several starts in every draw; they are the ones with
 # several minima.
 FEW_ROWS = 60
@@ -33,7 +34,9 @@ class Solved:
     theta_BP: np.ndarray  # the solver's parameters, for warm starts
     objective_B: np.ndarray  # summed loss
     decrement_B: np.ndarray  # what a further step promises, as a fraction of the objective
-    fitted_log_Bn: np.ndarray | None = None  # log of the fitted values (only asked for the point fit)
+    fitted_log_Bn: np.ndarray | None = (
+        None  # log of the fitted values (only asked for the point fit)
+    )
     at_bound: tuple[str, ...] = ()  # parameters on the edge of their box (point fit)
     agree: float | None = None  # share of starts that ended in the best minimum (point fit)
     num_params: int = 0  # degrees of freedom used up
@@ -52,6 +55,7 @@ class Law(ABC):
     """One scaling law. Subclasses are final; `config` is the module's Config."""
 
     losses: ClassVar[tuple[str, ...]] = ("huber", "l1", "l2")  # objectives it can be fitted with
+    x_is_compute: ClassVar[bool] = True  # False: x is a loss, and a lower one is a larger run
     resampled_within: ClassVar[str | None] = None  # role whose groups a resample must keep
     config: Any
 
@@ -87,6 +91,12 @@ class Law(ABC):
         """Functions of the parameters worth an interval, name -> [B]."""
 
     @abstractmethod
+    def optimum(
+        self, params: Mapping[str, np.ndarray], x: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """The compute-optimal N and D [B, n] at FLOPs x, or None if the law does not know."""
+
+    @abstractmethod
     def enough(self, data: Data, weights_Bn: np.ndarray) -> np.ndarray:
         """Which resamples still determine the law, [B] booleans."""
 
@@ -95,86 +105,145 @@ class Law(ABC):
         """Noise-free columns by role that this law describes exactly, and its parameters there."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class CurveFit:
-    """What `fit_curve` found; the law turns theta into its own parameters."""
+class CurveLaw(Law):
+    """A law that is one smooth curve, fitted by the Newton solver; leaves give the curve and its
+    names.
 
-    theta_BP: np.ndarray
-    objective_B: np.ndarray
-    decrement_B: np.ndarray
-    at_bound_P: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
-    agree: float | None = None
-
-
-def fit_curve(
-    curve: Curve,
-    log_y: np.ndarray,
-    weights: np.ndarray,
-    *,
-    loss: str,
-    delta: float,
-    start: Solved | None,
-    starts_SP: np.ndarray | None = None,
-    floors: tuple[int, ...] = (),
-) -> CurveFit:
-    """The best minimum over the starts: for one problem, or warm from `start` for a batch.
-
-    `starts_SP` None: the grid of `curve`, which must then be `Terms`. `floors` are the parameters
-    that are logs of floors.
+    The solver's parameters are the last ones of `names`, in that order.
     """
-    several = log_y.ndim == 2 or weights.ndim == 2
-    plain_y = log_y if log_y.ndim == 1 else log_y.mean(axis=0)
-    plain_w = weights if weights.ndim == 1 else np.ones(curve.num_rows)
-    if starts_SP is None and (start is None or curve.num_rows <= FEW_ROWS):
-        assert isinstance(curve, Terms)
-        starts_SP = grid_starts(curve, plain_y, plain_w)
-    if not several:
-        assert starts_SP is not None
-        found = minimise(curve, log_y, weights, starts_SP, loss=loss, delta=delta)
+
+    @abstractmethod
+    def on(self, data: Data, log_y: np.ndarray) -> Curve:
+        """The curve on these rows; `log_y` [n] sets the parameters' box."""
+
+    @abstractmethod
+    def starts(self, curve: Curve, log_y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Where to start, [S, P], best first; `log_y` and `weights` are [n]."""
+
+    @abstractmethod
+    def floors(self, data: Data) -> tuple[int, ...]:
+        """The solver's parameters that are floors: at 0 they are a result, not an edge."""
+
+    @abstractmethod
+    def public(self, theta_BP: np.ndarray, data: Data, log_y: np.ndarray) -> dict[str, np.ndarray]:
+        """The law's parameters, name -> [B], of the solver's."""
+
+    @abstractmethod
+    def remarks(self, params: Mapping[str, np.ndarray], data: Data) -> tuple[Notice, ...]:
+        """Warnings that only this law can see, about its point fit."""
+
+    def solve(
+        self,
+        data: Data,
+        log_y: np.ndarray,
+        weights: np.ndarray,
+        *,
+        loss: str,
+        delta: float,
+        start: Solved | None = None,
+    ) -> Solved:
+        plain_y = log_y if log_y.ndim == 1 else log_y.mean(axis=0)
+        curve = self.on(data, plain_y)
+        if log_y.ndim == 2 or weights.ndim == 2:
+            assert start is not None
+            return self._refit(data, curve, log_y, weights, loss=loss, delta=delta, start=start)
+        # Beside another objective's fit (`start`) its optimum is the one start.
+        starts = self.starts(curve, log_y, weights) if start is None else start.theta_BP
+        found = minimise(curve, log_y, weights, starts, loss=loss, delta=delta)
         best = int(np.argmin(found.objective_B))
         lowest = float(found.objective_B[best])
-        theta = found.theta_BP[best]
-        slack = AGREE * lowest + 1e-20
-        if loss == "l1":
-            theta = least_absolute(curve, log_y, weights, theta)
-            exact = float((weights * np.abs(curve.log_y(theta[None])[0] - log_y)).sum())
-            slack = 1e-3 * lowest + 1e-20
-            lowest = exact
-        agree = float(np.mean(found.objective_B <= found.objective_B[best] + slack))
-        return CurveFit(
-            theta_BP=theta[None],
+        theta_BP = found.theta_BP[best : best + 1]
+        # The stand-in for L1 is not exact, so its minima agree less closely.
+        slack = lowest * (1e-3 if loss == "l1" else AGREE) + 1e-12
+        if loss == "l1" and start is None and curve.num_rows <= MAX_EXACT_ROWS:
+            theta_BP = least_absolute(curve, log_y, weights, theta_BP[0])[None]
+            lowest = float((weights * np.abs(curve.log_y(theta_BP)[0] - log_y)).sum())
+        params = self.public(theta_BP, data, log_y)
+        hit = found.at_bound_BP[best].copy()
+        hit[list(self.floors(data))] = False
+        return Solved(
+            params=params,
+            theta_BP=theta_BP,
             objective_B=np.array([lowest]),
             decrement_B=found.decrement_B[best : best + 1],
-            at_bound_P=found.at_bound_BP[best],
-            agree=agree,
+            fitted_log_Bn=curve.log_y(theta_BP),
+            at_bound=tuple(np.array(self.names(data)[-len(hit) :])[hit]),
+            agree=float(np.mean(found.objective_B <= found.objective_B[best] + slack)),
+            num_params=theta_BP.shape[1],
+            notices=self.remarks(params, data),
         )
-    assert start is not None
-    warm = start.theta_BP[0].copy()
-    lifted = plain_y.min() + np.log(LIVE_FLOOR)
-    for one in floors:
-        warm[one] = max(warm[one], lifted)
-    tries = [warm]
-    if curve.num_rows <= FEW_ROWS and starts_SP is not None:
-        tries += list(starts_SP[:3])
-    num_draws = len(log_y) if log_y.ndim == 2 else len(weights)
-    best_theta = np.empty((num_draws, len(warm)))
-    best = np.full(num_draws, np.inf)
-    decrement = np.full(num_draws, np.inf)
-    for one in tries:
-        found = minimise(
-            curve, log_y, weights, np.repeat(one[None], num_draws, axis=0), loss=loss, delta=delta
+
+    def _refit(
+        self,
+        data: Data,
+        curve: Curve,
+        log_y: np.ndarray,
+        weights: np.ndarray,
+        *,
+        loss: str,
+        delta: float,
+        start: Solved,
+    ) -> Solved:
+        """Every draw from the point fit; and from more where the point fit had several minima."""
+        plain_y = log_y if log_y.ndim == 1 else log_y.mean(axis=0)
+        tries = [start.theta_BP[0]]
+        if curve.num_rows <= FEW_ROWS and (start.agree is None or start.agree < 1.0):
+            plain_w = weights if weights.ndim == 1 else np.ones(curve.num_rows)
+            tries += list(self.starts(curve, plain_y, plain_w)[:2])
+        num_draws = len(log_y) if log_y.ndim == 2 else len(weights)
+        theta = np.empty((num_draws, start.theta_BP.shape[1]))
+        lowest = np.full(num_draws, np.inf)
+        decrement = np.full(num_draws, np.inf)
+        for one in tries:
+            first = np.repeat(one[None], num_draws, axis=0)
+            found = minimise(curve, log_y, weights, first, loss=loss, delta=delta)
+            better = found.objective_B < lowest
+            theta[better] = found.theta_BP[better]
+            lowest[better] = found.objective_B[better]
+            decrement[better] = found.decrement_B[better]
+        return Solved(
+            params=self.public(theta, data, plain_y),
+            theta_BP=theta,
+            objective_B=lowest,
+            decrement_B=decrement,
+            num_params=theta.shape[1],
         )
-        better = found.objective_B < best
-        best_theta[better] = found.theta_BP[better]
-        best[better] = found.objective_B[better]
-        decrement[better] = found.decrement_B[better]
-    return CurveFit(theta_BP=best_theta, objective_B=best, decrement_B=decrement)
 
+    def one_step(
+        self,
+        data: Data,
+        log_y: np.ndarray,
+        weights_Bn: np.ndarray,
+        point: Solved,
+        *,
+        loss: str,
+        delta: float,
+    ) -> dict[str, np.ndarray]:
+        """The parameters of every weighting after one Newton step from the point fit, name -> [B].
 
-def floor_from_log(log_floor: np.ndarray, log_smallest: float) -> np.ndarray:
-    """The floor itself; exactly 0 when it is too small to be told from none."""
-    floor = np.exp(log_floor)
-    return np.where(log_floor < log_smallest + np.log(NO_FLOOR), 0.0, floor)
+        For tables so large that the step is as good as the refit, and for the influence of rows.
+        """
+        curve = self.on(data, log_y)
+        theta = point.theta_BP
+        knee = np.inf if loss == "l2" else delta
+        z, jac, extra = curve.slopes(theta)
+        r = z - log_y
+        if loss == "l1":
+            knee = 1.4826 * float(np.median(np.abs(r))) + 1e-12
+        scores = np.clip(r, -knee, knee)[0][:, None] * jac[0]  # [n, P]
+        flat = np.where(np.abs(r) <= knee, 1.0, 0.0)
+        hess = (jac[0] * flat[0][:, None]).T @ jac[0]
+        if extra is not None:
+            hess = hess + curve.bend(np.clip(r, -knee, knee), jac, extra)[0]
+        free = ~((theta[0] <= curve.low_P) | (theta[0] >= curve.high_P))
+        moved = np.repeat(theta, len(weights_Bn), axis=0)
+        inside = np.ix_(free, free)
+        # The weights' own gradient at the optimum of equal weights, which is about zero.
+        pull = (weights_Bn - 1.0) @ scores
+        size = np.sqrt(np.diag(hess)[free])
+        scaled = hess[inside] / size / size[:, None]
+        moved[:, free] -= (np.linalg.pinv(scaled, rcond=1e-12) @ (pull[:, free] / size).T).T / size
+        return self.public(np.clip(moved, curve.low_P, curve.high_P), data, log_y)
 
 
 def few_or_flat(data: Data, least: int, spread: tuple[str, ...]) -> Refusal | None:
@@ -212,3 +281,14 @@ def num_distinct(ids_n: np.ndarray, weights_Bn: np.ndarray) -> np.ndarray:
     first = np.flatnonzero(np.diff(ids_n[order], prepend=-1))
     total[:, ids_n[order][first]] = np.add.reduceat(weights_Bn[:, order], first, axis=1)
     return (total > 0).sum(axis=1)
+
+
+def sizes(columns: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray] | None:
+    """N and D of columns that hold them, or one of them and x = 6 N D; None if they do not."""
+    if "n" in columns and "d" in columns:
+        return columns["n"], columns["d"]
+    if "n" in columns and "x" in columns:
+        return columns["n"], columns["x"] / (6.0 * columns["n"])
+    if "d" in columns and "x" in columns:
+        return columns["x"] / (6.0 * columns["d"]), columns["d"]
+    return None

@@ -1,4 +1,5 @@
-"""Compute-optimal sizes per budget: minima of fitted polynomials, winners of bins, lines through them.
+"""Compute-optimal sizes per budget: minima of fitted polynomials, winners of bins, lines through
+them.
 
 Legend: B draws, n rows, G budgets.
 """

@@ -1,7 +1,9 @@
-"""The frozen results of the analysis: what every fit, frontier, crossover and gain carries, and their JSON form.
+"""The frozen results of the analysis: what every fit, frontier, crossover and gain carries, and
+their JSON form.
 
-Numbers that do not exist are None (JSON null), never NaN or infinity: the end of an interval that is unbounded, the
-parameters of a fit whose `status` is not "ok", a gain beyond what the reference arm can reach.
+Numbers that do not exist are None (JSON null), never NaN or infinity: the end of an interval that
+is unbounded, the parameters of a fit whose `status` is not "ok", a gain beyond what the reference
+arm can reach.
 """
 
 from __future__ import annotations
@@ -210,13 +212,16 @@ class Crossover:
     status: str  # "ok", "no crossing", or why it cannot be said
     x: float | None  # None: the point fits do not cross within the searched range
     y: float | None
-    ci95: Interval  # of x among the draws that cross; None: unbounded or no draws
+    ci95: (
+        Interval  # of x; None: the end is open (draws cross beyond the searched range) or no draws
+    )
     p_no_crossing: float | None  # share of draws without a crossing in the searched range
     searched: tuple[float, float]  # the range of x that was searched
     outside_data: bool | None  # the crossing lies outside the x range that both arms cover
     decades_outside: float | None
     better_below: str | None  # the arm that is better below the crossing (or everywhere)
     better_above: str | None
+    crossings: int = 0  # sign changes of the point fits in the searched range
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,10 +1,11 @@
 """Robust fits of laws to log values: one damped Newton method, many weighted refits at once.
 
-A law that is a sum of exponentials, `y = sum_k exp(offset_k + F_k . theta)`, is one `Terms` object: a
-power law is one term, a floor adds a term, Chinchilla has three. There the gradient and the Hessian
-of log y are exact and cheap, the linear part is found by non-negative least squares on a grid of
-exponents (variable projection), and one Newton polish takes the place of thousands of starts. A
-bootstrap of B draws is one call on [B, n] weights.
+A law that is a sum of exponentials and floors, `y = sum_k exp(offset_k + F_k . theta) + floor`, is
+one `Terms` object: a power law is one term, a floor adds a term, Chinchilla has three. There the
+gradient and the Hessian of log y are exact and cheap, the linear part is found by non-negative
+least squares on a grid of exponents (variable projection), and one Newton polish takes the place of
+thousands of starts. A bootstrap of B draws is one call on [B, n] weights. Amplitudes are fitted as
+logs; floors as they are, so that "no floor" is the edge of the box and is reached exactly.
 
 Legend: B draws, n rows, K terms, P parameters, G grid points.
 """
@@ -28,8 +29,6 @@ KNEE_STEP: Final = 6.0
 MAX_GRID_ROWS: Final = 1500
 # Draws solved at a time: bounds the memory of a batch.
 MAX_BATCH: Final = 3_000_000
-# A floor below this fraction of the smallest value is no floor: it is reported as 0.
-NO_FLOOR: Final = 1e-6
 
 
 class Curve(ABC):
@@ -54,13 +53,14 @@ class Curve(ABC):
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Terms(Curve):
-    """A sum of exponentials on one table."""
+    """A sum of exponentials and floors on one table."""
 
-    features_KnP: np.ndarray  # log features of every term
+    features_KnP: np.ndarray  # log features of every term; zeros for a floor
     offset_Kn: np.ndarray  # log of a fixed factor, -inf where the term is absent
     low_P: np.ndarray
     high_P: np.ndarray
-    amplitude_K: tuple[int, ...]  # which parameter is the term's log amplitude; -1: it has none
+    amplitude_K: tuple[int, ...]  # which parameter is the term's amplitude; -1: it has none
+    floors: tuple[int, ...] = ()  # amplitudes that are no logs: the term is theta exp(offset)
     grid_GQ: np.ndarray  # where to look for the parameters that are no amplitudes, in their order
 
     @property
@@ -79,6 +79,10 @@ class Terms(Curve):
         num_terms, num_rows, num_params = self.features_KnP.shape
         flat = self.features_KnP.reshape(num_terms * num_rows, num_params)
         log_BKn = (theta_BP @ flat.T).reshape(-1, num_terms, num_rows) + self.offset_Kn
+        for term, at in enumerate(self.amplitude_K):
+            if at in self.floors:
+                with np.errstate(divide="ignore"):
+                    log_BKn[:, term] += np.log(theta_BP[:, at])[:, None]
         if num_terms == 1:
             return log_BKn[:, 0], np.ones_like(log_BKn)
         top_Bn = log_BKn.max(axis=1)
@@ -93,11 +97,16 @@ class Terms(Curve):
     def slopes(self, theta_BP: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         z_Bn, share_BKn = self._shares(theta_BP)
         jac_nBP = np.matmul(share_BKn.transpose(2, 0, 1), self.features_KnP.transpose(1, 0, 2))
-        return z_Bn, jac_nBP.transpose(1, 0, 2), share_BKn
+        jac_BnP = np.ascontiguousarray(jac_nBP.transpose(1, 0, 2))
+        for term, at in enumerate(self.amplitude_K):
+            if at in self.floors:
+                jac_BnP[:, :, at] += np.exp(self.offset_Kn[term] - z_Bn)
+        return z_Bn, jac_BnP, share_BKn
 
     def bend(self, slope_Bn: np.ndarray, jac_BnP: np.ndarray, extra: np.ndarray) -> np.ndarray:
         num_terms, num_rows, num_params = self.features_KnP.shape
         if num_terms == 1:  # log y is linear in theta
+            assert not self.floors
             return np.zeros((len(slope_Bn), num_params, num_params))
         flat = self.features_KnP.reshape(num_terms * num_rows, num_params)
         outer = (flat[:, :, None] * flat[:, None, :]).reshape(-1, num_params * num_params)
@@ -140,18 +149,20 @@ def newton(
     *,
     delta: float,
     steps: int = 150,
-    tolerance: float = 1e-13,
 ) -> Solution:
     """Damped Newton descent of sum_i w_i huber(curve_i - log_y_i) from `start_BP`, inside the box.
 
-    `log_y` and `weights` are [n] or [B, n]. Draws that have converged leave the batch. An indefinite
-    Hessian is used with the absolute values of its eigenvalues, so every step goes downhill.
+    `log_y` and `weights` are [n] or [B, n]. Draws that have converged leave the batch. An
+    indefinite Hessian is used with the absolute values of its eigenvalues, so every step goes
+    downhill.
     """
     theta_BP = np.clip(np.array(start_BP, dtype=float), curve.low_P, curve.high_P)
     num_draws, num_params = theta_BP.shape
     y_Bn = np.broadcast_to(log_y, (num_draws, curve.num_rows))
     w_Bn = np.broadcast_to(weights, (num_draws, curve.num_rows))
     identity = np.eye(num_params)
+    # A draw of a bootstrap need not be as exact as the point fit.
+    tolerance = 1e-13 if num_draws <= 16 else 1e-10
 
     damping_B = np.full(num_draws, 1e-3)
     decrement_B = np.full(num_draws, np.inf)
@@ -186,7 +197,8 @@ def newton(
 
         got = (w * losses(curve.log_y(trial) - y, delta)).sum(axis=1)
         better = got < best_B[live]
-        tiny = best_B[live] < 1e-28 * curve.num_rows
+        tiny = best_B[live] < 1e-28 * curve.num_rows  # an exact fit
+        decrement_B[live[tiny]] = 0.0
         done = (decrement_B[live] < tolerance) | (~better & (damping_B[live] > 1e6)) | tiny
         theta_BP[live[better]] = trial[better]
         best_B[live[better]] = got[better]
@@ -300,8 +312,8 @@ def grid_starts(
 ) -> np.ndarray:
     """The best `most` grid points that are not neighbours, with their amplitudes, [S, P].
 
-    Variable projection: at fixed exponents the amplitudes solve a non-negative least squares problem
-    on relative errors (weights 1/y).
+    Variable projection: at fixed exponents the amplitudes solve a non-negative least squares
+    problem on relative errors (weights 1/y).
     """
     rows = _some_rows(terms, log_y, weights)
     features = terms.features_KnP[:, rows]
@@ -343,7 +355,10 @@ def grid_starts(
     starts[:, exponents] = terms.grid_GQ[chosen]
     # An amplitude of zero starts small but alive, or its gradient would vanish.
     tiny = 1e-3 / norm[chosen]
-    starts[:, linear] = np.log(np.maximum(amplitude[chosen] / norm[chosen], tiny))
+    found = amplitude[chosen] / norm[chosen]
+    logs = np.log(np.maximum(found, tiny))
+    for at, one in enumerate(linear):
+        starts[:, one] = found[:, at] if one in terms.floors else logs[:, at]
     return np.clip(starts, terms.low_P, terms.high_P)
 
 

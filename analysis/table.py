@@ -61,6 +61,10 @@ HIGHER_IS_BETTER: Final = (
 SHOWN_ROWS: Final = 20  # how many removed rows the filter log names
 
 
+class NoRows(ValueError):
+    """Nothing is left to fit: every row was filtered out or has no value."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Data:
     """The rows of one fit. Columns are by role; every value in them is finite and positive."""
@@ -156,11 +160,12 @@ def prepare(
 
     `asked` maps roles (x, y, n, d, group) to column names or None. Left out, and logged: rows that
     `where` drops, runs whose `status` is not done, rows before the end of a schedule, checkpoints
-    that are not a run's last (unless `end_points` is False), rows without a finite value. ValueError:
-    a missing column, duplicate keys, values that are not numbers or not positive, mixed FLOP rules.
+    that are not a run's last (unless `end_points` is False), rows without a finite value.
+    ValueError: a missing column, duplicate keys, values that are not numbers or not positive, mixed
+    FLOP rules.
     """
     if not len(frame):
-        raise ValueError("table: no rows")
+        raise NoRows("table: no rows")
     twice = frame.columns[frame.columns.duplicated()]
     if len(twice):
         raise ValueError(f"table: column {str(twice[0])!r} appears twice")
@@ -175,9 +180,7 @@ def prepare(
         if mask.any():
             gone = frame[mask]
             log.append(
-                LeftOut(
-                    reason=reason, count=int(mask.sum()), rows=_labels(gone.head(SHOWN_ROWS))
-                )
+                LeftOut(reason=reason, count=int(mask.sum()), rows=_labels(gone.head(SHOWN_ROWS)))
             )
             frame = frame[~mask]
 
@@ -231,9 +234,9 @@ def prepare(
             drop(np.isnan(numbers), f"{name} is missing (NaN)")
             drop(np.isinf(_numbers(frame[name], role)), f"{name} is infinite")
         if not len(frame):
-            raise ValueError(f"--{role}: column {name!r} has no finite value in the rows that are left")
+            raise NoRows(f"--{role}: column {name!r} has no finite value in the rows that are left")
     if not len(frame):
-        raise ValueError("table: no row is left after the filters")
+        raise NoRows("table: no row is left after the filters")
     for role, name in roles.items():
         if role == "group":
             columns[role] = frame[name].astype(str).to_numpy(dtype=str)
@@ -271,7 +274,9 @@ def refuse_mixed_losses(data: Data, what: str) -> None:
             continue
         found = sorted(set(data.frame[column].dropna().tolist()))
         if len(found) > 1:
-            shown = ", ".join(f"{one:g}" if isinstance(one, float) else str(one) for one in found[:6])
+            shown = ", ".join(
+                f"{one:g}" if isinstance(one, float) else str(one) for one in found[:6]
+            )
             offer = (
                 "use --y val_bits_per_image"
                 if "val_bits_per_image" in data.frame.columns
@@ -378,7 +383,9 @@ def _numbers(column: pd.Series, role: str) -> np.ndarray:
     if wrong.any() and column.dtype.kind not in "fiu":
         entry = column[wrong].iloc[0]
         if str(entry).strip().lower() not in ("nan", ""):
-            raise ValueError(f"--{role}: column {column.name!r} holds {entry!r}, which is no number")
+            raise ValueError(
+                f"--{role}: column {column.name!r} holds {entry!r}, which is no number"
+            )
     return numbers.to_numpy(dtype=float, na_value=np.nan)
 
 

@@ -1,4 +1,5 @@
-"""Row filters typed by users: a small language, checked on its syntax tree and run by us, never by eval.
+"""Row filters typed by users: a small language, checked on its syntax tree and run by us, never by
+eval.
 
 Allowed: column names (in backticks when they hold spaces), numbers, strings, True, False, None,
 comparisons (chained too), `and`, `or`, `not`, and `in` / `not in` with a list of literals.

@@ -14,6 +14,7 @@ import numpy as np
 
 from .. import law as base
 from ..codes import notice
+from ..result import Notice
 from ..solve import Curve
 from ..table import Data
 
@@ -36,10 +37,11 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Broken(Curve):
-    """theta = (log E,) log a', b, c, log break, log f, with log x = u about its mean."""
+    """theta = (E / unit,) log a', b, c, log break, log f, with log x = u about its mean."""
 
     u: np.ndarray
     floor: bool
+    log_unit: float  # log of the lowest y, the unit of E
     low_P: np.ndarray
     high_P: np.ndarray
 
@@ -66,17 +68,18 @@ class Broken(Curve):
         )
         if not self.floor:
             return z, jac, None
-        log_e = theta_BP[:, 0][:, None]
-        total = np.logaddexp(log_e, z)
+        with np.errstate(divide="ignore"):
+            total = np.logaddexp(np.log(theta_BP[:, :1]) + self.log_unit, z)
         share = np.exp(z - total)
-        return total, np.concatenate([(1 - share)[:, :, None], share[:, :, None] * jac], 2), None
+        of_floor = np.exp(self.log_unit - total)
+        return total, np.concatenate([of_floor[:, :, None], share[:, :, None] * jac], 2), None
 
     def bend(self, slope_Bn: np.ndarray, jac_BnP: np.ndarray, extra: np.ndarray) -> np.ndarray:
         raise AssertionError("first order only")
 
 
 @final
-class Law(base.Law):
+class Law(base.CurveLaw):
     """Parameters a, b, c, x_break, f and E with floor="free"."""
 
     def __init__(self, config: Config) -> None:
@@ -98,43 +101,31 @@ class Law(base.Law):
             )
         return None
 
-    def solve(
-        self,
-        data: Data,
-        log_y: np.ndarray,
-        weights: np.ndarray,
-        *,
-        loss: str,
-        delta: float,
-        start: base.Solved | None = None,
-    ) -> base.Solved:
+    def on(self, data: Data, log_y: np.ndarray) -> Broken:
         log_x = np.log(data.columns["x"])
-        centre = float(log_x.mean())
-        u = log_x - centre
+        u = log_x - log_x.mean()
         free = self.config.floor == "free"
         low_y, high_y = float(log_y.min()), float(log_y.max())
         low = [low_y - 25.0, -STEEPEST, -STEEPEST, u.min(), np.log(SHARPEST)]
         high = [high_y + 25.0, STEEPEST, STEEPEST, u.max(), np.log(SMOOTHEST)]
-        curve = Broken(
+        return Broken(
             u=u,
             floor=free,
-            low_P=np.array([low_y - 25.0] * free + low),
-            high_P=np.array([low_y] * free + high),
+            log_unit=low_y,
+            low_P=np.array([0.0] * free + low),
+            high_P=np.array([1.0] * free + high),
         )
-        mean_y = log_y if log_y.ndim == 1 else log_y.mean(axis=0)
-        plain_w = weights if weights.ndim == 1 else np.ones(len(u))
-        found = base.fit_curve(
-            curve,
-            log_y,
-            weights,
-            loss=loss,
-            delta=delta,
-            start=start,
-            starts_SP=_starts(u, mean_y, plain_w, free),
-            floors=(0,) if free else (),
-        )
-        theta = found.theta_BP
-        body = theta[:, 1:] if free else theta
+
+    def starts(self, curve: Curve, log_y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        assert isinstance(curve, Broken)
+        return _starts(curve.u, log_y, weights, curve.floor)
+
+    def floors(self, data: Data) -> tuple[int, ...]:
+        return (0,) if self.config.floor == "free" else ()
+
+    def public(self, theta_BP: np.ndarray, data: Data, log_y: np.ndarray) -> dict[str, np.ndarray]:
+        centre = np.log(data.columns["x"]).mean()
+        body = theta_BP[:, -5:]
         params = {
             "a": np.exp(body[:, 0] + body[:, 1] * centre),
             "b": body[:, 1],
@@ -142,27 +133,14 @@ class Law(base.Law):
             "x_break": np.exp(body[:, 3] + centre),
             "f": np.exp(body[:, 4]),
         }
-        if free:
-            params = {"E": base.floor_from_log(theta[:, 0], low_y), **params}
-        notices = []
-        if start is None and free and params["E"][0] == 0.0:
-            notices.append(notice("W-FLOOR-ZERO", "E = 0: the data show no floor"))
-        at_bound = tuple(
-            name
-            for name, hit in zip(params, found.at_bound_P, strict=False)
-            if hit and name in ("b", "c", "x_break")
-        )
-        return base.Solved(
-            params=params,
-            theta_BP=theta,
-            objective_B=found.objective_B,
-            decrement_B=found.decrement_B,
-            fitted_log_Bn=curve.log_y(theta) if start is None else None,
-            at_bound=at_bound,
-            agree=found.agree,
-            num_params=theta.shape[1],
-            notices=tuple(notices),
-        )
+        if self.config.floor == "free":
+            return {"E": theta_BP[:, 0] * np.exp(log_y.min()), **params}
+        return params
+
+    def remarks(self, params: Mapping[str, np.ndarray], data: Data) -> tuple[Notice, ...]:
+        if self.config.floor == "free" and params["E"][0] == 0.0:
+            return (notice("W-FLOOR-ZERO", "E = 0: the data show no floor"),)
+        return ()
 
     def curve(
         self, params: Mapping[str, np.ndarray], columns: Mapping[str, np.ndarray]
@@ -176,6 +154,11 @@ class Law(base.Law):
 
     def derive(self, params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {"b_after": params["b"] + params["c"]}
+
+    def optimum(
+        self, params: Mapping[str, np.ndarray], x: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        return None
 
     def enough(self, data: Data, weights_Bn: np.ndarray) -> np.ndarray:
         least = 6 + (self.config.floor == "free")
@@ -205,10 +188,9 @@ def _starts(u: np.ndarray, log_y: np.ndarray, weights: np.ndarray, free: bool) -
                 columns = np.stack([np.ones_like(u), -u, -soft], axis=1)
                 answer = np.linalg.lstsq(columns * root[:, None], reducible * root, rcond=None)[0]
                 z = columns @ answer
-                floor = np.log(share) + log_y.min() if share else log_y.min() - 6.0
-                model = np.logaddexp(floor, z) if share else z
+                model = np.logaddexp(np.log(share) + log_y.min(), z) if share else z
                 left = float((weights * (model - log_y) ** 2).sum())
-                theta = [floor] * free + [*answer, at, np.log(f)]
+                theta = [share] * free + [*answer, at, np.log(f)]
                 found.append((left, theta))
     found.sort(key=lambda one: one[0])
     return np.array([theta for _, theta in found[:6]])

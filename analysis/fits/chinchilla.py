@@ -14,7 +14,8 @@ import numpy as np
 
 from .. import law as base
 from ..codes import notice
-from ..solve import Terms
+from ..result import Notice
+from ..solve import Curve, Terms, grid_starts
 from ..table import Data
 
 REQUIRES: Final = ("n", "d", "y")
@@ -29,7 +30,7 @@ class Config:
 
 
 @final
-class Law(base.Law):
+class Law(base.CurveLaw):
     """Approach 3; parameters E, A, B, alpha, beta; A and B for N and D as given."""
 
     def __init__(self, config: Config) -> None:
@@ -55,67 +56,45 @@ class Law(base.Law):
             )
         return None
 
-    def solve(
-        self,
-        data: Data,
-        log_y: np.ndarray,
-        weights: np.ndarray,
-        *,
-        loss: str,
-        delta: float,
-        start: base.Solved | None = None,
-    ) -> base.Solved:
+    def on(self, data: Data, log_y: np.ndarray) -> Terms:
         log_n, log_d = np.log(data.columns["n"]), np.log(data.columns["d"])
-        middle_n, middle_d = float(log_n.mean()), float(log_d.mean())
-        terms = chinchilla_terms(log_n - middle_n, log_d - middle_d, log_y)
-        found = base.fit_curve(
-            terms, log_y, weights, loss=loss, delta=delta, start=start, floors=(0,)
-        )
-        theta = found.theta_BP
-        alpha, beta = theta[:, 3], theta[:, 4]
-        params = {
-            "E": base.floor_from_log(theta[:, 0], float(log_y.min())),
-            "A": np.exp(theta[:, 1] + alpha * middle_n),
-            "B": np.exp(theta[:, 2] + beta * middle_d),
+        return chinchilla_terms(log_n - log_n.mean(), log_d - log_d.mean(), log_y)
+
+    def starts(self, curve: Curve, log_y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        assert isinstance(curve, Terms)
+        return grid_starts(curve, log_y, weights)
+
+    def floors(self, data: Data) -> tuple[int, ...]:
+        return (0,)
+
+    def public(self, theta_BP: np.ndarray, data: Data, log_y: np.ndarray) -> dict[str, np.ndarray]:
+        alpha, beta = theta_BP[:, 3], theta_BP[:, 4]
+        return {
+            "E": theta_BP[:, 0] * np.exp(log_y.min()),
+            "A": np.exp(theta_BP[:, 1] + alpha * np.log(data.columns["n"]).mean()),
+            "B": np.exp(theta_BP[:, 2] + beta * np.log(data.columns["d"]).mean()),
             "alpha": alpha,
             "beta": beta,
         }
-        notices = []
-        if start is None:
-            if params["E"][0] == 0.0:
-                notices.append(notice("W-FLOOR-ZERO", "E = 0: the data show no irreducible loss"))
-            decades = float(np.ptp(log_d - log_n) / np.log(10))
-            if decades < 1.0:
-                notices.append(
-                    notice(
-                        "W-RIDGE",
-                        f"tokens per parameter span {decades:.2f} decades; one is the least",
-                    )
+
+    def remarks(self, params: Mapping[str, np.ndarray], data: Data) -> tuple[Notice, ...]:
+        found = []
+        if params["E"][0] == 0.0:
+            found.append(notice("W-FLOOR-ZERO", "E = 0: the data show no irreducible loss"))
+        decades = float(np.ptp(np.log10(data.columns["d"] / data.columns["n"])))
+        if decades < 1.0:
+            found.append(
+                notice(
+                    "W-RIDGE", f"tokens per parameter span {decades:.2f} decades; 1 is the least"
                 )
-        at_bound = tuple(
-            name
-            for name, hit in zip(params, found.at_bound_P, strict=False)
-            if hit and name in ("alpha", "beta", "A", "B")
-        )
-        return base.Solved(
-            params=params,
-            theta_BP=theta,
-            objective_B=found.objective_B,
-            decrement_B=found.decrement_B,
-            fitted_log_Bn=terms.log_y(theta) if start is None else None,
-            at_bound=at_bound,
-            agree=found.agree,
-            num_params=5,
-            notices=tuple(notices),
-        )
+            )
+        return tuple(found)
 
     def curve(
         self, params: Mapping[str, np.ndarray], columns: Mapping[str, np.ndarray]
     ) -> np.ndarray:
-        if "n" in columns and "d" in columns:
-            n, d = columns["n"], columns["d"]
-        else:
-            n, d = self.optimum(params, columns["x"])
+        given = base.sizes(columns)
+        n, d = self.optimum(params, columns["x"]) if given is None else given
         model = np.exp(np.log(params["A"])[:, None] - params["alpha"][:, None] * np.log(n))
         data = np.exp(np.log(params["B"])[:, None] - params["beta"][:, None] * np.log(d))
         return params["E"][:, None] + model + data
@@ -153,19 +132,20 @@ class Law(base.Law):
 
 
 def chinchilla_terms(u: np.ndarray, v: np.ndarray, log_y: np.ndarray) -> Terms:
-    """Terms of exp(e) + exp(a - alpha u) + exp(b - beta v); u, v are log N, log D about their means."""
+    """Terms of E + exp(a - alpha u) + exp(b - beta v); u, v are log N, log D about their means."""
     num = len(u)
     features = np.zeros((3, num, 5))
-    features[0, :, 0] = features[1, :, 1] = features[2, :, 2] = 1.0
+    features[1, :, 1] = features[2, :, 2] = 1.0
     features[1, :, 3] = -u
     features[2, :, 4] = -v
     low, high = float(log_y.min()) - 25.0, float(log_y.max()) + 25.0
     alpha, beta = np.meshgrid(GRID, GRID, indexing="ij")
     return Terms(
         features_KnP=features,
-        offset_Kn=np.zeros((3, num)),
-        low_P=np.array([low, low, low, 1e-4, 1e-4]),
-        high_P=np.array([high, high, high, STEEPEST, STEEPEST]),
+        offset_Kn=np.stack([np.full(num, log_y.min()), np.zeros(num), np.zeros(num)]),
+        low_P=np.array([0.0, low, low, 1e-4, 1e-4]),
+        high_P=np.array([np.exp(np.ptp(log_y)), high, high, STEEPEST, STEEPEST]),
         amplitude_K=(0, 1, 2),
+        floors=(0,),  # E in units of the lowest y
         grid_GQ=np.stack([alpha.ravel(), beta.ravel()], axis=1),
     )

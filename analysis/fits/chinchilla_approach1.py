@@ -113,7 +113,9 @@ class Law(base.Law):
                     notice("W-EDGE", f"{left} bins are left out: won by an extreme size, or beaten")
                 )
             if num < 5:
-                notices.append(notice("W-RANGE", f"{num} bins make the lines; 5 or more are better"))
+                notices.append(
+                    notice("W-RANGE", f"{num} bins make the lines; 5 or more are better")
+                )
         return base.Solved(
             params=params,
             theta_BP=np.stack(list(params.values()), axis=1),
@@ -132,6 +134,14 @@ class Law(base.Law):
 
     def derive(self, params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {}
+
+    def optimum(
+        self, params: Mapping[str, np.ndarray], x: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        log_x = np.log(x)
+        log_n = np.log(params["n_coef"])[:, None] + params["a"][:, None] * log_x
+        log_d = np.log(params["d_coef"])[:, None] + params["b"][:, None] * log_x
+        return np.exp(log_n), np.exp(log_d)
 
     def enough(self, data: Data, weights_Bn: np.ndarray) -> np.ndarray:
         y_Bn = np.broadcast_to(data.columns["y"], weights_Bn.shape)

@@ -15,7 +15,8 @@ import numpy as np
 
 from .. import law as base
 from ..codes import notice
-from ..solve import Terms
+from ..result import Notice
+from ..solve import Curve, Terms, grid_starts
 from ..table import Data
 
 REQUIRES: Final = ("x", "y", "group")  # x: loss per image; group: the arm
@@ -38,9 +39,10 @@ class Config:
 
 
 @final
-class Law(base.Law):
+class Law(base.CurveLaw):
     """Parameters k (per unit of loss), s or s_ARM (at loss 0), and E, E_ARM or none."""
 
+    x_is_compute = False
     resampled_within = "group"
 
     def __init__(self, config: Config) -> None:
@@ -52,7 +54,7 @@ class Law(base.Law):
         if self.config.floor == "shared":
             floors = ["E"]
         scales = [f"s_{arm}" for arm in arms] if self.config.scale == "arm" else ["s"]
-        return ("k", *floors, *scales)
+        return (*floors, *scales, "k")
 
     def refuse(self, data: Data) -> base.Refusal | None:
         num_params = len(self.names(data))
@@ -69,83 +71,59 @@ class Law(base.Law):
                 )
         return None
 
-    def solve(
-        self,
-        data: Data,
-        log_y: np.ndarray,
-        weights: np.ndarray,
-        *,
-        loss: str,
-        delta: float,
-        start: base.Solved | None = None,
-    ) -> base.Solved:
-        terms, floors, middle, width = self._terms(data, log_y)
-        found = base.fit_curve(
-            terms, log_y, weights, loss=loss, delta=delta, start=start, floors=floors
-        )
-        theta = found.theta_BP
-        names = self.names(data)
-        k = theta[:, -1] / width
-        params = {"k": k}
-        for at, name in enumerate(names[1:]):
-            if at in floors:
-                params[name] = base.floor_from_log(theta[:, at], float(log_y.min()))
-            else:
-                params[name] = np.exp(theta[:, at] - k * middle)
-        notices = []
-        if start is None:
-            zero = [name for name in names if name.startswith("E") and params[name][0] == 0.0]
-            if zero:
-                notices.append(notice("W-FLOOR-ZERO", f"no floor is seen: {', '.join(zero)} = 0"))
-        return base.Solved(
-            params=params,
-            theta_BP=theta,
-            objective_B=found.objective_B,
-            decrement_B=found.decrement_B,
-            fitted_log_Bn=terms.log_y(theta) if start is None else None,
-            at_bound=("k",) if start is None and found.at_bound_P[-1] else (),
-            agree=found.agree,
-            num_params=theta.shape[1],
-            notices=tuple(notices),
-        )
-
-    def _terms(
-        self, data: Data, log_y: np.ndarray
-    ) -> tuple[Terms, tuple[int, ...], float, float]:
-        """Terms, the indices of floors, and the centre and width of the loss axis."""
+    def on(self, data: Data, log_y: np.ndarray) -> Terms:
         loss, group = data.columns["x"], data.columns["group"]
-        middle, width = float(loss.mean()), float(np.ptp(loss))
-        u = (loss - middle) / width
+        names = self.names(data)[:-1]
         arms = sorted(set(group))
-        num, names = len(loss), self.names(data)
-        column = {name: at for at, name in enumerate(names[1:])}  # k is last in theta
-        features, offsets, amplitudes = [], [], []
-
-        def add(name: str, mask: np.ndarray, slope: np.ndarray) -> None:
-            one = np.zeros((num, len(names)))
-            one[:, column[name]] = 1.0
-            one[:, -1] = slope
-            features.append(one)
-            offsets.append(np.where(mask, 0.0, -np.inf))
-            amplitudes.append(column[name])
-
-        for name in names[1:]:
-            arm = name[2:]
-            mask = group == arm if arm in arms and "_" in name else np.ones(num, dtype=bool)
-            add(name, mask, np.zeros(num) if name.startswith("E") else u)
+        middle, width = _axis(loss)
+        num, size = len(loss), len(names) + 1
+        features = np.zeros((len(names), num, size))
+        offset = np.zeros((len(names), num))
+        is_floor = np.array([name.startswith("E") for name in names])
+        for at, name in enumerate(names):
+            if is_floor[at]:
+                offset[at] = log_y.min()  # E in units of the lowest y
+            else:
+                features[at, :, at] = 1.0
+                features[at, :, -1] = (loss - middle) / width
+            if name[2:] in arms:
+                offset[at] = np.where(group == name[2:], offset[at], -np.inf)
         low, high = float(log_y.min()) - 25.0, float(log_y.max()) + 25.0
-        size = len(names)
+        top = float(np.exp(np.ptp(log_y)))
         grid = np.geomspace(0.05, 12.0, 30)
-        terms = Terms(
-            features_KnP=np.stack(features),
-            offset_Kn=np.stack(offsets),
-            low_P=np.array([low] * (size - 1) + [-20.0]),
-            high_P=np.array([high] * (size - 1) + [20.0]),
-            amplitude_K=tuple(amplitudes),
+        return Terms(
+            features_KnP=features,
+            offset_Kn=offset,
+            low_P=np.append(np.where(is_floor, 0.0, low), -20.0),
+            high_P=np.append(np.where(is_floor, top, high), 20.0),
+            amplitude_K=tuple(range(len(names))),
+            floors=self.floors(data),
             grid_GQ=np.concatenate([-grid[::-3], grid])[:, None],
         )
-        floors = tuple(at for name, at in column.items() if name.startswith("E"))
-        return terms, floors, middle, width
+
+    def starts(self, curve: Curve, log_y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        assert isinstance(curve, Terms)
+        return grid_starts(curve, log_y, weights)
+
+    def floors(self, data: Data) -> tuple[int, ...]:
+        return tuple(at for at, name in enumerate(self.names(data)) if name.startswith("E"))
+
+    def public(self, theta_BP: np.ndarray, data: Data, log_y: np.ndarray) -> dict[str, np.ndarray]:
+        middle, width = _axis(data.columns["x"])
+        k = theta_BP[:, -1] / width
+        params = {}
+        for at, name in enumerate(self.names(data)[:-1]):
+            if name.startswith("E"):
+                params[name] = theta_BP[:, at] * np.exp(log_y.min())
+            else:
+                params[name] = np.exp(theta_BP[:, at] - k * middle)
+        return {**params, "k": k}
+
+    def remarks(self, params: Mapping[str, np.ndarray], data: Data) -> tuple[Notice, ...]:
+        zero = [name for name in params if name.startswith("E") and params[name][0] == 0.0]
+        if zero:
+            return (notice("W-FLOOR-ZERO", f"no floor is seen: {', '.join(zero)} = 0"),)
+        return ()
 
     def curve(
         self, params: Mapping[str, np.ndarray], columns: Mapping[str, np.ndarray]
@@ -167,6 +145,11 @@ class Law(base.Law):
     def derive(self, params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {}
 
+    def optimum(
+        self, params: Mapping[str, np.ndarray], x: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        return None
+
     def enough(self, data: Data, weights_Bn: np.ndarray) -> np.ndarray:
         least = 1 + (self.config.scale == "arm") + (self.config.floor == "arm")
         good = base.num_distinct(base.distinct(data.columns["x"]), weights_Bn) >= 2
@@ -180,10 +163,16 @@ class Law(base.Law):
         loss = np.concatenate([np.linspace(900, 1300, 9), np.linspace(850, 1250, 9)])
         loss = loss + rng.uniform(-5, 5, loss.size)
         group = np.repeat(["crt", "vq"], 9)
-        params = {"k": 0.006}
+        params = {}
         if self.config.floor != "none":
             params |= {"E_crt": 2.0, "E_vq": 3.0} if self.config.floor == "arm" else {"E": 2.0}
         params |= {"s_crt": 0.004, "s_vq": 0.005} if self.config.scale == "arm" else {"s": 0.004}
+        params["k"] = 0.006
         arrays = {name: np.array([value]) for name, value in params.items()}
         columns = {"x": loss, "group": group}
         return {**columns, "y": self.curve(arrays, columns)[0]}, params
+
+
+def _axis(loss: np.ndarray) -> tuple[float, float]:
+    """Middle and width of the loss axis: the solver's exponent is per width."""
+    return float(loss.mean()), float(np.ptp(loss))

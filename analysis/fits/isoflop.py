@@ -148,9 +148,7 @@ class Law(base.Law):
         middle = model.log_x_G[good].mean()
         places = {"parabola" if self.config.degree == 2 else "cubic": _size(params, middle)}
         other = 5 - self.config.degree
-        beside = self._minima(
-            data, "n", np.exp(log_y)[None], np.atleast_2d(weights), degree=other
-        )
+        beside = self._minima(data, "n", np.exp(log_y)[None], np.atleast_2d(weights), degree=other)
         a, log_n, count = optimum.lines(beside.log_x_G, beside.place_BG, beside.inside_BG)
         if count[0] >= 2:
             places["cubic" if other == 3 else "parabola"] = float(np.exp(log_n + a * middle)[0])
@@ -174,6 +172,14 @@ class Law(base.Law):
 
     def derive(self, params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {}
+
+    def optimum(
+        self, params: Mapping[str, np.ndarray], x: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        log_x = np.log(x)
+        log_n = np.log(params["n_coef"])[:, None] + params["a"][:, None] * log_x
+        log_d = np.log(params["d_coef"])[:, None] + params["b"][:, None] * log_x
+        return np.exp(log_n), np.exp(log_d)
 
     def enough(self, data: Data, weights_Bn: np.ndarray) -> np.ndarray:
         y = data.columns["y"][None]

@@ -14,7 +14,8 @@ import numpy as np
 
 from .. import law as base
 from ..codes import notice
-from ..solve import Terms
+from ..result import Notice
+from ..solve import Curve, Terms, grid_starts
 from ..table import Data
 
 REQUIRES: Final = ("n", "d", "y")
@@ -27,7 +28,7 @@ class Config:
 
 
 @final
-class Law(base.Law):
+class Law(base.CurveLaw):
     """The over-training law; parameters E, a, b, eta."""
 
     def __init__(self, config: Config) -> None:
@@ -51,63 +52,46 @@ class Law(base.Law):
             return base.Refusal(status="no_spread", reason="fewer than 4 different (N, D)")
         return None
 
-    def solve(
-        self,
-        data: Data,
-        log_y: np.ndarray,
-        weights: np.ndarray,
-        *,
-        loss: str,
-        delta: float,
-        start: base.Solved | None = None,
-    ) -> base.Solved:
+    def on(self, data: Data, log_y: np.ndarray) -> Terms:
         log_c, log_m = _axes(data.columns)
-        middle_c, middle_m = float(log_c.mean()), float(log_m.mean())
-        u, v = log_c - middle_c, log_m - middle_m
+        u, v = log_c - log_c.mean(), log_m - log_m.mean()
         num = len(u)
         features = np.zeros((3, num, 4))
-        features[0, :, 0] = features[1, :, 1] = features[2, :, 2] = 1.0
+        features[1, :, 1] = features[2, :, 2] = 1.0
         features[1, :, 3] = v - u
         features[2, :, 3] = -v - u
         low, high = float(log_y.min()) - 25.0, float(log_y.max()) + 25.0
-        terms = Terms(
+        return Terms(
             features_KnP=features,
-            offset_Kn=np.zeros((3, num)),
-            low_P=np.array([low, low, low, 1e-4]),
-            high_P=np.array([high, high, high, STEEPEST]),
+            offset_Kn=np.stack([np.full(num, log_y.min()), np.zeros(num), np.zeros(num)]),
+            low_P=np.array([0.0, low, low, 1e-4]),
+            high_P=np.array([np.exp(np.ptp(log_y)), high, high, STEEPEST]),
             amplitude_K=(0, 1, 2),
+            floors=(0,),  # E in units of the lowest y
             grid_GQ=np.geomspace(0.01, 1.5, 60)[:, None],
         )
-        found = base.fit_curve(
-            terms, log_y, weights, loss=loss, delta=delta, start=start, floors=(0,)
-        )
-        theta = found.theta_BP
-        eta = theta[:, 3]
-        params = {
-            "E": base.floor_from_log(theta[:, 0], float(log_y.min())),
-            "a": np.exp(theta[:, 1] + eta * (middle_c - middle_m)),
-            "b": np.exp(theta[:, 2] + eta * (middle_c + middle_m)),
+
+    def starts(self, curve: Curve, log_y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        assert isinstance(curve, Terms)
+        return grid_starts(curve, log_y, weights)
+
+    def floors(self, data: Data) -> tuple[int, ...]:
+        return (0,)
+
+    def public(self, theta_BP: np.ndarray, data: Data, log_y: np.ndarray) -> dict[str, np.ndarray]:
+        log_c, log_m = _axes(data.columns)
+        eta = theta_BP[:, 3]
+        return {
+            "E": theta_BP[:, 0] * np.exp(log_y.min()),
+            "a": np.exp(theta_BP[:, 1] + eta * (log_c.mean() - log_m.mean())),
+            "b": np.exp(theta_BP[:, 2] + eta * (log_c.mean() + log_m.mean())),
             "eta": eta,
         }
-        notices = ()
-        if start is None and params["E"][0] == 0.0:
-            notices = (notice("W-FLOOR-ZERO", "E = 0: the data show no irreducible loss"),)
-        at_bound = tuple(
-            name
-            for name, hit in zip(params, found.at_bound_P, strict=False)
-            if hit and name in ("a", "b", "eta")
-        )
-        return base.Solved(
-            params=params,
-            theta_BP=theta,
-            objective_B=found.objective_B,
-            decrement_B=found.decrement_B,
-            fitted_log_Bn=terms.log_y(theta) if start is None else None,
-            at_bound=at_bound,
-            agree=found.agree,
-            num_params=4,
-            notices=notices,
-        )
+
+    def remarks(self, params: Mapping[str, np.ndarray], data: Data) -> tuple[Notice, ...]:
+        if params["E"][0] == 0.0:
+            return (notice("W-FLOOR-ZERO", "E = 0: the data show no irreducible loss"),)
+        return ()
 
     def curve(
         self, params: Mapping[str, np.ndarray], columns: Mapping[str, np.ndarray]
@@ -122,6 +106,14 @@ class Law(base.Law):
         # The M at which a C sees the lowest loss: a M^eta = b M^-eta.
         best = np.exp((np.log(params["b"]) - np.log(params["a"])) / (2 * params["eta"]))
         return {"tokens_per_parameter_optimal": best}
+
+    def optimum(
+        self, params: Mapping[str, np.ndarray], x: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        # a M^eta = b M^-eta at the optimum, C = 6 N^2 M.
+        log_m = (np.log(params["b"]) - np.log(params["a"])) / (2 * params["eta"])
+        log_n = 0.5 * (np.log(x / 6.0)[None, :] - log_m[:, None])
+        return np.exp(log_n), np.exp(log_n + log_m[:, None])
 
     def enough(self, data: Data, weights_Bn: np.ndarray) -> np.ndarray:
         rows = base.distinct(data.columns["n"], data.columns["d"])
@@ -141,5 +133,8 @@ class Law(base.Law):
 
 def _axes(columns: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """log C and log M."""
-    log_n, log_d = np.log(columns["n"]), np.log(columns["d"])
+    given = base.sizes(columns)
+    if given is None:
+        raise ValueError("overtraining: parameters and tokens (n, d) are needed")
+    log_n, log_d = np.log(given[0]), np.log(given[1])
     return np.log(6.0) + log_n + log_d, log_d - log_n

@@ -10,7 +10,8 @@ import numpy as np
 
 from .. import law as base
 from ..codes import notice
-from ..solve import Terms
+from ..result import Notice
+from ..solve import Curve, Terms, grid_starts
 from ..table import Data
 
 REQUIRES: Final = ("x", "y")
@@ -33,7 +34,7 @@ class Config:
 
 
 @final
-class Law(base.Law):
+class Law(base.CurveLaw):
     """The power law; parameters a, b (b > 0: y falls with x) and E unless the floor is none."""
 
     def __init__(self, config: Config) -> None:
@@ -61,73 +62,60 @@ class Law(base.Law):
             )
         return None
 
-    def solve(
-        self,
-        data: Data,
-        log_y: np.ndarray,
-        weights: np.ndarray,
-        *,
-        loss: str,
-        delta: float,
-        start: base.Solved | None = None,
-    ) -> base.Solved:
+    def on(self, data: Data, log_y: np.ndarray) -> Terms:
         log_x = np.log(data.columns["x"])
-        centre = float(log_x.mean())
-        terms = self._terms(log_x - centre, log_y)
-        free = self.config.floor == "free"
-        found = base.fit_curve(
-            terms,
-            log_y,
-            weights,
-            loss=loss,
-            delta=delta,
-            start=start,
-            floors=(0,) if free else (),
-        )
-        theta = found.theta_BP
-        b = theta[:, -1]
-        params = {"a": np.exp(theta[:, -2] + b * centre), "b": b}
-        if free:
-            params = {"E": base.floor_from_log(theta[:, 0], float(log_y.min())), **params}
-        elif self.config.floor != "none":
-            params = {"E": np.full(len(b), float(self.config.floor)), **params}
-        names = list(params)
-        at_bound = tuple(
-            name
-            for name, hit in zip(names[-len(found.at_bound_P) :], found.at_bound_P, strict=True)
-            if hit and name == "b"
-        )
-        notices = ()
-        if free and start is None and params["E"][0] == 0.0:
-            notices = (notice("W-FLOOR-ZERO", "E = 0: a straight line fits as well as a floor"),)
+        return self._terms(log_x - log_x.mean(), log_y)
+
+    def starts(self, curve: Curve, log_y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        assert isinstance(curve, Terms)
+        return grid_starts(curve, log_y, weights)
+
+    def floors(self, data: Data) -> tuple[int, ...]:
+        return (0,) if self.config.floor == "free" else ()
+
+    def public(self, theta_BP: np.ndarray, data: Data, log_y: np.ndarray) -> dict[str, np.ndarray]:
+        b = theta_BP[:, -1]
+        params = {"a": np.exp(theta_BP[:, -2] + b * np.log(data.columns["x"]).mean()), "b": b}
+        if self.config.floor == "free":
+            return {"E": theta_BP[:, 0] * np.exp(log_y.min()), **params}
+        if self.config.floor == "none":
+            return params
+        return {"E": np.full(len(b), float(self.config.floor)), **params}
+
+    def warm(self, params: Mapping[str, float], data: Data, log_y: np.ndarray) -> base.Solved:
+        """Known parameters as the start of refits on `data` (which may be other rows)."""
+        middle = float(np.log(data.columns["x"]).mean())
+        theta = [np.log(params["a"]) - params["b"] * middle, params["b"]]
+        if self.config.floor == "free":
+            theta = [params["E"] / float(np.exp(log_y.min())), *theta]
         return base.Solved(
-            params=params,
-            theta_BP=theta,
-            objective_B=found.objective_B,
-            decrement_B=found.decrement_B,
-            fitted_log_Bn=terms.log_y(theta) if start is None else None,
-            at_bound=at_bound,
-            agree=found.agree,
-            num_params=theta.shape[1],
-            notices=notices,
+            params={name: np.array([value]) for name, value in params.items()},
+            theta_BP=np.array([theta]),
+            objective_B=np.zeros(1),
+            decrement_B=np.zeros(1),
+            agree=1.0,
         )
 
+    def remarks(self, params: Mapping[str, np.ndarray], data: Data) -> tuple[Notice, ...]:
+        if self.config.floor == "free" and params["E"][0] == 0.0:
+            return (notice("W-FLOOR-ZERO", "E = 0: a straight line fits as well as a floor"),)
+        return ()
+
     def _terms(self, u: np.ndarray, log_y: np.ndarray) -> Terms:
-        """Terms of exp(e) + exp(a - b u); u is log x about its mean."""
+        """Terms of E + exp(a - b u); u is log x about its mean."""
         low, high = float(log_y.min()) - 25.0, float(log_y.max()) + 25.0
         num = len(u)
         one, none = np.ones(num), np.zeros(num)
         slope = np.geomspace(0.01, STEEPEST, 40)
         if self.config.floor == "free":
-            features = np.stack(
-                [np.stack([one, none, none], 1), np.stack([none, one, -u], 1)], axis=0
-            )
+            power = np.stack([none, one, -u], 1)
             return Terms(
-                features_KnP=features,
-                offset_Kn=np.zeros((2, num)),
-                low_P=np.array([low, low, -STEEPEST]),
-                high_P=np.array([high, high, STEEPEST]),
+                features_KnP=np.stack([np.zeros_like(power), power], axis=0),
+                offset_Kn=np.stack([np.full(num, log_y.min()), none]),  # E in units of the lowest y
+                low_P=np.array([0.0, low, -STEEPEST]),
+                high_P=np.array([np.exp(np.ptp(log_y)), high, STEEPEST]),
                 amplitude_K=(0, 1),
+                floors=(0,),
                 grid_GQ=np.concatenate([-slope[::-1], slope])[:, None],
             )
         power = np.stack([one, -u], 1)
@@ -158,6 +146,11 @@ class Law(base.Law):
 
     def derive(self, params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {}
+
+    def optimum(
+        self, params: Mapping[str, np.ndarray], x: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        return None
 
     def enough(self, data: Data, weights_Bn: np.ndarray) -> np.ndarray:
         least = 3 if self.config.floor == "free" else 2

@@ -1,0 +1,162 @@
+"""The answers of `tokenlaw fit` and `tokenlaw frontier` as text for a terminal."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+WIDTH = 100
+
+
+def render(answer: Mapping[str, Any]) -> str:
+    """The lines of an answer of `command.fit` or `command.frontier`."""
+    if "frontiers" in answer:
+        lines = _frontiers(answer)
+    elif "groups" in answer:
+        lines = []
+        for name, one in answer["groups"].items():
+            lines += [f"{answer['group']} = {name}", *_indented(_fit(one)), ""]
+    else:
+        lines = _fit(answer)
+    return "\n".join(line.rstrip() for line in lines).rstrip() + "\n"
+
+
+def _fit(one: Mapping[str, Any]) -> list[str]:
+    if one["status"] != "ok":
+        return [f"{one['law']}: {one['status']}: {one['reason']}"]
+    objective = f"{one['loss']} objective {_number(one['objective'], 6)}"
+    lines = [f"{one['law']} on {one['n']} rows ({one['n_left_out']} left out), {objective}"]
+    lines += _numbers({**one["params"], **one["derived"]}, one["ci95"])
+    if one["bootstrap"]:
+        made = one["bootstrap"]
+        lines.append(
+            f"  intervals: 95%, {made['draws']} draws by {made['by']}, {made['clusters']} clusters"
+        )
+    for loss, params in one["beside"].items():
+        shown = ", ".join(f"{name} {_number(value)}" for name, value in params.items())
+        lines.append(f"  beside, {loss}: {shown}")
+    lines += _predictions(one.get("predictions", []))
+    if one["checks"]:
+        lines.append("checks")
+        marks = {True: "ok", False: "LOOK", None: "-"}
+        lines += [
+            f"  {marks[one['passed']]:<5}{one['name']}: {one['text']}" for one in one["checks"]
+        ]
+    return [*lines, *_warnings(one["warnings"]), *_checklist(one["checklist"])]
+
+
+def _numbers(values: Mapping[str, float], ci95: Mapping[str, Sequence[float | None]]) -> list[str]:
+    width = max(len(name) for name in values) if values else 0
+    lines = []
+    for name, value in values.items():
+        line = f"  {name:<{width}}  {_number(value, 5):>11}"
+        if name in ci95:
+            line += f"  [{_number(ci95[name][0])}, {_number(ci95[name][1])}]"
+        lines.append(line)
+    return lines
+
+
+def _predictions(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = ["predictions (95% of the law; 95% of a new run)"] if entries else []
+    for one in entries:
+        at = ", ".join(
+            f"{role} {one[role] if role == 'group' else _number(one[role])}"
+            for role in ("x", "n", "d", "group")
+            if role in one
+        )
+        line = f"  {at}: {_number(one['y'])}"
+        if one["ci95"][0] is not None:
+            line += f"  {_interval(one['ci95'])}; {_interval(one['ci95_new_run'])}"
+        if one["decades_outside"]:
+            line += f"  {one['decades_outside']:.2f} decades outside the data"
+        lines.append(line)
+    return lines
+
+
+def _frontiers(answer: Mapping[str, Any]) -> list[str]:
+    lines = [
+        f"{answer['y']} ({answer['direction']} is better) against {answer['x']}: {answer['n']} rows, "
+        f"{answer['n_left_out']} left out"
+    ]
+    for name, one in answer["frontiers"].items():
+        status = "" if one["points"]["status"] == "ok" else f": {one['points']['status']}"
+        lines.append(
+            f"{name}: {len(one['points']['x'])} of {one['n']} runs on the {one['envelope']} envelope"
+            f"{status}"
+        )
+        for form, fit in one["fits"].items():
+            if fit["status"] == "ok":
+                lines.append(f"  {form}")
+                lines += _indented(_numbers(fit["params"], fit["ci95"]))
+            else:
+                lines.append(f"  {form}: {fit['status']}: {fit['reason']}")
+    if answer["crossovers"]:
+        lines.append("crossovers")
+    for one in answer["crossovers"]:
+        who = f"  {one['arms'][0]} and {one['arms'][1]}, {one['form']}: "
+        if one["x"] is None:
+            text = one["status"]
+            if one["better_below"]:
+                text += f"; {one['better_below']} is better from {_number(one['searched'][0])}"
+                text += f" to {_number(one['searched'][1])}"
+        else:
+            text = f"{_number(one['x'])}"
+            if one["p_no_crossing"] is not None:
+                text += f" {_interval(one['ci95'])}, P(no crossing) {one['p_no_crossing']:.0%}"
+            text += f"; {one['better_below']} below, {one['better_above']} above"
+            if one["outside_data"]:
+                text += f"; {one['decades_outside']:.2f} decades outside the data"
+        lines.append(who + text)
+    if answer["gains"]:
+        lines.append(f"compute gain over {answer['reference']}")
+    for one in answer["gains"]:
+        lines.append(f"  {one['arm']}, {one['form']}" + ("" if one["x"] else f": {one['status']}"))
+        step = max(1, (len(one["x"]) - 1) // 4)
+        for at in range(0, len(one["x"]), step):
+            value = one["gain"][at]
+            text = "beyond the reference" if value is None else f"{value:.3g}x"
+            if one["low"]:
+                text += f"  {_interval((one['low'][at], one['high'][at]))}"
+            if one["outside_data"][at]:
+                text += "  outside the data"
+            lines.append(f"    at {_number(one['x'][at])}: {text}")
+    return [*lines, *_warnings(answer["warnings"]), *_checklist(answer["checklist"])]
+
+
+def _warnings(entries: Sequence[Mapping[str, str]]) -> list[str]:
+    lines = ["warnings (docs/analysis.md explains the codes)"] if entries else []
+    for one in entries:
+        lines += _wrapped(f"  {one['code']}: ", one["message"])
+    return lines
+
+
+def _checklist(entries: Sequence[Mapping[str, str]]) -> list[str]:
+    lines = ["reporting checklist"] if entries else []
+    for one in entries:
+        lines += _wrapped(f"  {one['name']}: ", one["text"])
+    return lines
+
+
+def _wrapped(head: str, text: str) -> list[str]:
+    return textwrap.wrap(
+        head + text,
+        WIDTH,
+        subsequent_indent="      ",
+        break_long_words=False,
+        initial_indent="",
+        drop_whitespace=True,
+    )
+
+
+def _indented(lines: Sequence[str]) -> list[str]:
+    return [f"  {line}" for line in lines]
+
+
+def _interval(ends: Sequence[float | None]) -> str:
+    shown = ["open" if one is None else _number(one) for one in ends]
+    return f"[{shown[0]}, {shown[1]}]"
+
+
+def _number(value: float | None, digits: int = 4) -> str:
+    return "-" if value is None else f"{value:.{digits}g}"
