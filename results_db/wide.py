@@ -50,7 +50,9 @@ def wide_rows(
                 continue
             memberships = [{"study": None, "arm": None, "axes": {}, "planned": {}}]
         for member in memberships:
-            rows.append(_row(run_id, member, members, runs, graph, summaries))
+            for axes in _evaluated_axes(graph.evaluations(run_id), member, members):
+                each = {**member, "axes": axes}
+                rows.append(_row(run_id, each, members, runs, graph, summaries))
     rows.sort(
         key=lambda row: (
             row["study"] or "",
@@ -228,11 +230,35 @@ def _primary(evaluations: Sequence[str], member: Mapping[str, Any], members: Mem
     return [
         evaluation
         for evaluation in evaluations
-        if any(
-            other["study"] == member["study"] and other["primary"]
-            for other in members.get(evaluation, ())
-        )
+        if any(_belongs(other, member) for other in members.get(evaluation, ()))
     ]
+
+
+def _belongs(other: Mapping[str, Any], member: Mapping[str, Any]) -> bool:
+    """Whether a primary evaluation counts for the row: it is of its study and arm, and no axis that
+    both have differs. A tokenizer may be evaluated at several values of an axis of the codes.
+    """
+    return (
+        other["study"] == member["study"]
+        and other["primary"]
+        and other["arm"] == member["arm"]
+        and all(other["axes"].get(name, value) == value for name, value in member["axes"].items())
+    )
+
+
+def _evaluated_axes(
+    evaluations: Sequence[str], member: Mapping[str, Any], members: Members
+) -> list[dict[str, Any]]:
+    """The axes of the generator's rows: one row for each value of the axes that only its
+    evaluations have, such as the guidance scale.
+    """
+    found = {}
+    for evaluation in evaluations:
+        for other in members.get(evaluation, ()):
+            if _belongs(other, member):
+                axes = {**other["axes"], **member["axes"]}
+                found[canonical_json(axes)] = axes
+    return list(found.values()) or [dict(member["axes"])]
 
 
 def _finish(rows: list[dict[str, Any]]) -> Columns:
