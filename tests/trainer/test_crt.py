@@ -5,6 +5,7 @@ from torch import nn
 
 from trainer import flops
 from trainer.config import OptimConfig, decode
+from trainer.generator import rope_table
 from trainer.regularizers.crt import Config, Regularizer, scale_gradient
 
 TINY = {"width": 16, "heads": 2, "hidden_multiple": 8}
@@ -123,6 +124,12 @@ def test_a_start_token_predicts_the_first_latent_too() -> None:
     assert model.predict(z_BND).shape == (2, 9, 4)
     first = model.predict(z_BND)[:, 0]
     assert torch.equal(first[0], first[1]), "nothing comes before it"
+
+
+def test_each_latent_is_turned_by_its_own_place_in_the_grid() -> None:
+    table = rope_table("rope_2d", 8, GRID, 10_000.0, "zero")
+    assert torch.equal(build().rope, table[1:9]), "row 0 is the class token's"
+    assert torch.equal(build(start_token=True).rope, table[:9])
 
 
 def test_the_tied_head_has_no_matrix_of_its_own() -> None:

@@ -47,6 +47,12 @@ def test_the_gradient_is_that_of_the_bound() -> None:
     assert torch.allclose(z_BND.grad, expected)
 
 
+def test_the_bound_maps_zero_to_zero_for_even_and_odd_levels() -> None:
+    bound = Quantizer(Config(levels=(8, 5))).bound(torch.tensor([[0.0, 0.0], [50.0, 50.0]]))
+    assert bound[0].tolist() == pytest.approx([0.0, 0.0], abs=1e-6)
+    assert bound[1].tolist() == pytest.approx([3.5035 - 0.5, 2.002])
+
+
 def test_codes_are_computed_in_fp32_under_autocast() -> None:
     torch.manual_seed(0)
     quantizer, z_BND = Quantizer(Config(levels=RECOMMENDED[16])), torch.randn(2, 500, 6) * 2

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from trainer.flops import Cost
-from trainer.tokenizers.vqgan import Config, Tokenizer, norm_groups
+from trainer.tokenizers.vqgan import Config, Tokenizer, _Downsample, norm_groups
 
 TINY = Config(
     ch=8, ch_mult=(1, 2), num_res_blocks_encoder=1, num_res_blocks_decoder=1, z_channels=8
@@ -78,6 +78,14 @@ def test_tokens_are_in_raster_order_and_decode_undoes_the_order() -> None:
     z_BND = model.encode(x_BCHW)
     assert torch.equal(z_BND[0, 8 * 5 + 2], grid[0, :, 5, 2])
     assert torch.equal(model.decode(z_BND), model.decoder(model.project_out(grid)))
+
+
+def test_halving_pads_right_and_bottom_only() -> None:
+    halve = next(layer for layer in Tokenizer(TINY, 3, 16).encoder if type(layer) is _Downsample)
+    torch.nn.init.ones_(halve.conv.weight)
+    torch.nn.init.zeros_(halve.conv.bias)
+    seen = halve(torch.ones(1, 8, 4, 4))[0, 0] / 8
+    assert seen.tolist() == [[9.0, 6.0], [6.0, 4.0]], "pixels under the kernel"
 
 
 def test_other_resolutions_go_through_the_same_weights() -> None:

@@ -34,7 +34,7 @@ VERSION = 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """Values the paper states are the defaults; what it leaves open is a switch (docs/crt.md)."""
+    """Values the paper states are the defaults; what it leaves open is a switch."""
 
     __pydantic_config__ = STRICT
 
