@@ -10,6 +10,7 @@ from unittest import mock
 import torch
 import torch.distributed as td
 
+from trainer.losses._gan import adaptive_weight
 from trainer.losses.patchgan import Config, Loss
 from trainer.quantizers import vq
 from trainer.quantizers._entropy import entropy_penalty
@@ -38,6 +39,11 @@ def measure(rank: int, world: int) -> dict[str, list[float]]:
             [p.grad.flatten() for p in loss.parameters() if p.grad is not None]
         )
         found[f"{config.objective} average"] = loss.ema_real[None]
+
+    last = torch.ones(3, requires_grad=True)
+    own = torch.arange(1.0, 5.0)[share]  # each process has gradients of another size
+    factor = adaptive_weight((own.square().mean() * last).sum(), (own.mean() * last).sum(), last)
+    found["adaptive weight"] = factor[None]
 
     quantizer = vq.Quantizer(vq.Config(codebook_size=32))
     stats = quantizer(z_BND, 0).stats

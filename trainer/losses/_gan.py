@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..dist import mean
+
 Objective = Literal["hinge", "wgan_clip", "wgan_gp", "non_saturating"]
 
 
@@ -48,7 +50,9 @@ def adaptive_weight(reconstruction_loss: Tensor, gan_loss: Tensor, last_layer: T
     """
     (of_reconstruction,) = torch.autograd.grad(reconstruction_loss, last_layer, retain_graph=True)
     (of_gan,) = torch.autograd.grad(gan_loss, last_layer, retain_graph=True)
-    ratio = of_reconstruction.float().norm() / (of_gan.float().norm() + 1e-4)
+    # Of the whole batch: each process has the gradients of its own share.
+    of_reconstruction, of_gan = mean(of_reconstruction.float()), mean(of_gan.float())
+    ratio = of_reconstruction.norm() / (of_gan.norm() + 1e-4)
     return ratio.clamp(0.0, 1e4).detach()
 
 

@@ -97,9 +97,20 @@ def straight_through(z_BND: Tensor, z_q_BND: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def count_codes(code_BN: Tensor, num_codes: int) -> Tensor:
+    """How often each code occurs, over all processes; int64 [K].
+
+    bincount would do, but waits for the GPU to learn the largest code.
+    """
+    flat = code_BN.flatten()
+    counts_K = torch.zeros(num_codes, dtype=torch.long, device=flat.device)
+    return sum_over_processes(counts_K.scatter_add_(0, flat, torch.ones_like(flat)))
+
+
+@torch.no_grad()
 def code_stats(code_BN: Tensor, num_codes: int) -> dict[str, Tensor]:
     """Share of codes in use and perplexity 2^H of the codes of this batch, over all processes."""
-    counts_K = sum_over_processes(torch.bincount(code_BN.flatten(), minlength=num_codes).double())
+    counts_K = count_codes(code_BN, num_codes).double()
     share_K = counts_K / counts_K.sum()
     entropy = -torch.xlogy(share_K, share_K).sum()
     return {

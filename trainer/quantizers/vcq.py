@@ -12,12 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..allreduce import sum_over_processes
 from ..config import STRICT, NonNegativeFloat, PositiveFloat, PositiveInt
 from ..flops import Cost
 from ..vcq_schedules import Schedule, codebook_sizes
 from . import Quantized
-from ._lookup import exact_fp32
+from ._lookup import count_codes, exact_fp32
 from ._nearest_codebook import batch_stats, initial_codebook, on_sphere, quantize
 
 VERSION = 1
@@ -91,8 +90,7 @@ class Quantizer(nn.Module):
 
     @torch.no_grad()
     def _usage_by_quarter(self, code_BN: Tensor) -> dict[str, Tensor]:
-        counts_K = torch.bincount(code_BN.flatten(), minlength=self.config.num_codes)
-        used_K = (sum_over_processes(counts_K) > 0).float()
+        used_K = (count_codes(code_BN, self.config.num_codes) > 0).float()
         quarters = used_K.tensor_split(4)
         return {
             f"usage_quarter_{number}": rows.mean()

@@ -199,7 +199,7 @@ class Regularizer(nn.Module):
         if self.config.reduction == "sum":
             loss = loss * z_BND.shape[-1]
         stats = self._stats(z_BND, seen_BND, error_BND)
-        stats["crt_weight"] = torch.tensor(weight)
+        stats["crt_weight"] = torch.full((), weight, device=z_BND.device)
         return Regularized(z_BND, {"crt": (1.0, loss)}, stats)
 
     @torch.no_grad()
