@@ -183,7 +183,7 @@ def train(run: Run) -> Result:
     # --------------------------------------------------------------------------------- evaluate
     generator.eval()
     val_codes, val_labels = codes.split("val")
-    loss_L = validation_loss(run, generator, val_codes[:, 0], val_labels)
+    loss_L = validation_loss(run, generator, val_codes[:, 0], val_labels, illegal)
 
     # --------------------------------------------------------------------------------- finish
     state.save_final(run, modules, config.iterations)
@@ -206,9 +206,16 @@ def train(run: Run) -> Result:
 
 @torch.inference_mode()
 def validation_loss(
-    run: Run, generator: Generator, codes_NL: np.ndarray, labels_N: np.ndarray
+    run: Run,
+    generator: Generator,
+    codes_NL: np.ndarray,
+    labels_N: np.ndarray,
+    illegal_LV: Tensor | None,
 ) -> np.ndarray:
-    """Mean cross-entropy in nats at every position [L], class-conditional, float64."""
+    """Mean cross-entropy in nats at every position [L], class-conditional, float64.
+
+    Under the model that was trained: codes that training masked have no probability here either.
+    """
     config: GeneratorConfig = run.config
     bf16 = torch.autocast(
         run.device.type, torch.bfloat16, enabled=config.numerics.precision == "bf16"
@@ -225,6 +232,8 @@ def validation_loss(
             class_B = torch.zeros_like(class_B)
         with bf16:
             logits_BLV = generator(code_BL[:, :-1], class_B)
+        if illegal_LV is not None:
+            logits_BLV = logits_BLV.float().masked_fill(illegal_LV, -math.inf)
         total += token_loss(logits_BLV, code_BL).double().sum(0)
         run.progress(first + len(chunk), len(labels_N), "validation loss", 0.0)
     return (total / len(labels_N)).cpu().numpy()
