@@ -294,7 +294,7 @@ def test_64_images_are_learned_by_heart(tmp_path):
     run_dir = train(
         (tmp_path, codes_dir),
         QUIET | shape,
-        iterations=130,
+        iterations=200,
         batch_size=16,
         optim={"lr_peak": 5e-3, "beta2": 0.95, "schedule": "cosine", "warmup_iterations": 10},
     )
