@@ -87,19 +87,13 @@ def _part_tokens(config: Any, resolution: int) -> int:
 
 
 def extractor_work(config: ExtractorConfig) -> Work:
-    # The classifier is four 3x3 convolutions up to `width` channels: an upper bound is enough here.
-    pixels = config.data.resolution**2
-    macs = (
-        flops.conv(3, config.width, 3, pixels).macs
-        + flops.conv(config.width, config.width, 3, pixels // 4).macs * 3
-    )
-    images = config.iterations * config.batch_size
+    total = flops.extractor_flops_train(config)
     return Work(
-        params=None,
+        params=flops.extractor_cost(config).params,
         params_non_embedding=None,
-        flops_train=6 * macs * images,
+        flops_train=total,
         flops_paper=None,
-        flops_compute=6 * macs * images,
+        flops_compute=total,
         steps=config.iterations,
         precision=config.numerics.precision,
         shape=("extractor", config.width, config.batch_size, config.data.resolution),
@@ -122,27 +116,21 @@ def tokenizer_work(config: TokenizerConfig) -> Work:
     )
 
 
-CROPS = {"center": 1, "five_crop": 5, "ten_crop": 10}  # crops of a training image
-
-
 def codes_work(config: CodesConfig, tokenizer: TokenizerConfig) -> Work:
-    """Every crop of the training images and every validation image goes through the encoder
-    once.
-    """
-    dim = tokenizer.quantizer.config.dim
-    encoder, _ = _part_cost(tokenizer.tokenizer.config, config.data.resolution, dim)
+    """Nothing is trained, but the encoder's passes are FLOPs that the generators rest on."""
+    total = flops.codes_flops_train(config, tokenizer)
     tokens = tokenizer.tokenizer.config.tokens_per_image(config.data.resolution)
-    macs = encoder.macs + tokenizer.quantizer.config.cost(tokens).macs
-    images = (config.num_train or config.data.num_train) * CROPS[config.crops] + config.data.num_val
+    images = (config.num_train or config.data.num_train) * flops.CROPS[config.crops]
+    images += config.data.num_val
     return Work(
         params=None,
         params_non_embedding=None,
-        flops_train=0,
+        flops_train=total,
         flops_paper=None,
-        flops_compute=2 * macs * images,
+        flops_compute=total,
         steps=-(-images // config.batch_size),
         precision=config.numerics.precision,
-        shape=("codes", encoder.params, tokens, config.batch_size),
+        shape=("codes", total // images, tokens, config.batch_size),
     )
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from . import parts
 from .config import DataConfig
+from .flops import CROPS as CROPS
 from .optim import derive_seed
 
 DENSE_BYTES = 2 << 30  # sets that fit are decoded once and kept as one tensor
@@ -81,9 +82,6 @@ def many_crops(image: np.ndarray, size: int, policy: str, ratio: float) -> np.nd
     corners = [(0, 0), (0, edge), (edge, 0), (edge, edge), (middle, middle)]
     sides = [large, large[:, ::-1]] if policy == "ten_crop" else [large]
     return np.stack([side[y : y + size, x : x + size] for side in sides for y, x in corners])
-
-
-CROPS = {"center": 1, "five_crop": 5, "ten_crop": 10}
 
 
 class Images:

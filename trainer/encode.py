@@ -141,9 +141,6 @@ def encode(run: Run) -> Result:
         sha256_file(folder / "manifest.json"),
         (folder / "manifest.json").stat().st_size,
     )
-    cost = flops.tokenizer_cost(tokenizer_config)
-    scale = (config.data.resolution / tokenizer_config.data.resolution) ** 2
-    crops_encoded = len(labels["train"]) * CROPS[config.crops] + len(labels["val"])
     usage = np.count_nonzero(unconditional) / num_codes
     return Result(
         values=[
@@ -160,7 +157,7 @@ def encode(run: Run) -> Result:
             ),
         ],
         columns={
-            "flops_train": float(2 * cost.encoder.macs * scale * crops_encoded),
+            "flops_train": float(flops.codes_flops_train(config, tokenizer_config)),
             "tokens_per_image": length,
             "codebook_size": num_codes,
         },

@@ -25,11 +25,11 @@ from results_db.record import RunDir, read_endpoint
 
 from . import data, state
 from .config import ExtractorConfig, decode_run
+from .flops import EXTRACTOR_SIDE_MAX as SIDE_MAX
 from .metrics import Value
 from .optim import clip_gradients, derive_seed, make_optimizer, set_learning_rate
 from .run import Diverged, Preempted, Result, Run
 
-SIDE_MAX = 64  # pixels; larger images are reduced to this side first
 FEATURE_BATCH = 256  # images per pass when features are collected
 BLUR_RADIUS = 2  # pixels; covers 2.8 standard deviations of the widest default blur
 

@@ -11,7 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .config import GeneratorConfig, LlamaConfig, TokenizerConfig
+    from .config import (
+        CodesConfig,
+        ExtractorConfig,
+        GeneratorConfig,
+        LlamaConfig,
+        TokenizerConfig,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,3 +215,42 @@ def tokenizer_flops_train(config: TokenizerConfig) -> int:
         active = max(0, config.iterations - adversarial.start_iteration)
         total += active * config.batch_size * adversarial.passes * cost.discriminator.macs
     return 2 * total
+
+
+# --------------------------------------------------------------- codes and the small classifier
+
+CROPS = {"center": 1, "five_crop": 5, "ten_crop": 10}  # crops of a training image
+
+
+def codes_flops_train(config: CodesConfig, tokenizer: TokenizerConfig) -> int:
+    """FLOPs of a codes run: each crop of the training images and each validation image goes through
+    the encoder once.
+    """
+    dim = tokenizer.quantizer.config.dim
+    encoder, _ = tokenizer.tokenizer.config.cost(config.data.resolution, dim)
+    images = (config.num_train or config.data.num_train) * CROPS[config.crops] + config.data.num_val
+    return 2 * int(encoder.macs) * images
+
+
+EXTRACTOR_SIDE_MAX = 64  # pixels; larger images are reduced to this side first
+
+
+def extractor_cost(config: ExtractorConfig) -> Cost:
+    """The classifier of extractor.py on one image: three strided convolutions, the features, the
+    classes. Its learned factor of the features is one parameter.
+    """
+    narrow = max(1, config.width // 4)
+    side = min(config.data.resolution, EXTRACTOR_SIDE_MAX)
+    cost = Cost(params=1)
+    width_in, kernel = 3, 5
+    for width_out in (narrow, 2 * narrow, 4 * narrow):
+        side = (side + 1) // 2
+        cost += conv(width_in, width_out, kernel, side**2)
+        width_in, kernel = width_out, 3
+    cost += linear(width_in * 4 * 4, config.width, 1, bias=True)
+    return cost + linear(config.width, config.data.num_classes, 1, bias=True)
+
+
+def extractor_flops_train(config: ExtractorConfig) -> int:
+    """Train FLOPs of an extractor run: three forward passes a step."""
+    return 6 * extractor_cost(config).macs * config.iterations * config.batch_size

@@ -432,6 +432,8 @@ def own_columns(run: Run) -> dict[str, Any]:
         }
     if run.kind == "extractor":
         return {
+            "params": flops.extractor_cost(config).params,
+            "flops_train": float(flops.extractor_flops_train(config)),
             "images_train": config.iterations * config.batch_size,
             "iterations": config.iterations,
             "train_seed": config.seed,
