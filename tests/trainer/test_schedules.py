@@ -1,6 +1,7 @@
 import itertools
 import math
 import random
+from pathlib import Path
 
 import pytest
 
@@ -166,6 +167,56 @@ def test_noise_already_exceeds_the_printed_bound() -> None:
     broken = [t for t, (h, b) in enumerate(zip(null, bound, strict=False), 1) if h > b + 1e-3]
     assert broken[0] == 9
     assert (round(null[8], 2), round(bound[8], 3)) == (1.01, 0.465)
+
+
+def doc_rows(first: str) -> list[list[str]]:
+    """Cells of the rows of docs/vcq.md's table whose header begins with `first`."""
+    page = Path(__file__).resolve().parents[2] / "docs" / "vcq.md"
+    lines = page.read_text().splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(f"| {first} "))
+    rows = itertools.takewhile(lambda line: line.startswith("|"), lines[start + 2 :])
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in rows]
+
+
+def doc_sizes(text: str, length: int = 256) -> tuple[int, ...]:
+    """Sizes of a cell such as `cosine 11264 (Large)` or `linear`."""
+    words = text.split()
+    return codebook_sizes(words[0], 2, int(words[1]) if len(words) > 1 else 16384, length)
+
+
+def test_the_pages_tables_are_what_the_code_gives() -> None:
+    sizes_rows = doc_rows("schedule, K_max | mean K")
+    assert len(sizes_rows) == 6
+    for name, mean, mean_print, bits, bpp, bpp_print, first in sizes_rows:
+        sizes = doc_sizes(name)
+        pixel_bits = vcq_schedules.bits_per_pixel(sizes, 256)
+        assert float(mean) == pytest.approx(vcq_schedules.size_mean(sizes), abs=0.005)
+        assert int(mean_print) == round(vcq_schedules.size_mean(sizes))
+        assert float(bits) == pytest.approx(vcq_schedules.capacity_bits(sizes)[-1], abs=0.005)
+        assert (bpp, bpp_print) == (f"{pixel_bits:.5f}"[1:], f"{pixel_bits:.3f}"[1:])
+        printed = [int(word) for word in first.removesuffix(", ..").split(",")]
+        assert printed == list(sizes[: len(printed)])
+    star_rows = doc_rows("schedule, K_max | paper")
+    assert len(star_rows) == 6
+    for name, printed_star, *found in star_rows:
+        long, short = doc_sizes(name), doc_sizes(name, 32)
+        computed = [t_star(long, IMAGENET), t_star(short, IMAGENET), t_star(long, 50_000)]
+        assert [int(cell.strip("*")) for cell in found] == computed
+        assert int(printed_star) == computed[1]
+    null_rows = doc_rows("N, schedule")
+    assert len(null_rows) == 6
+    for name, curve, broken in null_rows:
+        count, schedule = name.split(maxsplit=1)
+        images, sizes = int(count.replace(",", "")), doc_sizes(schedule)
+        null = null_conditional_bits(sizes, images, 14)
+        values = [float(cell) for cell in curve.split(",")]
+        assert values == pytest.approx(null[: len(values)], abs=0.00051)
+        left = [math.log2(images), *vcq_schedules.remaining_bits(sizes, images)]
+        bound = [min(math.log2(k), bits) for k, bits in zip(sizes, left, strict=False)]
+        first_broken = next(t for t, h in enumerate(null, 1) if h > bound[t - 1] + 1e-3)
+        where, value = broken.removeprefix("t = ").split(":")
+        assert int(where) == first_broken
+        assert float(value) == pytest.approx(bound[first_broken - 1], abs=0.0005)
 
 
 def test_the_null_is_what_counting_random_codes_gives() -> None:
