@@ -1,1 +1,1 @@
-"""ANALYSE: frontiers, laws with intervals, crossovers, figures and the report, from one tidy table of end points."""
+"""ANALYSE: frontiers, laws with intervals, figures and a report from a table of end points."""

@@ -42,7 +42,7 @@ def choose(data: Data, by: str) -> str:
 
 
 def clusters(data: Data, by: str) -> Clusters:
-    """The clusters of `by`: "run" (run_id, else the row), "point" (the row) or a column's values."""
+    """The clusters of `by`: "run" (run_id, else the row), "point" (the row) or a column."""
     if by in ("point", "residual") or (by == "run" and not data.has_run_ids):
         return Clusters(by=by, ids_n=np.arange(data.num_rows), num=data.num_rows)
     column = "run_id" if by == "run" else by

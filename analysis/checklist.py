@@ -1,4 +1,4 @@
-"""The reporting checklist of a result, filled in by the tool (after arXiv:2502.18969, condensed)."""
+"""The reporting checklist of a result, filled in by the tool (after arXiv:2502.18969)."""
 
 from __future__ import annotations
 

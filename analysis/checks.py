@@ -88,8 +88,8 @@ def hold_out(fitted: Fitted, held: np.ndarray | None = None) -> tuple[Check, tup
     rmsle, bias = float(np.sqrt((miss**2).mean())), float(miss.mean())
     passed = rmsle <= HELD_WORSE * inside or rmsle < 1e-9
     text = (
-        f"fitted without the {int(held.sum())} largest runs, it predicts them with RMSLE {rmsle:.4f}"
-        f" (bias {bias:+.4f}); scatter of the fitted rows {inside:.4f}"
+        f"fitted without the {int(held.sum())} largest runs, it predicts them with RMSLE "
+        f"{rmsle:.4f} (bias {bias:+.4f}); scatter of the fitted rows {inside:.4f}"
     )
     values: dict[str, float | None] = {**nothing, "rmsle": rmsle, "bias": bias, "scatter": inside}
     found = () if passed else (notice("W-HOLD-OUT", text),)
@@ -148,10 +148,12 @@ def influence(fitted: Fitted) -> tuple[Check, tuple[Notice, ...]]:
             data, fitted.log_y, kept[can], loss=fitted.loss, delta=fitted.delta, start=fitted.point
         )
         shift = {}
-        for name, values in again.params.items():
+        for name, refitted in again.params.items():
             moved = np.full(runs.num, np.nan)
-            moved[can] = values - fitted.point.params[name][0]
+            moved[can] = refitted - fitted.point.params[name][0]
             shift[name] = moved
+    # Amplitudes follow their exponents and are huge; only what is not one of them is judged.
+    shift = {name: moved for name, moved in shift.items() if not law.is_amplitude(name)}
     worst, share, run = "", 0.0, -1
     for name, moved in shift.items():
         square = np.where(np.isfinite(moved), moved, 0.0) ** 2
@@ -169,8 +171,9 @@ def influence(fitted: Fitted) -> tuple[Check, tuple[Notice, ...]]:
         f"without {label}, {worst} moves by {moved_by:+.3g}: {share:.0%} of its jackknife variance"
     )
     found = () if passed else (notice("W-INFLUENCE", text),)
-    values: dict[str, float | None] = {"share": share, "shift": moved_by}
-    return Check(name="influence", passed=passed, text=text, values=values), found
+    return Check(
+        name="influence", passed=passed, text=text, values={"share": share, "shift": moved_by}
+    ), found
 
 
 def _one_step_shifts(fitted: Fitted, ids_n: np.ndarray, num: int) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""The warning codes: what each one means in a few words; docs/analysis.md explains them at length."""
+"""The warning codes: what each means in a few words; docs/analysis.md explains them at length."""
 
 from __future__ import annotations
 

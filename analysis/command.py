@@ -154,7 +154,7 @@ def _answer(one: Fit, table: pd.DataFrame | None, group: str | None) -> dict[str
 
 
 def _predictions(one: Fit, table: pd.DataFrame) -> list[dict[str, Any]]:
-    """One entry per row of `table`: its inputs, y, the intervals, how far outside the data it is."""
+    """One entry per row of `table`: inputs, y, intervals, how far outside the data it is."""
     columns = _inputs(one, table)
     if not len(table):
         return []

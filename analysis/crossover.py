@@ -24,7 +24,7 @@ GAIN_POINTS = 40
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Line:
-    """One arm's law under one form: parameters of the point fit [1] and of the draws [B], NaN failed."""
+    """One arm's law under one form: parameters of the point fit [1] and the draws [B] (NaN)."""
 
     arm: str
     status: str  # "ok" or why there is no fit
@@ -159,7 +159,7 @@ def gain(
 ) -> Gain:
     """gain(C) = C_ref(L(C)) / C over the arm's own compute: above 1, the reference needs more.
 
-    `direction` must be the metric's; a reference that does not improve with compute reaches nothing.
+    `direction` is the metric's; a reference that does not improve with compute reaches nothing.
     """
     bad = next((one for one in (arm, reference) if one.status != "ok"), None)
     if bad is not None:

@@ -1,9 +1,9 @@
 """Envelopes of an arm's runs: pareto, binned, hull, isoflop and model, one interface for all.
 
-An envelope is a set of points (x, y) per draw. `pareto`, `binned` and `hull` select runs; `isoflop` and
-`model` compute points from all runs, which no lucky run can pull down alone.
+An envelope is a set of points (x, y) per draw. `pareto`, `binned` and `hull` select runs; `isoflop`
+and `model` compute points from all runs, which no lucky run can pull down alone.
 
-Legend: B draws, n runs, k points of the envelope. Values v are y with the sign that makes less better.
+Legend: B draws, n runs, k points of the envelope. Values: y, negated if more is better.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class Points:
 def pareto(x: np.ndarray, y: np.ndarray, *, direction: str = "lower") -> np.ndarray:
     """The row numbers of the Pareto set, x ascending: no other run has x <= and a better y.
 
-    Ties: of runs with equal x and y the first row stays; of equal x only the best y; of equal y only
-    the lowest x. A row with a NaN or infinite x or y is never in the set. `direction` says whether
-    "lower" or "higher" y is better.
+    Ties: of runs with equal x and y the first row stays; of equal x only the best y; of equal y
+    only the lowest x. A row with a NaN or infinite x or y is never in the set. `direction` says
+    whether "lower" or "higher" y is better.
     """
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     value = signed(y, direction)
@@ -92,7 +92,7 @@ def draw(
     start: float,
     point: Solved | None = None,
 ) -> Points:
-    """The envelope `name` of each resample; `start` is where the bins begin, `point` the model's fit."""
+    """The envelope `name` of each resample; bins begin at `start`, `point` is the model's fit."""
     x = data.columns["x"]
     num_draws = len(weights_Bn)
     log_y_Bn = np.broadcast_to(log_y_Bn, weights_Bn.shape)
@@ -175,7 +175,7 @@ def _model(
     direction: str,
     point: Solved | None,
 ) -> Points:
-    """The compute-optimal loss of approach 3 fitted to all runs, on a grid over the arm's compute."""
+    """The compute-optimal loss of approach 3 fitted to all runs, on a grid of compute."""
     num_draws = len(weights_Bn)
     if "n" not in data.columns or "d" not in data.columns:
         return _none("needs parameters and tokens (--n, --d)", num_draws)

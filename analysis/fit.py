@@ -1,4 +1,4 @@
-"""Fits one law to a table: point fit, draws, other objectives beside it, checks; one frozen result."""
+"""Fits one law to a table: point fit, draws, other objectives, checks; one frozen result."""
 
 from __future__ import annotations
 

@@ -18,9 +18,9 @@ import numpy as np
 import pandas as pd
 
 from . import bootstrap as resample
-from . import checklist, checks, curse, envelopes
+from . import checklist, curse, envelopes
 from .codes import notice
-from .crossover import Line, crossover, gain, log_curve
+from .crossover import Line, crossover, gain
 from .envelopes import ENVELOPES, Points, pareto
 from .fit import BATCH_CELLS, fit_data
 from .fits import power_law
@@ -84,12 +84,12 @@ def compare(
     noise: float | None = None,
     seed: int = 0,
 ) -> Comparison:
-    """Frontiers of every arm (column `group`), their crossovers and gains, straight and with a floor.
+    """Frontiers of every arm (column `group`), crossovers and gains, straight and with a floor.
 
-    `direction` None: "lower", but "higher" for psnr, ssim, inception_score and the like. `reference`
-    None: the arm named baseline or vq if there is one, else the first in sorted order. `noise` is
-    the run-to-run standard deviation of log y where it is known (0.013 for FID between seeds): the
-    residual bootstrap then draws from it.
+    `direction` None: "lower", but "higher" for psnr, ssim, inception_score and the like.
+    `reference` None: the arm named baseline or vq if there is one, else the first in sorted order.
+    `noise` is the run-to-run standard deviation of log y where it is known (0.013 for FID between
+    seeds): the residual bootstrap then draws from it.
     """
     _refuse_options(envelope, loss, delta, bootstrap, noise)
     asked = {"x": x, "y": y, "n": n, "d": d, "group": group}
@@ -201,7 +201,7 @@ def _refuse_options(
 
 
 def _with_sizes(data: Data, asked: Mapping[str, str | None]) -> Data:
-    """Adds N and D where the table has them in every row; the isoflop and model envelopes use them."""
+    """Adds N and D where the table has them in every row, for the isoflop and model envelopes."""
     columns, roles = dict(data.columns), dict(data.roles)
     for role in ("n", "d"):
         name = column_for(data.frame, role, asked[role])

@@ -56,12 +56,17 @@ class Law(ABC):
 
     losses: ClassVar[tuple[str, ...]] = ("huber", "l1", "l2")  # objectives it can be fitted with
     x_is_compute: ClassVar[bool] = True  # False: x is a loss, and a lower one is a larger run
+    amplitudes: ClassVar[tuple[str, ...]] = ()  # parameters that follow their exponents
     resampled_within: ClassVar[str | None] = None  # role whose groups a resample must keep
     config: Any
 
     @abstractmethod
     def names(self, data: Data) -> tuple[str, ...]:
         """The parameters' names, in order."""
+
+    def is_amplitude(self, name: str) -> bool:
+        """Whether a parameter is a factor in front of a power, by name (`s_ARM` counts as `s`)."""
+        return name in self.amplitudes or name.split("_")[0] in self.amplitudes
 
     @abstractmethod
     def refuse(self, data: Data) -> Refusal | None:

@@ -41,7 +41,7 @@ def minima(
     degree: int = 2,
     gap: float = 0.05,
 ) -> Minima:
-    """Polynomials of `degree` (2 or 3) in log size fitted to y, budget by budget, and their minima."""
+    """Polynomials of `degree` (2 or 3) in log size, budget by budget, and their minima."""
     number = budgets(x, gap)
     num_budgets, num_draws = int(number.max()) + 1, len(weights_Bn)
     log_x = np.empty(num_budgets)

@@ -1,4 +1,7 @@
-"""Finds parts by listing a folder of this package: a law or a figure is one file, its name is the name users type."""
+"""Finds parts by listing a folder of this package: a law or a figure is one file.
+
+The file's name is the name users type.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +18,14 @@ EXPOSES = {
 
 
 def names(folder: str) -> tuple[str, ...]:
-    """The sorted names of the parts in `analysis/FOLDER` (files that start with an underscore are not parts)."""
+    """The sorted names of the parts in `analysis/FOLDER` (a file that starts with _ is no part)."""
     package = importlib.import_module(f"{__package__}.{folder}")
     found = (module.name for module in pkgutil.iter_modules(package.__path__))
     return tuple(sorted(name for name in found if not name.startswith("_")))
 
 
 def load(folder: str, name: str) -> ModuleType:
-    """The module of the part `name` in `analysis/FOLDER`; ValueError with the known names if there is none."""
+    """The module of the part `name` in `analysis/FOLDER`; ValueError with the known names."""
     known = names(folder)
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)

@@ -76,14 +76,14 @@ def _predictions(entries: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _frontiers(answer: Mapping[str, Any]) -> list[str]:
     lines = [
-        f"{answer['y']} ({answer['direction']} is better) against {answer['x']}: {answer['n']} rows, "
-        f"{answer['n_left_out']} left out"
+        f"{answer['y']} ({answer['direction']} is better) against {answer['x']}: "
+        f"{answer['n']} rows, {answer['n_left_out']} left out"
     ]
     for name, one in answer["frontiers"].items():
         status = "" if one["points"]["status"] == "ok" else f": {one['points']['status']}"
         lines.append(
-            f"{name}: {len(one['points']['x'])} of {one['n']} runs on the {one['envelope']} envelope"
-            f"{status}"
+            f"{name}: {len(one['points']['x'])} points of {one['n']} runs on the "
+            f"{one['envelope']} envelope{status}"
         )
         for form, fit in one["fits"].items():
             if fit["status"] == "ok":

@@ -112,19 +112,19 @@ class Fit:
     checklist: tuple[Item, ...] = ()
 
     def curve(self, columns: Mapping[str, Any]) -> np.ndarray:
-        """The fitted y at `columns` (role -> values), shape [n]; ValueError if the fit has no numbers."""
+        """The fitted y at `columns` (role -> values), [n]; ValueError without numbers."""
         from .predict import curve
 
         return curve(self, columns)
 
     def curve_draws(self, columns: Mapping[str, Any]) -> np.ndarray:
-        """The y of every draw at `columns` (role -> values), shape [draws, n]; already stretched."""
+        """The y of every draw at `columns` (role -> values), [draws, n]."""
         from .predict import curve_draws
 
         return curve_draws(self, columns)
 
     def predict(self, columns: Mapping[str, Any]) -> Prediction:
-        """Prediction with the interval of the mean and that of a new run at `columns` (role -> values)."""
+        """y at `columns` (role -> values), with the intervals of the law and of a new run."""
         from .predict import predict
 
         return predict(self, columns)
@@ -150,7 +150,7 @@ class Fit:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Prediction:
-    """Predicted values with 95% intervals; arrays of one length. Without draws the intervals are NaN arrays."""
+    """Predicted values with 95% intervals, arrays of one length; NaN intervals without draws."""
 
     y: np.ndarray
     low: np.ndarray  # of the mean (the law itself)
@@ -178,7 +178,7 @@ class Envelope:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Frontier:
-    """One arm: its runs, envelopes, and the laws fitted to the selected envelope with selection redone per draw."""
+    """One arm: its runs, envelopes, and the laws of one envelope, selected again in every draw."""
 
     arm: str
     envelope: str  # the envelope that `fits` were made on
@@ -226,7 +226,7 @@ class Crossover:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gain:
-    """Compute gain of an arm over a reference: gain(C) = C_ref(L(C)) / C on a grid of C, with 95% bands."""
+    """Compute gain of an arm over a reference, gain(C) = C_ref(L(C)) / C, with 95% bands."""
 
     arm: str
     reference: str
@@ -282,7 +282,7 @@ class Comparison:
         return _comparison_from(json.loads(text))
 
 
-def number(value: float) -> float | None:
+def number(value: float | np.floating) -> float | None:
     """`value` as a Python float, or None when it is NaN or infinite."""
     value = float(value)
     return value if math.isfinite(value) else None
@@ -294,7 +294,7 @@ def dumps(data: Any, indent: int | None = None) -> str:
 
 
 def encode(value: Any) -> Any:
-    """Dataclasses, arrays, tuples and numpy numbers as what `json` accepts; non-finite floats as None."""
+    """Dataclasses, arrays and numpy numbers as what `json` accepts; non-finite floats as None."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {one.name: encode(getattr(value, one.name)) for one in dataclasses.fields(value)}
     if isinstance(value, np.ndarray):

@@ -32,7 +32,7 @@ MAX_BATCH: Final = 3_000_000
 
 
 class Curve(ABC):
-    """A law on the rows of one table, as the solver sees it: log y, its slopes, the parameters' box."""
+    """A law on the rows of one table, as the solver sees it: log y, slopes, the box."""
 
     low_P: np.ndarray
     high_P: np.ndarray
@@ -44,7 +44,7 @@ class Curve(ABC):
 
     @abstractmethod
     def slopes(self, theta_BP: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """log y [B, n], its derivatives [B, n, P], and what `bend` needs (None: only first order)."""
+        """log y [B, n], its derivatives [B, n, P], what `bend` needs (None: first order only)."""
 
     @abstractmethod
     def bend(self, slope_Bn: np.ndarray, jac_BnP: np.ndarray, extra: np.ndarray) -> np.ndarray:
@@ -126,7 +126,7 @@ class Solution:
 
 
 def losses(r: np.ndarray, delta: float) -> np.ndarray:
-    """Huber's loss of each residual: r^2/2 up to delta, delta (|r| - delta/2) beyond; inf: r^2/2."""
+    """Huber's loss of each residual: r^2/2 up to delta, delta (|r| - delta/2) beyond."""
     if np.isinf(delta):
         return 0.5 * r * r
     size = np.abs(r)

@@ -1,4 +1,4 @@
-"""From any table to the rows a law may use: columns by role, end points only, every removed row logged."""
+"""From any table to the rows a law may use: columns by role, end points, a log of the rest."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class Data:
         )
 
     def digest(self) -> str:
-        """First 16 hex digits of sha256 over the columns by role, whatever the order of the rows."""
+        """First 16 hex digits of sha256 over the columns by role; the order of rows is ignored."""
         names = sorted(self.columns)
         order = np.lexsort([self.columns[name] for name in names])
         total = hashlib.sha256()
@@ -116,7 +116,7 @@ class Data:
 
 
 def read(path: str | Path) -> pd.DataFrame:
-    """The table in a .csv, .tsv, .json (records) or .parquet file; ValueError if it cannot be read."""
+    """The table in a .csv, .tsv, .json (records) or .parquet file; ValueError if unreadable."""
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"table: {str(path)!r} is not a file")
@@ -137,7 +137,7 @@ def read(path: str | Path) -> pd.DataFrame:
 
 
 def column_for(frame: pd.DataFrame, role: str, asked: str | None) -> str | None:
-    """The column of `role`: the one asked for, else the first known name the table has, else None."""
+    """The column of `role`: the one asked for, else the first known name in the table."""
     if asked is not None:
         if asked not in frame.columns:
             near = difflib.get_close_matches(asked, [str(one) for one in frame.columns], n=1)
@@ -207,7 +207,8 @@ def prepare(
         _unique(frame, keys)
     else:
         # Without a key two rows that are equal in every column are one run twice.
-        texts = frame.astype(str) if (frame.dtypes == object).any() else frame
+        objects = any(kind == np.dtype(object) for kind in frame.dtypes)
+        texts = frame.astype(str) if objects else frame
         again = texts.duplicated().to_numpy()
         if again.any():
             notices.append(
@@ -289,7 +290,7 @@ def refuse_mixed_losses(data: Data, what: str) -> None:
 
 
 def better_direction(column: str) -> str:
-    """ "higher" for metrics of which more is better (psnr, ssim, inception_score ...), else "lower"."""
+    """What is better: "higher" for psnr, ssim, inception_score and the like, else "lower"."""
     return "higher" if column.lower() in HIGHER_IS_BETTER else "lower"
 
 

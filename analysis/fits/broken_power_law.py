@@ -82,6 +82,8 @@ class Broken(Curve):
 class Law(base.CurveLaw):
     """Parameters a, b, c, x_break, f and E with floor="free"."""
 
+    amplitudes = ("a",)
+
     def __init__(self, config: Config) -> None:
         self.config = config
 

@@ -39,6 +39,7 @@ class Law(base.Law):
     """Parameters a, n_coef, b, d_coef, loss_a, loss_b; least squares only."""
 
     losses = ("l2",)
+    amplitudes = ("n_coef", "d_coef", "loss_a")
 
     def __init__(self, config: Config) -> None:
         self.config = config

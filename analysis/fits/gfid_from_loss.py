@@ -1,8 +1,9 @@
 """Joint law of a Frechet distance and the loss per image: gFID = E_arm + s_arm exp(k loss).
 
 All arms (tokenizers) share the rate k at which the excess distance falls with the loss; each has a
-floor E of its own, because its reconstructions bound its samples, and, with scale="arm", an s of its
-own, because bits per image of two tokenizers differ by a constant. From a cheap loss it predicts gFID.
+floor E of its own, because its reconstructions bound its samples, and, with scale="arm", an s of
+its own, because bits per image of two tokenizers differ by a constant. It predicts gFID from a
+cheap loss.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class Law(base.CurveLaw):
     """Parameters k (per unit of loss), s or s_ARM (at loss 0), and E, E_ARM or none."""
 
     x_is_compute = False
+    amplitudes = ("s",)
     resampled_within = "group"
 
     def __init__(self, config: Config) -> None:
@@ -163,7 +165,7 @@ class Law(base.CurveLaw):
         loss = np.concatenate([np.linspace(900, 1300, 9), np.linspace(850, 1250, 9)])
         loss = loss + rng.uniform(-5, 5, loss.size)
         group = np.repeat(["crt", "vq"], 9)
-        params = {}
+        params: dict[str, float] = {}
         if self.config.floor != "none":
             params |= {"E_crt": 2.0, "E_vq": 3.0} if self.config.floor == "arm" else {"E": 2.0}
         params |= {"s_crt": 0.004, "s_vq": 0.005} if self.config.scale == "arm" else {"s": 0.004}

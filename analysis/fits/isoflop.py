@@ -46,6 +46,7 @@ class Law(base.Law):
     """Parameters a, n_coef, b, d_coef, loss_a, loss_b; least squares only."""
 
     losses = ("l2",)
+    amplitudes = ("n_coef", "d_coef", "loss_a")
     resampled_within = "budget"
 
     def __init__(self, config: Config) -> None:

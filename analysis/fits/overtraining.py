@@ -31,6 +31,8 @@ class Config:
 class Law(base.CurveLaw):
     """The over-training law; parameters E, a, b, eta."""
 
+    amplitudes = ("a", "b")
+
     def __init__(self, config: Config) -> None:
         self.config = config
 

@@ -37,6 +37,8 @@ class Config:
 class Law(base.CurveLaw):
     """The power law; parameters a, b (b > 0: y falls with x) and E unless the floor is none."""
 
+    amplitudes = ("a",)
+
     def __init__(self, config: Config) -> None:
         self.config = config
 
@@ -119,7 +121,6 @@ class Law(base.CurveLaw):
                 grid_GQ=np.concatenate([-slope[::-1], slope])[:, None],
             )
         power = np.stack([one, -u], 1)
-        box = {"low_P": np.array([low, -STEEPEST]), "high_P": np.array([high, STEEPEST])}
         grid = np.concatenate([-slope[::-4], slope[::4]])[:, None]
         if self.config.floor == "none":
             return Terms(
@@ -127,14 +128,16 @@ class Law(base.CurveLaw):
                 offset_Kn=np.zeros((1, num)),
                 amplitude_K=(0,),
                 grid_GQ=grid,
-                **box,
+                low_P=np.array([low, -STEEPEST]),
+                high_P=np.array([high, STEEPEST]),
             )
         return Terms(
             features_KnP=np.stack([np.zeros_like(power), power], axis=0),
             offset_Kn=np.stack([np.full(num, np.log(self.config.floor)), none], axis=0),
             amplitude_K=(-1, 0),
             grid_GQ=grid,
-            **box,
+            low_P=np.array([low, -STEEPEST]),
+            high_P=np.array([high, STEEPEST]),
         )
 
     def curve(
