@@ -146,6 +146,7 @@ def make(
         given["table"] = table
     with style.paper():
         figure = _call(module.draw, df, given)
+        style.settle(figure)
     columns = _columns(module, df, config)
     return Picture(
         name=name,

@@ -310,14 +310,11 @@ def draw_scaling(
     part = table[table["panel"] == panel]
     for key, look in looks.items():
         mine = part[part["group"] == str(key)]
+        runs = mine.loc[mine["layer"] == "run", "x"]
         for layer in sorted(set(mine["layer"])):
             if layer.startswith("fit "):
-                _draw_fit(
-                    ax,
-                    mine[mine["layer"] == layer].sort_values("x"),
-                    look,
-                    layer.removeprefix("fit "),
-                )
+                curve = mine[mine["layer"] == layer].sort_values("x")
+                _draw_fit(ax, curve, look, layer.removeprefix("fit "), runs.min(), runs.max())
         draw_runs(ax, mine[mine["layer"] == "run"], look, join=join)
         front = mine[mine["layer"] == "frontier"].sort_values("x")
         ax.plot(
@@ -394,28 +391,21 @@ def draw_runs(
     )
 
 
-def _draw_fit(ax: Axes, fit: pd.DataFrame, look: style.Look, form: str) -> None:
+def _draw_fit(
+    ax: Axes, fit: pd.DataFrame, look: style.Look, form: str, low_x: float, high_x: float
+) -> None:
+    """A fitted curve and its band: bold where the arm has runs, thin where it extrapolates."""
     first = form == "straight"
-    ax.plot(
-        fit["x"],
-        fit["y"].astype(float),
-        color=look.color,
-        lw=1.1,
-        ls="-" if first else ":",
-        zorder=3,
-    )
+    line = "-" if first else ":"
+    y = fit["y"].astype(float)
+    inside = (fit["x"] >= low_x * 0.999) & (fit["x"] <= high_x * 1.001)
+    ax.plot(fit["x"], y, color=look.color, lw=0.6, ls=line, alpha=0.7, zorder=3)
+    ax.plot(fit["x"].where(inside), y.where(inside), color=look.color, lw=1.2, ls=line, zorder=3)
     band = fit[fit["y_low"].notna() & fit["y_high"].notna()]
     if len(band) and first:
         low = band["y_low"].astype(float).clip(lower=1e-12)
-        ax.fill_between(
-            band["x"],
-            low,
-            band["y_high"].astype(float),
-            color=look.color,
-            alpha=0.15,
-            lw=0,
-            zorder=1,
-        )
+        high = band["y_high"].astype(float)
+        ax.fill_between(band["x"], low, high, color=look.color, alpha=0.15, lw=0, zorder=1)
 
 
 def scaling_keys(table: pd.DataFrame) -> list[tuple[Any, str]]:
@@ -605,14 +595,15 @@ def provenance_note(comparison: Comparison, bars: bool) -> str:
     """What the picture stands on: number of runs, what was left out, how the bands were made."""
     words = [f"{comparison.n} runs"]
     if comparison.n_left_out:
-        reasons = "; ".join(f"{one.count} {one.reason}" for one in comparison.left_out)
-        words.append(f"{comparison.n_left_out} left out ({reasons})")
+        reasons = "; ".join(f"{one.count} ({one.reason})" for one in comparison.left_out)
+        words.append(f"left out: {reasons}")
     if bars:
         words.append("error bars: standard deviation over sample seeds")
     made = comparison.bootstrap
     if made is not None:
+        how = "over residuals" if made.by == "residual" else f"by {made.by}"
         words.append(
-            f"bands: 95%, {made.draws} bootstrap draws by {made.by} ({made.clusters} clusters), "
-            "frontier selected anew in each draw"
+            f"bands: 95%, {made.draws} bootstrap draws {how} ({made.clusters} units), frontier "
+            "selected anew in each draw"
         )
-    return "; ".join(words) + "."
+    return "; ".join(words) + ". Curves are thin where an arm has no runs."

@@ -342,8 +342,8 @@ def _gains(comparison: Comparison) -> Html:
         heads.append("why not")
     caption = (
         f"Compute gain over {comparison.reference}: how many times the compute "
-        f"{comparison.reference} needs for what the arm reaches with this many train FLOPs, with 95% intervals. "
-        "* The runs of one of the two arms do not reach so far."
+        f"{comparison.reference} needs for what the arm reaches with this many train FLOPs, with "
+        "95% intervals. * The runs of one of the two arms do not reach so far."
     )
     return table(heads, rows, caption=caption)
 
@@ -433,7 +433,7 @@ def _left_out(df: pd.DataFrame, comparisons: dict[str, Comparison]) -> Html:
         for one in comparison.left_out:
             ids = Html(" ".join(f"<code>{html(r)}</code>" for r in one.rows) or "&ndash;")
             rows.append([style.word_of(metric), one.count, one.reason, ids])
-    parts = []
+    parts: list[str] = []
     if rows:
         heads = ["fit of", "rows", "rule", "runs (the first 20)"]
         parts.append(table(heads, rows, text_columns=(2, 3)))
@@ -449,7 +449,7 @@ def _left_out(df: pd.DataFrame, comparisons: dict[str, Comparison]) -> Html:
             parts.append(
                 table(["run", "arm", "why"], rows, caption="Diverged runs.", text_columns=(2,))
             )
-    return Html("".join(str(part) for part in parts))
+    return Html("".join(parts))
 
 
 def _checklist(comparisons: dict[str, Comparison]) -> Html:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import matplotlib
@@ -21,12 +22,12 @@ import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
+from matplotlib.font_manager import findfont, get_font
+from matplotlib.ft2font import LoadFlags
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import withStroke
-from matplotlib.textpath import TextPath
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 
@@ -46,7 +47,7 @@ FAINT = "#DDDDDD"  # grid lines
 # Arms that papers treat as the reference: they come first, so they keep the first colour.
 BASELINES = ("vq", "baseline", "vqgan", "constant")
 
-_RC: dict[str, Any] = {
+_RC: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": [
         "DejaVu Sans"
@@ -315,7 +316,9 @@ def fix_log_ticks(ax: Axes, which: str) -> None:
     fig = ax.get_figure()
     assert isinstance(fig, Figure)
     inches = fig.get_size_inches()[0 if which == "x" else 1]
-    cells = ax.get_gridspec().ncols if which == "x" else ax.get_gridspec().nrows
+    grid = ax.get_gridspec()
+    assert grid is not None
+    cells = grid.ncols if which == "x" else grid.nrows
     room = max(0.75 * inches / cells, 0.5)
     wide = max(low, high) >= 1e5 or min(low, high) < 1e-3
     letters = 0.16 if which == "y" else 0.33 if wide else 0.24  # inches one label takes, with air
@@ -377,7 +380,7 @@ def _data_range(ax: Axes, which: str) -> tuple[float, float]:
         if len(offsets) and collection.get_offset_transform().contains_branch(ax.transData):
             found.append(np.asarray(offsets, dtype=float)[:, index])
         else:
-            found.extend(path.vertices[:, index] for path in paths if len(path.vertices))
+            found.extend(np.asarray(path.vertices)[:, index] for path in paths)
     values = np.concatenate([np.ravel(v) for v in found]) if found else np.array([])
     values = values[np.isfinite(values) & (values > 0)]
     if not len(values):
@@ -472,7 +475,8 @@ def legend(
             rows[-1].append((at + lead, handle, text))
             at += wide + 10.0
     grow(fig, top=(_KEY_ROW * len(rows) + 4.0) / 72)
-    from_top = fig.dpi_scale_trans + ScaledTranslation(0, 1, fig.transFigure)
+    figure_box: Any = fig.transFigure
+    from_top = fig.dpi_scale_trans + ScaledTranslation(0, 1, figure_box)
     if title:
         fig.text(
             4.0 / 72,
@@ -535,12 +539,21 @@ def _place_key(fig: Figure, handle: Any, x: float, y: float, transform: Any) -> 
             fig.add_artist(copy)
 
 
+@cache
 def text_width(text: str, size: float) -> float:
-    """Width of `text` in points at font size `size`, without a renderer."""
-    if not text:
-        return 0.0
-    prop = FontProperties(family="DejaVu Sans", size=size)
-    return float(TextPath((0, 0), text, prop=prop, usetex=False).get_extents().width)
+    """Width of `text` in points at font size `size`, without a renderer; mathtext roughly."""
+    font = get_font(findfont("DejaVu Sans"))
+    font.set_size(size, 72)
+    font.set_text(re.sub(r"[${}]|\\\w+", "", text), 0.0, flags=LoadFlags.NO_HINTING)
+    return float(font.get_width_height()[0]) / 64
+
+
+def settle(fig: Figure) -> None:
+    """Lays the figure out once and for all: saved twice, at any resolution, it is the same."""
+    if fig.get_layout_engine() is not None:
+        for _ in range(2):  # one pass leaves labels a little outside
+            fig.draw_without_rendering()
+        fig.set_layout_engine("none")
 
 
 def grow(fig: Figure, *, top: float = 0.0, bottom: float = 0.0) -> None:
@@ -604,17 +617,17 @@ def label_points(
     """
     fig = ax.get_figure()
     assert isinstance(fig, Figure)
-    fig.draw_without_rendering()
+    settle(fig)
     points = ax.transData.transform(np.column_stack([x, y]))
     scale = fig.dpi / 72.0
     box = ax.get_window_extent()
-    taken = [
+    taken: list[tuple[float, ...]] = [
         (px - 2.4 * scale, py - 2.4 * scale, px + 2.4 * scale, py + 2.4 * scale)
         for px, py in points
     ]
     for index in np.lexsort((points[:, 1], points[:, 0])):
         px, py = points[index]
-        w, h = (text_width(texts[index], size) + 1) * scale, 1.05 * size * scale
+        w, h = (text_width(texts[index], size) + 2) * scale, 1.25 * size * scale
         spot = (px + 3 * scale, py + 3 * scale)
         far = False
         for reach in (3.0, 6.0, 10.0, 15.0, 21.0, 28.0, 36.0, 48.0):
@@ -702,7 +715,12 @@ def text_table(
     for i, head in enumerate(heads):
         flush = "left" if i < left else "right"
         x = (at if i < left else at + widths[i]) / total
-        common = {"transform": transform, "ha": flush, "va": "center", "fontsize": size}
+        common: dict[str, Any] = {
+            "transform": transform,
+            "ha": flush,
+            "va": "center",
+            "fontsize": size,
+        }
         ax.text(x, head_at, head, color=MUTED, **common)
         for index, (row, y) in enumerate(zip(rows, places, strict=True)):
             weight = "bold" if index in bold else "normal"
@@ -717,7 +735,7 @@ def note(fig: Figure, text: str) -> None:
     grows by them.
     """
     size, pitch = 5.2, 6.4
-    lines = wrap(text, fig.get_size_inches()[0] * 72 - 8.0, size)
+    lines = wrap(text, 0.97 * fig.get_size_inches()[0] * 72 - 8.0, size)
     grow(fig, bottom=(pitch * len(lines) + 3.0) / 72)
     for index, line in enumerate(lines):
         y = 3.0 + pitch * (len(lines) - 1 - index)
@@ -734,11 +752,13 @@ def note(fig: Figure, text: str) -> None:
 
 def wrap(text: str, width: float, size: float) -> list[str]:
     """`text` broken at spaces into lines of at most `width` points."""
-    lines = [""]
+    space = text_width("n n", size) - text_width("nn", size)
+    lines: list[list[str]] = [[]]
+    used = 0.0
     for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and text_width(longer, size) > width:
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    return lines
+        more = text_width(word, size)
+        if lines[-1] and used + space + more > width:
+            lines.append([])
+        used = more if not lines[-1] else used + space + more
+        lines[-1].append(word)
+    return [" ".join(line) for line in lines]

@@ -56,8 +56,8 @@ def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
                         "series": size,
                         "x": float(values["precision"]),
                         "y": float(values["recall"]),
-                        "text": f"{float(scale):g}",  # type: ignore[arg-type]
-                        "scale": float(scale),  # type: ignore[arg-type]
+                        "text": f"{float(scale):g}",
+                        "scale": float(scale),
                     }
                 )
     table = panels.tidy(rows)

@@ -103,10 +103,10 @@ def sizes_of_codes(row: pd.Series) -> tuple[int, ...]:
     power = row.get("power")
     return codebook_sizes(
         schedule,
-        2 if pd.isna(least) else int(least),  # type: ignore[arg-type]
+        2 if pd.isna(least) else int(least),
         top,
         length,
-        2.5 if pd.isna(power) else float(power),  # type: ignore[arg-type]
+        2.5 if pd.isna(power) else float(power),
     )
 
 

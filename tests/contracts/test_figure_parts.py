@@ -1,0 +1,126 @@
+"""What every file in analysis/figures must do. A new figure joins by existing."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import sys
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from analysis import figures_command, parts
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "analysis"))
+
+import fixture_table
+from text_boxes import collisions, outside
+
+# The made-up study that has a figure's columns; a figure that is not listed draws from `main`.
+STUDY = {
+    "ablation": "ablation",
+    "cfg_sweep": "cfg",
+    "codebook_size": "codebook",
+    "conditional_entropy": "vcq",
+    "data_set_size": "data_size",
+    "quantizer_scaling": "ibq",
+    "reconstruction_vs_generation": "tokenizers",
+    "remaining_bits": "vcq",
+    "system_table": "system",
+    "tokenizer_scaling": "tokenizers",
+    "tokens_per_image": "tokens",
+    "vcq_schedules": "vcq",
+}
+FIGURES = parts.names("figures")
+OPTIONS = {"bootstrap": 20, "seed": 3}
+
+_made: dict[str, figures_command.Picture] = {}
+
+
+def table_for(name: str) -> pd.DataFrame:
+    return fixture_table.table(STUDY.get(name, "main"))
+
+
+def make(
+    df: pd.DataFrame, name: str, *, vectors_of: pd.DataFrame | None = None
+) -> figures_command.Picture:
+    vectors = fixture_table.vectors(df if vectors_of is None else vectors_of)
+    return figures_command.make(df, name, options=OPTIONS, vectors=vectors)
+
+
+def picture_of(name: str) -> figures_command.Picture:
+    if name not in _made:
+        _made[name] = make(table_for(name), name)
+    return _made[name]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_exposes_what_a_figure_must(name: str) -> None:
+    module = parts.load("figures", name)
+    assert module.__doc__
+    assert isinstance(module.NEEDS, tuple)
+    assert all(isinstance(column, str) for column in module.NEEDS)
+    if "Config" in vars(module):
+        assert dataclasses.is_dataclass(module.Config)
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            field = dataclasses.fields(module.Config)[0].name
+            setattr(module.Config(), field, None)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_draws_ink_from_the_made_up_table(name: str) -> None:
+    picture = picture_of(name)
+    assert isinstance(picture.figure, Figure)
+    assert picture.run_ids
+    buffer = io.BytesIO(figures_command.image(picture, "png", dpi=60))
+    pixels = matplotlib.image.imread(buffer)
+    assert np.ptp(pixels[..., :3]) > 0.5, "the picture is blank"
+    coloured = np.ptp(pixels[..., :3], axis=-1) > 0.15
+    grey = pixels[..., :3].mean(axis=-1) < 0.75
+    assert (coloured | grey).mean() > 0.004
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_texts_neither_overlap_nor_leave_the_picture(name: str) -> None:
+    figure = picture_of(name).figure
+    assert not collisions(figure)
+    assert not outside(figure)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_an_exported_table_in_any_order_gives_the_same_bytes(name: str) -> None:
+    df = table_for(name)
+    text = df.sample(frac=1.0, random_state=5).to_csv(index=False)
+    exported = pd.read_csv(io.StringIO(text))
+    again, first = make(exported, name, vectors_of=df), picture_of(name)
+    assert again.run_ids == first.run_ids
+    assert again.data_hash == first.data_hash
+    assert figures_command.image(again, "png", dpi=50) == figures_command.image(
+        first, "png", dpi=50
+    )
+    if first.table is not None and again.table is not None:
+        assert figures_command.csv_text(again.table) == figures_command.csv_text(first.table)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_missing_column_or_an_empty_table_is_one_clear_line(name: str) -> None:
+    df = table_for(name)
+    prepared = figures_command.prepare(df)
+    for column in parts.load("figures", name).NEEDS:
+        if column in ("arm", "run_id"):
+            continue  # made up when they are missing
+        poorer = prepared.drop(
+            columns=[column, *figures_command.ALIASES.get(column, ())], errors="ignore"
+        )
+        with pytest.raises(ValueError, match=column) as caught:
+            make(poorer, name, vectors_of=df)
+        assert "\n" not in str(caught.value)
+    for empty in (df.iloc[:0], df.assign(status="pending")):
+        with pytest.raises(ValueError) as caught:
+            make(empty, name, vectors_of=df)
+        assert "\n" not in str(caught.value)
+        assert name in str(caught.value)
