@@ -9,6 +9,7 @@ Shape suffixes: B images of a batch, N tokens, C = 3, H, W pixels.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import time
@@ -25,8 +26,15 @@ from torch import Tensor, nn
 from results_db.durable import canonical_json
 
 from . import data, flops, parts, sampling, state
-from .config import CodesConfig, EvaluationConfig, ExtractorConfig, GeneratorConfig, TokenizerConfig
-from .encode import load_tokenizer
+from .config import (
+    CodesConfig,
+    EvaluationConfig,
+    ExtractorConfig,
+    GeneratorConfig,
+    TokenizerConfig,
+    to_tree,
+)
+from .encode import load_tokenizer, train_subset
 from .metrics import Batch, Context, Distance, Value
 from .optim import derive_seed
 from .run import Preempted, Result, Run
@@ -46,6 +54,14 @@ def evaluate(run: Run) -> Result:
     _check_extractor(run)
     subject = _Reconstructions(run) if config.subject == "tokenizer" else _Samples(run)
     return _Evaluation(run, subject).result()
+
+
+def reference_id(config: EvaluationConfig, run: Run) -> str:
+    """What statistics of the real images depend on, beside the network: the images, and how the
+    arithmetic was done.
+    """
+    shown = to_tree(config.data) | {"numerics": to_tree(config.numerics)}
+    return canonical_json(shown | {"batch_size": config.batch_size, "device": run.device.type})
 
 
 def resize(x_BCHW: Tensor, side: int) -> Tensor:
@@ -285,6 +301,9 @@ class _Evaluation:
             tokens_per_image=length,
             resolution=self._config.data.resolution,
             reference=self._reference,
+            reference_id=reference_id(run.config, run),
+            weights=run.settings.locations.get("weights") or {},
+            store=run.dir.home / "cache" / "reference",
             extractor=extractor.path if extractor else None,
             extractor_id=extractor.id if extractor else None,
             codebook_sizes=tuple(sizes) if sizes else None,
@@ -322,8 +341,9 @@ class _Evaluation:
                 try:
                     with torch.inference_mode():
                         batch = subject.batch(a_pass, first, last)
-                        for metric in metrics.values():
-                            metric.update(batch)
+                        with _full_precision():
+                            for metric in metrics.values():
+                                metric.update(batch)
                 except InterruptedError as error:
                     self._save(step, done, number, first, metrics)
                     raise Preempted(f"stopped at image {first} of pass {number + 1}") from error
@@ -354,13 +374,16 @@ class _Evaluation:
 
     def _finish(self, a_pass: _Pass, metrics: dict[str, Any], done: _Done) -> None:
         """Numbers of a complete pass; ValueError for an undefined one: the study asked for it."""
+        # Computing may pass the reference images through a network as well.
+        with _full_precision():
+            computed = {name: metric.compute() for name, metric in metrics.items()}
         if a_pass.selecting:
-            distance = metrics.pop("selection").compute()[0]
+            distance = computed.pop("selection")[0]
             _refuse_undefined(distance)
             done.tried.append([float(a_pass.cfg_scale or 0.0), float(distance.value)])
         trees = []
-        for metric in metrics.values():
-            for value in metric.compute():
+        for found in computed.values():
+            for value in found:
                 _refuse_undefined(value)
                 provenance = dict(value.provenance)
                 if a_pass.seed is not None:
@@ -467,10 +490,12 @@ class _Evaluation:
 
     # ------------------------------------------------------------------------------- references
 
-    def _reference(self, split: str) -> Iterator[Tensor]:
-        """All real images of a split, uint8 batches, center crops at the metrics' resolution."""
+    def _reference(self, split: str, wanted: int | None) -> Iterator[Tensor]:
+        """Real images of a split, uint8 batches, center crops at the metrics' resolution: all, or
+        the first `wanted` of a fixed random order.
+        """
         images = data.open_images(self._config.data, self._run.settings, split)
-        for index_B in torch.arange(len(images)).split(self._config.batch_size):
+        for index_B in train_subset(len(images), wanted).split(self._config.batch_size):
             if self._run.stopping():
                 raise Preempted("stopped while reading the reference images")
             yield images.center(index_B)
@@ -488,6 +513,17 @@ class _Evaluation:
             f"cfg_selection: {self._config.cfg_selection!r} needs a metric that is a distance to "
             "real images, such as fcd or fid"
         )
+
+
+@contextlib.contextmanager
+def _full_precision() -> Iterator[None]:
+    """No TF32: published distances are fp32's, whatever the models are run in."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
 def _refuse_undefined(value: Value) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import json
 
+import measured
 import numpy as np
 import pytest
+import tiny
 import torch
-import trainer_runs as runs
 from PIL import Image
 
 from trainer import config as configs
@@ -17,14 +18,14 @@ from trainer.evaluate import picture, resize, spread
 
 SAMPLES = {
     "subject": "generator",
-    "data": runs.digits_data(),
+    "data": tiny.data(),
     "metrics": [part("fcd")],
     "num_samples": 44,
     "batch_size": 16,
 }
 RECONSTRUCTIONS = {
     "subject": "tokenizer",
-    "data": runs.digits_data(),
+    "data": tiny.data(),
     "metrics": [part("psnr"), part("ssim"), part("codebook_usage"), part("fcd")],
     "batch_size": 100,
 }
@@ -35,15 +36,15 @@ class Chain:
 
     def __init__(self, home):
         self.home = home
-        self.extractor = runs.extractor(home)
-        self.tokenizer = runs.tokenizer(home)
-        self.codes = runs.codes(home, self.tokenizer.id)
-        self.generator = runs.generator(home, self.codes.id)
-        self.of_tokenizer = {"tokenizer": self.tokenizer.id, "extractor": self.extractor.id}
+        self.extractor = measured.extractor(home)
+        self.tokenizer = tiny.done(home, "tokenizer", tiny.varied_tokenizer())
+        self.codes = tiny.done(home, "codes", tiny.codes(), {"tokenizer": self.tokenizer})
+        self.generator = tiny.done(home, "generator", tiny.generator(), {"codes": self.codes})
+        self.of_tokenizer = {"tokenizer": self.tokenizer, "extractor": self.extractor}
         self.of_generator = {
             **self.of_tokenizer,
-            "codes": self.codes.id,
-            "generator": self.generator.id,
+            "codes": self.codes,
+            "generator": self.generator,
         }
 
 
@@ -54,18 +55,18 @@ def chain(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reconstructions(chain):
-    return runs.done(chain.home, "evaluation", RECONSTRUCTIONS, chain.of_tokenizer)
+    return tiny.done(chain.home, "evaluation", RECONSTRUCTIONS, chain.of_tokenizer)
 
 
 @pytest.fixture(scope="module")
 def samples(chain):
     tree = SAMPLES | {"sample_seeds": [0, 1]}
-    return runs.done(chain.home, "evaluation", tree, chain.of_generator)
+    return tiny.done(chain.home, "evaluation", tree, chain.of_generator)
 
 
 def close(first, second, tolerance):
     """Whether two runs give the same metrics with the same provenance and close numbers."""
-    one, two = runs.endpoint(first)["values"], runs.endpoint(second)["values"]
+    one, two = measured.endpoint(first)["values"], measured.endpoint(second)["values"]
     names = [(value["metric"], value["provenance"]) for value in one]
     assert names == [(value["metric"], value["provenance"]) for value in two]
     return np.allclose(
@@ -74,7 +75,7 @@ def close(first, second, tolerance):
 
 
 def test_reconstructions_of_the_whole_validation_set(reconstructions):
-    found = {value["metric"]: value for value in runs.endpoint(reconstructions)["values"]}
+    found = {value["metric"]: value for value in measured.endpoint(reconstructions)["values"]}
     assert set(found) == {
         "psnr", "ssim", "rfcd",
         "codebook_usage", "codebook_perplexity", "codebook_entropy", "bits_per_pixel",
@@ -83,12 +84,12 @@ def test_reconstructions_of_the_whole_validation_set(reconstructions):
     assert found["rfcd"]["provenance"]["reference"] == "same images"
     assert found["rfcd"]["value"] > 0
     assert found["codebook_usage"]["provenance"]["codes_counted"] == 360 * 16
-    columns = runs.endpoint(reconstructions)["columns"]
-    assert (columns["codebook_size"], columns["tokens_per_image"]) == (16, 16)
+    columns = measured.endpoint(reconstructions)["columns"]
+    assert (columns["codebook_size"], columns["tokens_per_image"]) == (32, 16)
 
 
 def test_reconstruction_picture_shows_originals_over_reconstructions(reconstructions):
-    (entry,) = runs.endpoint(reconstructions)["artifacts"]
+    (entry,) = measured.endpoint(reconstructions)["artifacts"]
     png = (reconstructions.artifacts_path / entry["file"]).read_bytes()
     shown = np.asarray(Image.open(io.BytesIO(png)))
     assert entry["name"] == "reconstructions.png"
@@ -96,33 +97,31 @@ def test_reconstruction_picture_shows_originals_over_reconstructions(reconstruct
     from trainer import data
     from trainer.run import Settings
 
-    val = data.open_images(
-        configs.decode(configs.DataConfig, runs.digits_data()), Settings(), "val"
-    )
+    val = data.open_images(configs.decode(configs.DataConfig, tiny.data()), Settings(), "val")
     first = val.center(torch.tensor([0]))[0].permute(1, 2, 0).numpy()
     assert np.array_equal(shown[:16, :16], first)
     assert not np.array_equal(shown[18:34, :16], first)
 
 
 def test_each_sample_seed_has_its_value_and_its_own_samples(samples):
-    first, second = runs.values(samples, "gfcd")
+    first, second = measured.values(samples, "gfcd")
     assert [v["provenance"]["seed"] for v in (first, second)] == [0, 1]
     assert first["value"] != second["value"]
     assert first["provenance"]["num_samples"] == 44
-    assert runs.endpoint(samples)["columns"]["flops_sample"] > 0
-    (entry,) = runs.endpoint(samples)["artifacts"]
+    assert measured.endpoint(samples)["columns"]["flops_sample"] > 0
+    (entry,) = measured.endpoint(samples)["artifacts"]
     shown = Image.open(io.BytesIO((samples.artifacts_path / entry["file"]).read_bytes()))
     # 44 samples of 10 classes: a row per class, 5 images in the widest.
     assert shown.size == (5 * 18 - 2, 10 * 18 - 2)
 
 
 def test_batch_size_moves_no_number(chain, reconstructions, samples):
-    other = runs.done(
+    other = tiny.done(
         chain.home, "evaluation", RECONSTRUCTIONS | {"batch_size": 7}, chain.of_tokenizer
     )
     assert close(reconstructions, other, 1e-6)
     tree = SAMPLES | {"sample_seeds": [0, 1], "batch_size": 44}
-    other = runs.done(chain.home, "evaluation", tree, chain.of_generator)
+    other = tiny.done(chain.home, "evaluation", tree, chain.of_generator)
     assert close(samples, other, 1e-6)
 
 
@@ -132,19 +131,16 @@ def test_batch_size_moves_no_number(chain, reconstructions, samples):
 )
 def test_stopped_and_resumed_gives_the_same_endpoint(chain, kind, polls, request):
     whole = request.getfixturevalue(kind)
-    stored = whole.config()
-    again = runs.plan(chain.home, "evaluation", stored["config"], stored["parents"])
-    assert again == whole
     kept = {path: path.read_bytes() for path in whole.path.rglob("*") if path.is_file()}
-    expected = runs.endpoint(whole)
+    expected = measured.endpoint(whole)
     try:
         whole.endpoint_path.unlink()
         for path in whole.artifacts_path.iterdir():
             path.unlink()
         for count in polls:
-            assert runs.do(whole, runs.StopAfter(count)).outcome == "preempted"
-        assert runs.do(whole).outcome == "done"
-        found = runs.endpoint(whole)
+            assert tiny.do(whole, tiny.StopAfter(count)).outcome == "preempted"
+        assert tiny.do(whole).outcome == "done"
+        found = measured.endpoint(whole)
         assert found["values"] == expected["values"]
         assert found["artifacts"] == expected["artifacts"]
     finally:
@@ -158,13 +154,13 @@ def test_scale_is_chosen_and_all_tries_are_kept(chain):
         "cfg_grid": [1.0, 3.0],
         "sample_seeds": [0, 5],
     }
-    run_dir = runs.done(chain.home, "evaluation", tree, chain.of_generator)
-    names = [entry["name"] for entry in runs.endpoint(run_dir)["artifacts"]]
+    run_dir = tiny.done(chain.home, "evaluation", tree, chain.of_generator)
+    names = [entry["name"] for entry in measured.endpoint(run_dir)["artifacts"]]
     assert sorted(names) == ["cfg_selection.json", "samples.png"]
     tried = json.loads((run_dir.artifacts_path / "cfg_selection.json").read_text())["tried"]
     assert [entry["cfg_scale"] for entry in tried] == [1.0, 3.0]
     best = min(tried, key=lambda entry: entry["distance"])
-    first, second = runs.values(run_dir, "gfcd")
+    first, second = measured.values(run_dir, "gfcd")
     assert first["value"] == pytest.approx(best["distance"], abs=1e-12)
     for value, seed in ((first, 0), (second, 5)):
         assert value["provenance"]["cfg_scale"] == best["cfg_scale"]
@@ -172,8 +168,8 @@ def test_scale_is_chosen_and_all_tries_are_kept(chain):
         assert value["provenance"]["seed"] == seed
     # The chosen samples are those of a run with that scale fixed.
     fixed = SAMPLES | {"sampling": {"cfg_scale": best["cfg_scale"]}, "sample_seeds": [5]}
-    other = runs.done(chain.home, "evaluation", fixed, chain.of_generator)
-    assert runs.values(other, "gfcd")[0]["value"] == second["value"]
+    other = tiny.done(chain.home, "evaluation", fixed, chain.of_generator)
+    assert measured.values(other, "gfcd")[0]["value"] == second["value"]
 
 
 def test_scale_from_training_images_is_scored_against_validation_images(chain):
@@ -182,8 +178,8 @@ def test_scale_from_training_images_is_scored_against_validation_images(chain):
         "cfg_grid": [1.0, 3.0],
         "metrics": [part("fcd", reference="val")],
     }
-    run_dir = runs.done(chain.home, "evaluation", tree, chain.of_generator)
-    (value,) = runs.values(run_dir, "gfcd")
+    run_dir = tiny.done(chain.home, "evaluation", tree, chain.of_generator)
+    (value,) = measured.values(run_dir, "gfcd")
     assert value["provenance"]["reference"] == "val images"
     tried = json.loads((run_dir.artifacts_path / "cfg_selection.json").read_text())["tried"]
     assert all(entry["distance"] != entry["values"][0]["value"] for entry in tried)
@@ -191,19 +187,19 @@ def test_scale_from_training_images_is_scored_against_validation_images(chain):
 
 def test_choosing_on_the_scored_images_must_be_called_oracle(chain):
     tree = SAMPLES | {"cfg_selection": "train_subset", "cfg_grid": [1.0, 2.0]}
-    outcome = runs.do(runs.plan(chain.home, "evaluation", tree, chain.of_generator))
+    outcome = tiny.do(tiny.lay_out(chain.home, "evaluation", tree, chain.of_generator))
     assert outcome.outcome == "failed" and outcome.error_class == "ValueError"
     assert "allowed with metrics.fcd.reference 'train': fixed, oracle" in outcome.error
 
 
 def test_other_resolution_is_brought_back_to_that_of_the_metrics(chain):
     tree = RECONSTRUCTIONS | {"model_resolution": 24}
-    run_dir = runs.done(chain.home, "evaluation", tree, chain.of_tokenizer)
-    assert runs.endpoint(run_dir)["columns"]["tokens_per_image"] == 36
-    (usage,) = runs.values(run_dir, "codebook_usage")
+    run_dir = tiny.done(chain.home, "evaluation", tree, chain.of_tokenizer)
+    assert measured.endpoint(run_dir)["columns"]["tokens_per_image"] == 36
+    (usage,) = measured.values(run_dir, "codebook_usage")
     assert usage["provenance"]["codes_counted"] == 360 * 36
-    (bits,) = runs.values(run_dir, "bits_per_pixel")
-    assert bits["value"] == pytest.approx(36 * 4 / 16**2)
+    (bits,) = measured.values(run_dir, "bits_per_pixel")
+    assert bits["value"] == pytest.approx(36 * 5 / 16**2)
 
 
 def test_resize_is_pillows_antialiased_bicubic():
@@ -249,22 +245,22 @@ def test_bad_configs_are_refused_in_the_plan(change, message):
 
 
 def test_extractor_of_other_images_is_refused(chain):
-    other = runs.extractor(chain.home, resolution=8, iterations=1)
-    parents = chain.of_tokenizer | {"extractor": other.id}
-    outcome = runs.do(runs.plan(chain.home, "evaluation", RECONSTRUCTIONS, parents))
+    other = measured.extractor(chain.home, resolution=8, iterations=1)
+    parents = chain.of_tokenizer | {"extractor": other}
+    outcome = tiny.do(tiny.lay_out(chain.home, "evaluation", RECONSTRUCTIONS, parents))
     assert outcome.error_class == "ValueError"
     assert "data.resolution: 16 in the evaluation, 8 in its extractor" in outcome.error
 
 
 def test_undefined_metric_fails_the_run(chain):
-    outcome = runs.do(
-        runs.plan(chain.home, "evaluation", SAMPLES | {"num_samples": 1}, chain.of_generator)
+    outcome = tiny.do(
+        tiny.lay_out(chain.home, "evaluation", SAMPLES | {"num_samples": 1}, chain.of_generator)
     )
     assert outcome.error_class == "ValueError"
     assert "gfcd is undefined here: a covariance needs 2 images" in outcome.error
 
 
 def test_missing_parent_is_named(chain):
-    parents = {"tokenizer": chain.tokenizer.id, "extractor": chain.extractor.id}
-    outcome = runs.do(runs.plan(chain.home, "evaluation", SAMPLES, parents))
+    parents = {"tokenizer": chain.tokenizer, "extractor": chain.extractor}
+    outcome = tiny.do(tiny.lay_out(chain.home, "evaluation", SAMPLES, parents))
     assert outcome.error == "parents: codes, generator missing; a generator needs them"

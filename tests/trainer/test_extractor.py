@@ -1,7 +1,8 @@
+import measured
 import numpy as np
 import pytest
+import tiny
 import torch
-import trainer_runs as runs
 
 from results_db.durable import DamagedError, sha256_file
 from trainer.extractor import Classifier, load_extractor
@@ -9,11 +10,11 @@ from trainer.extractor import Classifier, load_extractor
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    return runs.extractor(tmp_path_factory.mktemp("home"))
+    return measured.extractor(tmp_path_factory.mktemp("home"))
 
 
 def test_learns_the_digits_and_names_its_weights(made):
-    (accuracy,) = runs.values(made, "extractor_accuracy")
+    (accuracy,) = measured.values(made, "extractor_accuracy")
     assert accuracy["value"] > 0.8
     digest = sha256_file(made.path / "final" / "extractor.safetensors")
     assert accuracy["provenance"]["extractor"] == f"digits-clf-{digest[:8]}"
@@ -36,7 +37,7 @@ def test_stored_statistics_are_those_of_the_real_images(made):
     from trainer.run import Settings
 
     extractor = load_extractor(made.path, torch.device("cpu"))
-    config = configs.decode(configs.DataConfig, runs.digits_data())
+    config = configs.decode(configs.DataConfig, tiny.data())
     train = data.open_images(config, Settings(), "train").center(torch.arange(1437))
     features = extractor.features(train).double().numpy()
     assert np.allclose(extractor.train_mu_D, features.mean(0), atol=1e-7)
@@ -47,18 +48,14 @@ def test_stored_statistics_are_those_of_the_real_images(made):
 
 def test_stopped_and_resumed_gives_the_same_weights(made, tmp_path):
     tree = made.config()["config"]
-    run_dir = runs.plan(tmp_path, "extractor", tree)
+    run_dir = tiny.lay_out(tmp_path, "extractor", tree)
     for polls, outcome in ((7, "preempted"), (30, "preempted"), (10**6, "done")):
-        assert runs.do(run_dir, runs.StopAfter(polls)).outcome == outcome
-    name = "final/extractor.safetensors"
-    assert (run_dir.path / name).read_bytes() == (made.path / name).read_bytes()
-    assert runs.endpoint(run_dir)["values"] == runs.endpoint(made)["values"]
-    steps = [line for line in run_dir.log_path.read_text().splitlines() if '"step"' in line]
-    assert len(steps) == len(set(steps)) == 6
+        assert tiny.do(run_dir, tiny.StopAfter(polls)).outcome == outcome
+    tiny.assert_same(run_dir, made)
 
 
 def test_damaged_statistics_are_refused(tmp_path):
-    made = runs.extractor(tmp_path, iterations=1)
+    made = measured.extractor(tmp_path, iterations=1)
     path = made.artifacts_path / "train_mu.npy"
     np.save(path, np.load(path) + 1)
     with pytest.raises(DamagedError, match="train_mu.npy"):

@@ -6,14 +6,16 @@ import math
 
 import numpy as np
 import pytest
+import tiny
 import torch
 import torch.nn.functional as F
-import trainer_runs as runs
+from measured import batch, context, numbers
+from measured import extractor as trained_extractor
 
 from trainer import config as configs
 from trainer import data
 from trainer.extractor import load_extractor
-from trainer.metrics import Batch, Context, _frechet, codebook_usage, fcd, psnr, ssim
+from trainer.metrics import _frechet, codebook_usage, fcd, psnr, ssim
 from trainer.run import Settings
 
 SIDE = 32
@@ -21,44 +23,15 @@ SIDE = 32
 
 @pytest.fixture(scope="module")
 def extractor_run(tmp_path_factory):
-    return runs.extractor(tmp_path_factory.mktemp("home"), SIDE, iterations=80)
+    return trained_extractor(tmp_path_factory.mktemp("home"), SIDE, iterations=80)
 
 
 @pytest.fixture(scope="module")
 def digits():
     """All validation digits, uint8, and their labels."""
-    config = configs.decode(configs.DataConfig, runs.digits_data(SIDE))
+    config = configs.decode(configs.DataConfig, tiny.data(SIDE))
     images = data.open_images(config, Settings(), "val")
     return images.center(torch.arange(len(images))), images.labels
-
-
-def context(stage="tokenizer", extractor=None, num_codes=16, tokens=4, resolution=SIDE, sizes=None):
-    return Context(
-        stage=stage,
-        device=torch.device("cpu"),
-        num_codes=num_codes,
-        tokens_per_image=tokens,
-        resolution=resolution,
-        reference=lambda split: iter(()),
-        extractor=extractor.path if extractor else None,
-        extractor_id=extractor.id if extractor else None,
-        codebook_sizes=sizes,
-    )
-
-
-def batch(images, references=None, codes=None, labels=None):
-    return Batch(image_BCHW=images, reference_BCHW=references, code_BN=codes, label_B=labels)
-
-
-def numbers(metric):
-    return {value.metric: value.value for value in metric.compute()}
-
-
-def measured(module, where, *batches, **options):
-    metric = module.Metric(module.Config(**options), where)
-    for one in batches:
-        metric.update(one)
-    return numbers(metric)
 
 
 def noisy(images, strength, seed=0):
@@ -77,7 +50,7 @@ def test_psnr_by_hand():
     # 48 values: MSE 100/48 for the first, 255^2 for the second; mean of the two PSNRs, not the PSNR
     # of the mean MSE.
     expected = (10 * math.log10(255**2 * 48 / 100) + 0.0) / 2
-    found = measured(psnr, context(), batch(other, black))["psnr"]
+    found = numbers(psnr, context(), batch(other, black))["psnr"]
     assert found == pytest.approx(expected, abs=1e-9)
 
 
@@ -91,7 +64,7 @@ def test_identical_images_count_as_the_cap():
     worst = torch.zeros(1, 3, 226, 226, dtype=torch.uint8)
     different = worst.clone()
     different[0, 0, 0, 0] = 1
-    assert measured(psnr, context(), batch(different, worst))["psnr"] < psnr.PSNR_MAX
+    assert numbers(psnr, context(), batch(different, worst))["psnr"] < psnr.PSNR_MAX
 
 
 def test_psnr_and_ssim_agree_with_piq(digits):
@@ -101,13 +74,13 @@ def test_psnr_and_ssim_agree_with_piq(digits):
     for strength in (5, 40):
         changed = noisy(images[:40], strength)
         pair = (changed.double() / 255, images[:40].double() / 255)
-        found = measured(psnr, context(), batch(changed, images[:40]))["psnr"]
+        found = numbers(psnr, context(), batch(changed, images[:40]))["psnr"]
         # piq adds 1e-8 to the MSE.
         assert found == pytest.approx(piq.psnr(*pair, data_range=1.0).item(), abs=1e-3)
-        found = measured(ssim, context(), batch(changed, images[:40]))["ssim"]
+        found = numbers(ssim, context(), batch(changed, images[:40]))["ssim"]
         expected = piq.ssim(*pair, data_range=1.0, downsample=False).item()
         assert found == pytest.approx(expected, abs=1e-5)
-    assert measured(ssim, context(), batch(images, images))["ssim"] == pytest.approx(1.0, abs=1e-9)
+    assert numbers(ssim, context(), batch(images, images))["ssim"] == pytest.approx(1.0, abs=1e-9)
 
 
 def test_ssim_needs_its_window():
@@ -121,18 +94,18 @@ def test_ssim_needs_its_window():
 def test_codebook_usage_by_hand():
     codes = torch.tensor([[0, 0, 1, 1], [2, 2, 3, 3]])
     images = torch.zeros(2, 3, SIDE, SIDE, dtype=torch.uint8)
-    found = measured(codebook_usage, context(), batch(images, codes=codes))
+    found = numbers(codebook_usage, context(), batch(images, codes=codes))
     assert found["codebook_usage"] == 4 / 16
     assert found["codebook_entropy"] == pytest.approx(2.0)
     assert found["codebook_perplexity"] == pytest.approx(4.0)
     assert found["bits_per_pixel"] == pytest.approx(4 * 4 / SIDE**2)
-    varying = context(sizes=(2, 4, 16, 16))
-    found = measured(codebook_usage, varying, batch(images, codes=codes))
+    varying = context(codebook_sizes=(2, 4, 16, 16))
+    found = numbers(codebook_usage, varying, batch(images, codes=codes))
     assert found["bits_per_pixel"] == pytest.approx((1 + 2 + 4 + 4) / SIDE**2)
 
 
 def test_codebook_usage_of_nothing_is_undefined():
-    found = measured(codebook_usage, context())
+    found = numbers(codebook_usage, context())
     assert found["codebook_usage"] is None and found["codebook_perplexity"] is None
 
 
@@ -141,7 +114,7 @@ def test_codebook_usage_of_nothing_is_undefined():
 
 def test_distance_to_itself_is_zero(extractor_run, digits):
     images, _ = digits
-    found = measured(fcd, context(extractor=extractor_run), batch(images, images))
+    found = numbers(fcd, context(extractor=extractor_run), batch(images, images))
     assert 0 <= found["rfcd"] < 1e-9
 
 
@@ -149,7 +122,7 @@ def test_distance_is_the_formula(extractor_run, digits):
     """Against a matrix square root made from eigenvectors, an independent way."""
     images, _ = digits
     changed = _blur(images, 2).round().to(torch.uint8)
-    found = measured(fcd, context(extractor=extractor_run), batch(changed, images))["rfcd"]
+    found = numbers(fcd, context(extractor=extractor_run), batch(changed, images))["rfcd"]
     network = load_extractor(extractor_run.path, torch.device("cpu"))
     first, second = (network.features(x).double().numpy() for x in (changed, images))
     s1, s2 = np.cov(first, rowvar=False), np.cov(second, rowvar=False)
@@ -177,7 +150,7 @@ def test_samples_against_the_training_statistics(extractor_run, digits):
 
     from torch_fidelity import calculate_metrics
 
-    config = configs.decode(configs.DataConfig, runs.digits_data(SIDE))
+    config = configs.decode(configs.DataConfig, tiny.data(SIDE))
     train = data.open_images(config, Settings(), "train").center(torch.arange(1437))
     whole = calculate_metrics(
         input1=_ListOfImages(images),
@@ -270,7 +243,7 @@ def test_precision_recall_and_score_tell_mode_loss_from_blur(extractor_run, digi
         "mode loss": images[labels < 2],
         "blur": _blur(images, 4).round().to(torch.uint8),
     }.items():
-        found[name] = measured(
+        found[name] = numbers(
             fcd,
             context("generator", extractor_run),
             batch(samples),
@@ -300,7 +273,7 @@ def test_features_that_are_not_finite_are_refused():
         _frechet.statistics(torch.tensor([[1.0, 2.0], [math.nan, 1.0]]))
 
 
-def test_only_8_bit_images_are_measured(extractor_run, digits):
+def test_only_8_bit_images_are_numbers(extractor_run, digits):
     images, _ = digits
     for module, where in (
         (psnr, context()),
@@ -308,8 +281,8 @@ def test_only_8_bit_images_are_measured(extractor_run, digits):
         (fcd, context(extractor=extractor_run)),
     ):
         with pytest.raises(ValueError, match=r"uint8 \[B, 3, H, W\]"):
-            measured(module, where, batch(images[:2].float(), images[:2].float()))
+            numbers(module, where, batch(images[:2].float(), images[:2].float()))
         with pytest.raises(ValueError, match="differ in shape"):
-            measured(module, where, batch(images[:2], images[:3]))
+            numbers(module, where, batch(images[:2], images[:3]))
         with pytest.raises(ValueError, match="compares with originals"):
-            measured(module, where, batch(images[:2]))
+            numbers(module, where, batch(images[:2]))

@@ -10,7 +10,7 @@ A part exposes `VERSION`, `STAGES` (subset of ("tokenizer", "generator")), `BETT
                                               with provenance["undefined"] saying why
 
 A `Metric` that measures a distance to real images inherits `Distance`, and can then choose a
-guidance scale. A `Config` that needs downloaded files names them in `weights()`.
+guidance scale. A `Config` that needs downloaded files names them in `weights()` (`NeedsWeights`).
 
 Images are 8-bit, so a metric cannot meet NaN pixels; features that are not finite (a damaged
 network) are a ValueError. Undefined values (too few images) are refused by the evaluation, never
@@ -20,10 +20,10 @@ recorded as zero or NaN.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import torch
@@ -50,11 +50,14 @@ class Context:
     tokens_per_image: int
     resolution: int
     reference: Callable[
-        [str], Iterator[Tensor]
-    ]  # split "train" or "val" -> uint8 batches, centre crop
+        [str, int | None], Iterator[Tensor]
+    ]  # split "train" or "val", how many of it (None: all) -> uint8 batches, centre crop
+    reference_id: str  # names data set, digest and resolution of the reference images
     extractor: Path | None  # folder of the extractor run, for classifier distances
     extractor_id: str | None
     codebook_sizes: tuple[int, ...] | None = None  # codes of each position, where they vary (vcq)
+    weights: Mapping[str, str] = field(default_factory=dict)  # paths of downloaded files by name
+    store: Path | None = None  # folder in which statistics of reference images are kept
     cache: dict[str, Any] = field(
         default_factory=dict
     )  # shared by all metrics and sample seeds of one run
@@ -68,6 +71,14 @@ class Value:
     value: float | None
     unit: str
     provenance: dict[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class NeedsWeights(Protocol):
+    """A Config whose metric loads downloaded files."""
+
+    def weights(self) -> dict[str, str]:
+        """First digits of the sha256 of each file, by its name in torch hub's cache."""
 
 
 class Distance(ABC):
