@@ -1,0 +1,82 @@
+"""How often the printed intervals hold the truth, by simulation from a law and a study's own design.
+
+Take the fitted parameters of a study and its columns, draw new runs with its noise, fit them as the
+study was fitted, and count. An interval of 95% that covers 60% is worse than none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from . import parts
+from .fit import fit_data, law_named
+from .table import prepare
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Coverage:
+    """What the simulation found at one point."""
+
+    share: float  # of the trials whose 95% interval of the law holds the truth
+    trials: int  # with an interval
+    without: int  # trials that ended without one
+    width: float  # median width of the interval, in logs
+    bias: float  # mean of log(predicted / true)
+
+
+def coverage(
+    law: str,
+    params: Mapping[str, float],
+    columns: Mapping[str, Any],
+    at: Mapping[str, float],
+    *,
+    noise: float,
+    trials: int = 200,
+    draws: int = 200,
+    by: str = "residual",
+    loss: str = "l2",
+    delta: float = 1e-3,
+    options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> Coverage:
+    """The coverage of the interval of the law at the point `at` (role -> value).
+
+    `columns` (role -> values) is the design, `params` the truth, `noise` the standard deviation of
+    log y from run to run.
+    """
+    made = law_named(law, dict(options or {}))
+    arrays = {name: np.array([value]) for name, value in params.items()}
+    design = {role: np.asarray(values) for role, values in columns.items()}
+    truth = made.curve(arrays, design)[0]
+    point = {role: np.array([value]) for role, value in at.items()}
+    target = float(np.log(made.curve(arrays, point)[0, 0]))
+    rng = np.random.default_rng(seed)
+    held, without, widths, errors = 0, 0, [], []
+    for trial in range(trials):
+        frame = pd.DataFrame({**design, "y": truth * np.exp(rng.normal(0.0, noise, len(truth)))})
+        data = prepare(frame, {role: role for role in frame}, parts.load("fits", law).REQUIRES)
+        fitted = fit_data(
+            data, law, made, bootstrap=draws, by=by, loss=loss, delta=delta, seed=trial
+        )
+        if not len(fitted.draws):
+            without += 1
+            continue
+        found = fitted.predict(point)
+        held += bool(np.log(found.low[0]) <= target <= np.log(found.high[0]))
+        widths.append(float(np.log(found.high[0] / found.low[0])))
+        errors.append(float(np.log(found.y[0])) - target)
+    num = trials - without
+    if not num:
+        raise ValueError(f"coverage: no trial of {law} with this design gave an interval")
+    return Coverage(
+        share=held / num,
+        trials=num,
+        without=without,
+        width=float(np.median(widths)),
+        bias=float(np.mean(errors)),
+    )
