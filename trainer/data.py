@@ -5,6 +5,7 @@ Shape suffixes: B images, C = 3, H, W pixels. uint8 in [0, 255]; models see [-1,
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,12 +19,16 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from results_db.durable import DamagedError, remove_folder, stage_folder, verify_folder
+from results_db.rundir import default_home
+
 from . import parts
 from .config import DataConfig
 from .flops import CROPS as CROPS
 from .optim import derive_seed
 
 DENSE_BYTES = 2 << 30  # sets that fit are decoded once and kept as one tensor
+KEEP_FROM = 5_000  # images from which on that tensor is kept on disk for the next process
 
 
 def to_float(x_BCHW: Tensor) -> Tensor:
@@ -87,13 +92,17 @@ def many_crops(image: np.ndarray, size: int, policy: str, ratio: float) -> np.nd
 class Images:
     """One split of a data set at one resolution."""
 
-    def __init__(self, data: DataConfig, split: Any, workers: int | None = None) -> None:
+    def __init__(self, data: DataConfig, split: Any, half: str = "") -> None:
         self.resolution = data.resolution
         self.split = split
         self.labels = torch.tensor([split.label(i) for i in range(len(split))])
-        self._pool = ThreadPoolExecutor(workers or min(16, os.cpu_count() or 1))
+        self._pool = ThreadPoolExecutor(min(16, os.cpu_count() or 1))
         self._dense: Tensor | None = None
         self._fits = len(split) * 3 * data.resolution**2 <= DENSE_BYTES
+        self._kept: Path | None = None
+        if half and self._fits and len(split) >= KEEP_FROM and data.digest is not None:
+            name = f"{data.digest[:16]}-{data.resolution}-{half}"
+            self._kept = default_home() / "cache" / "pixels" / name
 
     def __len__(self) -> int:
         return len(self.split)
@@ -101,10 +110,30 @@ class Images:
     def dense(self) -> Tensor | None:
         """All centre crops, uint8 [N, 3, R, R], if they fit in memory."""
         if self._dense is None and self._fits:
-            crops = self._pool.map(self._center, range(len(self)))
-            stacked = np.stack(list(crops)).transpose(0, 3, 1, 2)
-            self._dense = torch.from_numpy(np.ascontiguousarray(stacked))
+            self._dense = torch.from_numpy(self._all_centers())
         return self._dense
+
+    def _all_centers(self) -> np.ndarray:
+        """uint8 [N, 3, R, R]; of larger sets a verified copy is kept for the next process."""
+        folder = self._kept
+        if folder is not None and folder.exists():
+            try:
+                verify_folder(folder)
+                return np.load(folder / "pixels.npy", allow_pickle=False)
+            except DamagedError:
+                remove_folder(folder)
+        crops = np.stack(list(self._pool.map(self._center, range(len(self)))))
+        pixels = np.ascontiguousarray(crops.transpose(0, 3, 1, 2))
+        if folder is not None and not folder.exists():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with stage_folder(folder) as staged, open(staged.file("pixels.npy"), "xb") as file:
+                    np.save(file, pixels, allow_pickle=False)
+            except OSError as error:
+                # Another process was first (or the disk is full): the copy only saves time.
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOSPC, errno.EDQUOT):
+                    raise
+        return pixels
 
     def _center(self, index: int) -> np.ndarray:
         return center_crop(self.split.image(index), self.resolution)
@@ -202,7 +231,7 @@ def open_images(data: DataConfig, settings: Any, split: str) -> Images:
                 f"data.{name}: the run was planned with {declared!r}, the data at "
                 f"{folder or data.dataset.name} have {found!r}"
             )
-    return Images(data, module.open_split(data.dataset.config, folder, split))
+    return Images(data, module.open_split(data.dataset.config, folder, split), split)
 
 
 T = TypeVar("T")

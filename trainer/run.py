@@ -222,6 +222,8 @@ def execute(path: str | os.PathLike[str], stop: Stop, after: int | None = None) 
     """
     try:
         run_dir = RunDir(path)
+        # Caches of data sets lie in the home of the run, whatever the shell that started us says.
+        os.environ["TOKENLAW_HOME"] = str(run_dir.home)
         stored = run_dir.config()
         config = decode_run(stored["kind"], stored["config"])
         found = run_id(run_dir.kind, config, stored.get("parents", {}))
@@ -384,8 +386,11 @@ def prepare_numerics(run: Run) -> None:
     torch.set_num_threads(numerics.cpu_threads)
     torch.manual_seed(0)
     # TF32 only where bf16 was asked for: "fp32" means fp32.
-    torch.backends.cuda.matmul.allow_tf32 = numerics.precision != "fp32"
-    torch.backends.cudnn.allow_tf32 = numerics.precision != "fp32"
+    # Set through this one function everywhere: torch refuses to tell the precision once it was
+    # also set by backend.
+    tf32 = numerics.precision != "fp32" and run.device.type == "cuda"
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32
     torch.backends.cudnn.benchmark = run.device.type == "cuda"
 
 
