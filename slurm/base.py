@@ -53,7 +53,8 @@ class JobReport:
     reason: str | None = None  # how it ended or why it waits, in the executor's words
     current: str | None = None  # id of the run that it is at, where known
     disk_full: bool = False
-    taken: bool = False  # gone because another process was at work on the run
+    blameless: bool = False  # gone for no fault of its runs: taken by another process, never begun
+    cancelled: bool = False  # gone because a person took it out of the queue
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,7 +79,7 @@ class QueueUnknown(RuntimeError):
 
 
 class NotSubmitted(RuntimeError):
-    """The queue took a job in neither; the message is what it said."""
+    """The queue refused a job; the message is what it said."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -24,7 +24,7 @@ from sweeps.plan import Plan, PlannedRun, write_run
 from trainer import parts
 
 from . import bundles, progress, queued, retry
-from .base import BaseExecutor, Context, Job, JobReport
+from .base import BaseExecutor, Context, Job, JobReport, NotSubmitted
 from .intents import Intent, await_turn, open_intent
 
 EXIT_DONE, EXIT_FAILED, EXIT_TRY_AGAIN = 0, 1, 75
@@ -167,10 +167,16 @@ def launch(
                     # One launch after the other decides what is missing, each with a fresh look.
                     await_turn(intent, say=display.say)
                     ledger.read(queued.look(home))
+                    while ledger.unsettled():
+                        time.sleep(1.0)
+                        ledger.read(queued.look(home))
                 ledger.warn(display.say)
                 ledger.write_folders(settings)
                 loop = _Loop(ledger, place, intent, display, interrupts)
-                stopped = loop.go(wait=wait)
+                try:
+                    stopped = loop.go(wait=wait)
+                except NotSubmitted as error:
+                    stopped = f"{executor} refused: {error}"
                 interrupted = bool(interrupts.count) and not ledger.finished()
         finally:
             try:
@@ -285,6 +291,13 @@ class Ledger:
             entry.place = "waiting"
         return status.state
 
+    def unsettled(self) -> bool:
+        """Whether a launch that died a moment ago may yet turn out to have submitted something."""
+        return any(
+            where is not None and where.phase == "unknown"
+            for where in map(self.queues.of, (entry.dir for entry in self.entries.values()))
+        )
+
     def warn(self, say: Callable[[str], None]) -> None:
         """Says what is in other hands, or was and cannot be seen any more."""
         for executor, why in self.queues.unknown.items():
@@ -317,12 +330,27 @@ class Ledger:
         for entry in self.entries.values():
             if entry.place == "given" and entry.job is not None:
                 found[entry.run.id] = entry.job
-            elif entry.place == "elsewhere" and (where := self.queues.of(entry.dir)) is not None:
-                found[entry.run.id] = where.job_id
+            elif entry.place == "elsewhere":
+                where = self.queues.of(entry.dir)
+                if where is not None and where.phase != "unknown":
+                    found[entry.run.id] = where.job_id
         return found
 
-    def is_ready(self, entry: Entry) -> bool:
-        return all(parent.place == "done" for parent in self.parents(entry))
+    def ready(self, *, chains: bool) -> list[Entry]:
+        """Runs that can be given out now, in dependency order: their parents are done, or with
+        `chains` in the queue or in this list.
+        """
+        queue = self.job_ids() if chains else {}
+        found: dict[str, Entry] = {}
+        for entry in self.to_do():
+            if all(
+                parent.place == "done"
+                or parent.run.id in queue
+                or (chains and parent.run.id in found)
+                for parent in self.parents(entry)
+            ):
+                found[entry.run.id] = entry
+        return list(found.values())
 
     def write_folders(self, settings: Mapping[str, Any]) -> None:
         """Makes the folders of the runs to do, with this launch's settings."""
@@ -485,9 +513,7 @@ class _Loop:
     def _give_out(self) -> None:
         if time.monotonic() < self._not_before:
             return
-        ready = self._ledger.to_do()
-        if not self._place.chains:
-            ready = [entry for entry in ready if self._ledger.is_ready(entry)]
+        ready = self._ledger.ready(chains=self._place.chains)
         if not ready:
             return
         jobs = self._jobs(ready)
@@ -541,17 +567,19 @@ class _Loop:
             self._decide(entry, report)
         elif entry.place == "diverged":
             self._display.say(f"{entry.name} diverged: recorded, and left out of fits")
-        if entry.place in ("failed", "diverged"):
-            self._ledger.block()
+        self._ledger.block()
 
     def _decide(self, entry: Entry, report: JobReport) -> None:
         reason = report.reason or "its worker ended"
         if report.disk_full:
             self._stopped = reason
             return
+        if report.blameless:
+            return  # if nobody has it any more, it is given out again
+        if report.cancelled:
+            self._fail(entry, "its job was cancelled; the next launch goes on with it")
+            return
         ended = retry.history(entry.dir, after=entry.attempts_before)
-        if report.taken:
-            return  # looked at again; if nobody has it any more, it is given out again
         if not ended:
             # The run was never claimed: its worker could not start, or was asked to end before.
             if self._cancelled:

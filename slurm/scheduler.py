@@ -103,7 +103,8 @@ def ask(*command: str) -> str:
     except subprocess.TimeoutExpired:
         raise SchedulerError(f"{command[0]}: no answer within {_SECONDS:.0f} s") from None
     if done.returncode != 0:
-        words = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+        # scontrol tells what it does not know on its standard output.
+        words = " ".join((done.stderr or done.stdout).split()) or f"exit code {done.returncode}"
         raise SchedulerError(f"{command[0]}: {words}")
     return done.stdout
 

@@ -125,7 +125,7 @@ class Executor(BaseExecutor):
         for name in wanted & self._tasks.keys():
             task = self._tasks[name]
             if task.report.phase == "queued":
-                task.report = JobReport(phase="gone", reason="cancelled")
+                task.report = JobReport(phase="gone", reason="cancelled", blameless=True)
         for worker in list(self._workers.values()):
             if worker.task is not None and worker.task.id in wanted:
                 worker.leaving = True
@@ -203,7 +203,7 @@ class Executor(BaseExecutor):
         if after is None:
             worker.task = None
             reason = "another process is at work on the run"
-            task.report = JobReport(phase="gone", reason=reason, taken=True)
+            task.report = JobReport(phase="gone", reason=reason, blameless=True)
             return
         worker.kills_before = _memory_kills()
         task.report = JobReport(phase="running", current=run.id)
@@ -255,8 +255,8 @@ class Executor(BaseExecutor):
         # The trainer leaves after it was told to save, whoever told it.
         worker.leaving |= answer["outcome"] == "preempted"
         reason = f"{answer['outcome']}: {error}" if error else answer["outcome"]
-        taken = answer["outcome"] == "fenced"
-        task.report = JobReport(phase="gone", reason=reason, disk_full=full, taken=taken)
+        blameless = answer["outcome"] == "fenced"
+        task.report = JobReport(phase="gone", reason=reason, disk_full=full, blameless=blameless)
         if worker.leaving and worker.process.stdin is not None:
             _close_quietly(worker.process.stdin)
 

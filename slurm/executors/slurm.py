@@ -38,6 +38,7 @@ from ..resources import Resources, from_options
 _FIRST_LOOK_SECONDS = 2.0  # after a submission; then less and less often
 _NO_LIMIT = 1_000_000  # time-outs after which submitit would give up: progress decides that here
 _ARRAY_AT_ONCE = 256  # tasks of an array that may run at once, unless told otherwise
+_TIME_RATIO = 4  # between the longest and the shortest time limit in one array
 _LOOKS_AFTER_FAILURE = (0.0, 1.0, 3.0)  # seconds: sbatch may fail and have submitted all the same
 _TOO_MANY = re.compile(
     r"(Assoc|QOS)(Max|Grp)\w*Submit\w*|job submit limit|MaxJobCount|SubmitJob", re.I
@@ -69,15 +70,18 @@ class Executor(BaseExecutor):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self.options, self._resources = _parsed(context)
-        self._limits = scheduler.limits()
         partitions = {resources.partition for resources in self._resources.values()}
-        self._minutes = {name: scheduler.max_minutes(name) for name in partitions}
+        try:
+            self._limits = scheduler.limits()
+            longest = [scheduler.max_minutes(name) for name in partitions]
+        except scheduler.SchedulerError as error:
+            raise ValueError(f"slurm: {error}") from None
         self.bundling = Bundling(
             minutes=self.options.bundle_minutes,
             least_jobs=context.workers or self.options.least_jobs,
             margin=self.options.margin,
             extra_minutes=self.options.extra_minutes,
-            most_minutes=min((m for m in self._minutes.values() if m is not None), default=None),
+            most_minutes=min((m for m in longest if m is not None), default=None),
         )
         self._code = snapshot.take(context.home, working_tree=self.options.working_tree)
         if self._code.warning:
@@ -102,9 +106,9 @@ class Executor(BaseExecutor):
             if any(ids.get(name, name) is None for job in new for name in job.after):
                 ids |= {job.key: None for job in new}  # what it waits for must come first
                 continue
-            new.sort(key=lambda job: -job.priority)
+            new.sort(key=lambda job: (-(job.resources.minutes or 0), -job.priority))
             while new:
-                size = min(len(new), self._limits.array_size, room)
+                size = min(_alike(new), self._limits.array_size, room)
                 chunk, new = new[:size], new[size:]
                 found = self._submit_array(chunk, ids) if chunk else None
                 if found is None:
@@ -233,10 +237,15 @@ class Executor(BaseExecutor):
             if job is None:
                 self._reports[job_id] = JobReport(phase="gone", reason="not in the queue any more")
                 continue
-            if job.reason == "DependencyNeverSatisfied":
+            never = job.reason == "DependencyNeverSatisfied"
+            if never:
                 stuck.append(job_id)
-            reason = job.reason if job.reason not in ("", "None") else job.state
-            self._reports[job_id] = JobReport(phase=_phase(job), reason=reason)
+            self._reports[job_id] = JobReport(
+                phase=_phase(job),
+                reason=job.reason if job.reason not in ("", "None") else job.state,
+                blameless=never,
+                cancelled=job.state.startswith("CANCELLED"),
+            )
         if stuck:
             scheduler.cancel(stuck)
         gone = {job_id for job_id, report in self._reports.items() if report.phase == "gone"}
@@ -279,7 +288,7 @@ class Executor(BaseExecutor):
             scheduler.cancel(wanted)
         for job_id in wanted:
             # A pending task of an array that is cancelled leaves no trace anywhere.
-            self._reports[job_id] = JobReport(phase="gone", reason="cancelled")
+            self._reports[job_id] = JobReport(phase="gone", reason="cancelled", cancelled=True)
         self._live = {runs: job_id for runs, job_id in self._live.items() if job_id not in wanted}
 
     @classmethod
@@ -355,13 +364,23 @@ def setup_lines(folder: Path, code: Path) -> list[str]:
     ]
 
 
+def _alike(jobs: Sequence[Job]) -> int:
+    """How many of the first of `jobs`, longest first, ask for about the same time: one array asks
+    for the longest, and few arrays are worth some minutes too many, but not days.
+    """
+    longest = jobs[0].resources.minutes or 0
+    return sum((job.resources.minutes or 0) * _TIME_RATIO >= longest for job in jobs)
+
+
 def _groups(jobs: Sequence[Job]) -> list[list[Job]]:
-    """Jobs that can be one array: same resources, same dependencies. What others await first."""
+    """Jobs that can be one array: same resources but for the time, same dependencies. What others
+    await first.
+    """
     depth: dict[str, int] = {}
     groups: dict[tuple[int, Resources, tuple[str, ...]], list[Job]] = defaultdict(list)
     for job in jobs:
         depth[job.key] = 1 + max((depth.get(key, 0) for key in job.after), default=0)
-        groups[depth[job.key], job.resources, job.after].append(job)
+        groups[depth[job.key], replace(job.resources, minutes=None), job.after].append(job)
     return [groups[key] for key in sorted(groups, key=lambda key: key[0])]
 
 

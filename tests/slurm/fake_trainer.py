@@ -69,6 +69,8 @@ def execute(run: RunDir, after: int | None) -> dict[str, object]:
     steps = behaviour.get("steps", 3)
     progress = run.path / "progress"
     first = int(progress.read_text()) if progress.exists() else 0
+    with open(run.path / "first_steps", "a") as file:
+        file.write(f"{first}\n")
     for step in range(first, steps):
         attempt.heartbeat.beat(
             step=step, steps=steps, phase="train", unit_per_second=1.0, force=True

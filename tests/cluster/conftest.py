@@ -1,0 +1,137 @@
+"""Real daemons for the whole session, each started when a test first asks for it and stopped at the
+end.
+
+They are private: own ports, own folders under /tmp, no files elsewhere. As root on Debian or Ubuntu
+the packages are installed where they are missing; otherwise the tests are skipped, each with the
+reason.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from daemons import TOYS, Place, Project, end_launches, make_project
+
+sys.path.insert(0, str(TOYS))  # the stand-in trainer and its plan
+HERE = Path(__file__).parent
+_START_SECONDS = 400  # with the installation of packages
+
+
+@pytest.fixture(autouse=True)
+def no_launch_left() -> Iterator[None]:
+    """Ends what a failed test started."""
+    yield
+    end_launches()
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A copy of the code whose trainer is the stand-in of tests/slurm."""
+    return make_project(tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[Place]:
+    """A SLURM with accounting, two fake GPUs, 8 CPUs, arrays of at most 101 tasks."""
+    yield from _slurm("--accounting")
+
+
+@pytest.fixture(scope="module")
+def slurm_without_accounting() -> Iterator[Place]:
+    """The same without accounting: `sacct` and `sacctmgr` fail there."""
+    yield from _slurm()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The URL of a PostgreSQL server's empty database."""
+    _need("postgres", "PostgreSQL", any(Path("/usr/lib/postgresql").glob("*/bin/initdb")))
+    base = Path(tempfile.mkdtemp(prefix="tlpg", dir="/tmp"))
+    environment = {**os.environ, "PG_BASE": str(base), "PG_PORT": str(_free_port())}
+    try:
+        lines = _run(["bash", str(HERE / "pg_up.sh"), "up"], environment).split()
+        yield lines[0]
+    finally:
+        subprocess.run(["bash", str(HERE / "pg_up.sh"), "wipe"], env=environment, check=False)
+
+
+@pytest.fixture(scope="session")
+def ray_head() -> Iterator[Place]:
+    """A Ray head with 4 CPUs and two pretended GPUs."""
+    base = Path(tempfile.mkdtemp(prefix="tlr", dir="/tmp"))
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "RAY_BASE": str(base),
+        "RAY_PORT": str(_free_port()),
+        "RAY_DASH": "false",
+    }
+    try:
+        _run(["bash", str(HERE / "ray_head.sh"), "up"], environment)
+        exports = _run(["bash", str(HERE / "ray_head.sh"), "env"], environment)
+        pairs = (word.split("=", 1) for word in exports.split() if "=" in word)
+        yield Place(base=base, environment=dict(pairs))
+    finally:
+        subprocess.run(["bash", str(HERE / "ray_head.sh"), "down"], env=environment, check=False)
+        shutil.rmtree(base, ignore_errors=True)
+
+
+def _slurm(*arguments: str) -> Iterator[Place]:
+    daemons = ["slurmctld", "slurmd", *(["slurmdbd", "mariadbd"] if arguments else [])]
+    path = f"{os.environ['PATH']}{os.pathsep}/usr/sbin"
+    _need("slurm", "SLURM", all(shutil.which(name, path=path) for name in daemons))
+    base = Path(tempfile.mkdtemp(prefix="tls", dir="/tmp"))
+    ports = {
+        name: str(_free_port()) for name in ("CTLD_PORT", "SLURMD_PORT", "DBD_PORT", "MYSQL_PORT")
+    }
+    environment = {**os.environ, "SLURM_BASE": str(base), **ports}
+    try:
+        _run(["bash", str(HERE / "slurm_up.sh"), *arguments], environment)
+        yield Place(base=base, environment={"SLURM_CONF": str(base / "etc/slurm.conf")})
+    finally:
+        command = ["bash", str(HERE / "slurm_down.sh"), "--wipe"]
+        subprocess.run(command, env=environment, check=False, timeout=120)
+
+
+def _need(script: str, what: str, installed: bool) -> None:
+    if installed:
+        return
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        pytest.skip(f"{what} is not installed here, and installing it needs root and apt-get")
+
+
+def _run(command: list[str], environment: dict[str, str]) -> str:
+    done = subprocess.run(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=_START_SECONDS,
+    )
+    assert done.returncode == 0, f"{' '.join(command)}:\n{done.stdout[-3000:]}"
+    return done.stdout
+
+
+def _free_port() -> int:
+    # Below the range that the kernel hands out by itself and outside Ray's own.
+    for port in range(21000 + os.getpid() % 5000, 32000):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            if port not in _given:
+                _given.add(port)
+                return port
+    raise RuntimeError("no free port")
+
+
+_given: set[int] = set()

@@ -1,0 +1,127 @@
+"""What a real SLURM does to jobs: each run still ends once, and goes on from where it was."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from daemons import Launched, Place, Project, ended, until
+from fake_trainer import behave
+from toy import attempts, folder, two_stage_plan
+
+pytestmark = pytest.mark.cluster
+
+SLOW = {"steps": 40, "seconds": 0.25}
+PLAN = two_stage_plan(1)
+TOKENIZER, CODES, GENERATOR, EVALUATION = PLAN.runs
+
+
+def prepared(home: Path, behaviour: dict[str, object]) -> None:
+    """A home in which everything but the generator and its evaluation takes no time."""
+    behave(folder(home, GENERATOR), behaviour)
+
+
+def started(home: Path, number: int = 1) -> None:
+    """Waits until attempt `number` at the generator has made steps."""
+    progress = folder(home, GENERATOR) / "progress"
+    until(lambda: attempts(home, GENERATOR) >= number, f"attempt {number}")
+    before = progress.read_text() if progress.exists() else "0"
+    until(lambda: progress.exists() and int(progress.read_text()) > int(before) + 2, "a few steps")
+
+
+def job_of(home: Path, number: int = 1) -> str:
+    claim = json.loads((folder(home, GENERATOR) / f"attempts/{number:03d}.json").read_text())
+    return str(claim["job"])
+
+
+def claim_pid(home: Path, number: int = 1) -> int:
+    claim = json.loads((folder(home, GENERATOR) / f"attempts/{number:03d}.json").read_text())
+    return int(claim["pid"])
+
+
+def check(home: Path, launched: Launched, tries: int) -> None:
+    """Everything is done, the generator in `tries` attempts of which none began again."""
+    assert launched.code == 0, launched.text
+    assert launched.summary["done"] == 4
+    assert attempts(home, GENERATOR) == tries, launched.text
+    assert [attempts(home, run) for run in (TOKENIZER, CODES, EVALUATION)] == [1, 1, 1]
+    for number in range(1, tries):
+        claim = json.loads((folder(home, GENERATOR) / f"attempts/{number:03d}.json").read_text())
+        assert claim["executor"] == "slurm"
+    first_steps = (folder(home, GENERATOR) / "first_steps").read_text().split()
+    assert len(first_steps) == tries
+    assert all(int(step) > 0 for step in first_steps[1:]), "an attempt began from nothing"
+
+
+def test_preempted_by_a_higher_partition(project: Project, slurm: Place, tmp_path: Path) -> None:
+    prepared(tmp_path, SLOW)
+    launch = project.start(tmp_path, slurm, options={"partition": "low", "gpus": 1})
+    started(tmp_path)
+    slurm.ask(
+        "sbatch", "--gpus-per-node=2", "--partition=main", "-o", "/dev/null", "--wrap=sleep 2"
+    )
+    check(tmp_path, ended(launch), 2)
+    end = json.loads((folder(tmp_path, GENERATOR) / "attempts/001.end.json").read_text())
+    assert end["outcome"] == "preempted", "it saved when it was asked to"
+
+
+def test_requeued_by_an_administrator(project: Project, slurm: Place, tmp_path: Path) -> None:
+    prepared(tmp_path, SLOW)
+    launch = project.start(tmp_path, slurm)
+    started(tmp_path)
+    slurm.ask("scontrol", "requeue", job_of(tmp_path))
+    check(tmp_path, ended(launch), 2)
+    assert job_of(tmp_path, 1) == job_of(tmp_path, 2), "the same job, queued again"
+
+
+def test_worker_killed(project: Project, slurm: Place, tmp_path: Path) -> None:
+    prepared(tmp_path, SLOW)
+    launch = project.start(tmp_path, slurm)
+    started(tmp_path)
+    os.kill(claim_pid(tmp_path), signal.SIGKILL)
+    check(tmp_path, ended(launch), 2)
+    assert job_of(tmp_path, 1) == job_of(tmp_path, 2), "tried again in the same job"
+
+
+def test_step_killed(project: Project, slurm: Place, tmp_path: Path) -> None:
+    prepared(tmp_path, SLOW)
+    launch = project.start(tmp_path, slurm)
+    started(tmp_path)
+    status = Path(f"/proc/{claim_pid(tmp_path)}/status").read_text()
+    payload = int(status.split("PPid:")[1].split()[0])
+    os.kill(payload, signal.SIGKILL)
+    check(tmp_path, ended(launch), 2)
+    assert job_of(tmp_path, 1) != job_of(tmp_path, 2), "submitted again"
+
+
+def test_node_set_down_and_up(project: Project, slurm: Place, tmp_path: Path) -> None:
+    prepared(tmp_path, SLOW)
+    launch = project.start(tmp_path, slurm)
+    started(tmp_path)
+    node = slurm.ask("sinfo", "-h", "-N", "-o", "%N").split()[0]
+    slurm.ask("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+    # It comes back when its daemon registers again, by itself or because it is told to.
+    until(lambda: "idle" in slurm.ask("sinfo", "-h", "-o", "%T"), "the node is back")
+    check(tmp_path, ended(launch), 2)
+
+
+def test_time_limit(project: Project, slurm: Place, tmp_path: Path) -> None:
+    prepared(tmp_path, {"steps": 130, "seconds": 0.5})
+    options = {"minutes": 1, "signal_seconds": 25}
+    launch = project.start(tmp_path, slurm, options=options)
+    launched = ended(launch, 200)
+    tries = attempts(tmp_path, GENERATOR)
+    assert tries >= 2, "65 seconds of work do not fit into a minute"
+    check(tmp_path, launched, tries)
+
+
+def test_cancelled_and_launched_again(project: Project, slurm: Place, tmp_path: Path) -> None:
+    prepared(tmp_path, SLOW)
+    first = project.launch(tmp_path, slurm, wait=False)
+    assert first.code == 0 and first.summary["queued"] == 4
+    started(tmp_path)
+    slurm.ask("scancel", job_of(tmp_path))
+    until(lambda: (folder(tmp_path, GENERATOR) / "attempts/001.end.json").exists(), "saved")
+    again = project.launch(tmp_path, slurm)
+    check(tmp_path, again, 2)
