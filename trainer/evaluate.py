@@ -352,7 +352,7 @@ class _Evaluation:
                 rate = (first - at) / max(1e-9, time.monotonic() - clock)
                 total = len(passes) * subject.num
                 run.progress(number * subject.num + first, total, "evaluation", rate)
-            self._finish(a_pass, metrics, done)
+            self._finish(number, a_pass, metrics, done)
             self._draw(number, done)
             number, first = number + 1, 0
         self._store(done)
@@ -372,7 +372,7 @@ class _Evaluation:
             metrics["selection"] = module.Metric(config, self._context)
         return metrics
 
-    def _finish(self, a_pass: _Pass, metrics: dict[str, Any], done: _Done) -> None:
+    def _finish(self, number: int, a_pass: _Pass, metrics: dict[str, Any], done: _Done) -> None:
         """Numbers of a complete pass; ValueError for an undefined one: the study asked for it."""
         # Computing may pass the reference images through a network as well.
         with _full_precision():
@@ -398,7 +398,7 @@ class _Evaluation:
                     }
                 )
         (done.tried_values.append(trees) if a_pass.selecting else done.values.extend(trees))
-        self._run.log({"pass": a_pass.seed, "cfg_scale": a_pass.cfg_scale, "values": trees})
+        self._run.log({"step": number, "cfg_scale": a_pass.cfg_scale, "values": trees})
         self._held.tensors = {}
 
     # ----------------------------------------------------------------------------- checkpoints
@@ -406,9 +406,11 @@ class _Evaluation:
     def _resume(self) -> tuple[_Done, int, int]:
         """What is done, the pass to go on with, and its first image."""
         found = state.load(self._run, {"partial": self._held}, {})
+        extra = found[1] if found else {"pass": 0, "first": 0}
+        # Passes are the steps of the log; the one that is cut short has not been logged.
+        state.truncate_log(self._run, int(extra["pass"]))
         if found is None:
             return _Done(), 0, 0
-        extra = found[1]
         self._run.seconds_before = float(extra["seconds"])
         done = _Done(extra["values"], extra["tried"], extra["tried_values"])
         self._picture = self._held.tensors.get("picture")
@@ -518,12 +520,14 @@ class _Evaluation:
 @contextlib.contextmanager
 def _full_precision() -> Iterator[None]:
     """No TF32: published distances are fp32's, whatever the models are run in."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
 
 
 def _refuse_undefined(value: Value) -> None:
