@@ -169,7 +169,8 @@ def evaluation_work(
     dim = tokenizer.quantizer.config.dim
     part = tokenizer.tokenizer.config
     if generator is None or codes is None:
-        encoder, decoder = _part_cost(part, config.data.resolution, dim)
+        resolution = config.model_resolution or config.data.resolution
+        encoder, decoder = _part_cost(part, resolution, dim)
         images = config.data.num_val
         macs = encoder.macs + decoder.macs
         total = 2 * macs * images

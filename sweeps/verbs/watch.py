@@ -41,7 +41,7 @@ def status(
         else:
             opt.say(_status_text(name, lines, each_run=runs))
         for note in found.notes:
-            opt.say(f"note: {note}")
+            opt.say(f"note: {note}", error=True)
         if not watch or found.over:
             return
         # A queue is not asked more often than an administrator would like.
