@@ -132,7 +132,7 @@ def test_batch_size_moves_no_number(chain, reconstructions, samples):
 def test_stopped_and_resumed_gives_the_same_endpoint(chain, kind, polls, request):
     whole = request.getfixturevalue(kind)
     kept = {path: path.read_bytes() for path in whole.path.rglob("*") if path.is_file()}
-    expected = measured.endpoint(whole)
+    expected, log = measured.endpoint(whole), tiny.log_entries(whole)
     try:
         whole.endpoint_path.unlink()
         for path in whole.artifacts_path.iterdir():
@@ -143,6 +143,7 @@ def test_stopped_and_resumed_gives_the_same_endpoint(chain, kind, polls, request
         found = measured.endpoint(whole)
         assert found["values"] == expected["values"]
         assert found["artifacts"] == expected["artifacts"]
+        assert tiny.log_entries(whole) == log and len(log) in (1, 2)
     finally:
         for path, content in kept.items():
             path.write_bytes(content)
