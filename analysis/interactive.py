@@ -65,7 +65,7 @@ def specification(table: pd.DataFrame) -> str | None:
         number = "" if index == 0 else str(index + 1)
         for which, label, scale in (("x", x_label, x_scale), ("y", y_label, y_scale)):
             layout[f"{which}axis{number}"] = {
-                "title": {"text": _plain(label)},
+                "title": {"text": label},
                 "type": scale,
                 "gridcolor": style.FAINT,
                 "linecolor": style.INK,
@@ -171,7 +171,3 @@ def _numbers(values: pd.Series) -> list[float | None]:
 
 def _texts(values: pd.Series) -> list[str]:
     return ["" if pd.isna(value) else str(value) for value in values]
-
-
-def _plain(label: str) -> str:
-    return label.replace(r"$\times$", "x")

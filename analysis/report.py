@@ -326,9 +326,8 @@ def _gains(comparison: Comparison) -> Html:
             value = gain.gain[i]
             text = "not reachable" if value is None else f"{number(value, 3)}&times;"
             mark = "*" if gain.outside_data[i] else ""
-            cells.append(
-                Html(f'{text}{mark}<span class="unit">{interval(gain.low[i], gain.high[i])}</span>')
-            )
+            ends = interval(gain.low[i], gain.high[i]) if gain.low else ""
+            cells.append(Html(f'{text}{mark}<span class="unit">{ends}</span>'))
         rows.append([gain.arm, law, *cells, ""])
     heads: list[Any] = ["arm", "law"]
     heads += [

@@ -262,21 +262,24 @@ def number(value: float) -> str:
     if -3 <= exponent <= 4:
         return f"{value:.6g}"
     mantissa = value / 10.0**exponent
+    power = f"10{str(exponent).translate(_RAISED)}"
     if math.isclose(mantissa, 1.0, rel_tol=1e-6):
-        return rf"$10^{{{exponent}}}$"
-    return rf"${mantissa:.3g}{{\times}}10^{{{exponent}}}$"
+        return power
+    return f"{mantissa:.3g}{TIMES}{power}"
+
+
+TIMES = "\u00d7"
+# Raised digits as letters: mathtext would cost a parser run for every label.
+_RAISED = str.maketrans(
+    "0123456789-", "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207b"
+)
 
 
 def numbers(values: Sequence[float]) -> list[str]:
-    """Labels of one axis: with equally many decimals when the numbers are of one size (3.0, 3.5,
-    4.0).
-    """
+    """Labels of one axis; numbers of one size get equally many decimals (3.0, 3.5, 4.0)."""
     texts = [number(value) for value in values]
-    if (
-        len(values) > 1
-        and max(values) < 10 * min(values)
-        and not any("$" in text for text in texts)
-    ):
+    everyday = all(1e-3 <= abs(value) < 1e5 for value in values)
+    if len(values) > 1 and everyday and max(values) < 10 * min(values):
         decimals = max(len(text.partition(".")[2]) for text in texts)
         texts = [f"{value:.{decimals}f}" for value in values]
     return texts
@@ -394,7 +397,7 @@ def _data_range(ax: Axes, which: str) -> tuple[float, float]:
 FLOPS_RULES = {
     "flops_train": "train FLOPs (6ND over tokens + attention)",
     "flops_total": "train FLOPs with tokenizer and codes",
-    "flops_paper": r"6 $\times$ params $\times$ images (axis of the CRT paper)",
+    "flops_paper": f"6 {TIMES} params {TIMES} images (axis of the CRT paper)",
     "flops_sample": "inference FLOPs per image",
 }
 
@@ -541,10 +544,10 @@ def _place_key(fig: Figure, handle: Any, x: float, y: float, transform: Any) -> 
 
 @cache
 def text_width(text: str, size: float) -> float:
-    """Width of `text` in points at font size `size`, without a renderer; mathtext roughly."""
+    """Width of `text` in points at font size `size`, without a renderer."""
     font = get_font(findfont("DejaVu Sans"))
     font.set_size(size, 72)
-    font.set_text(re.sub(r"[${}]|\\\w+", "", text), 0.0, flags=LoadFlags.NO_HINTING)
+    font.set_text(text, 0.0, flags=LoadFlags.NO_HINTING)
     return float(font.get_width_height()[0]) / 64
 
 
@@ -690,7 +693,7 @@ def text_table(
     a panel beside it can share the rows; else rows are as close as lines of text.
     """
     widths = [
-        max(text_width(text.replace("$", ""), size) for text in [head, *[row[i] for row in rows]])
+        max(text_width(text, size) for text in [head, *[row[i] for row in rows]])
         for i, head in enumerate(heads)
     ]
     gap = 9.0

@@ -20,7 +20,7 @@ OPTIONAL = (
 )
 TITLE = "Ablation of the causal regulariser"
 PAPERS = ("CRT Fig. 9",)
-NAMES = {"crt_layers": "layers of the causal model", "crt_weight": r"weight $\lambda$"}
+NAMES = {"crt_layers": "layers of the causal model", "crt_weight": "weight of its loss"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -98,20 +98,21 @@ def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
 
 
 def _gain_rows(gain: Gain, metric: str) -> list[dict[str, object]]:
-    return [
-        {
-            "panel": "gain",
-            "layer": f"{gain.form}{' outside data' if outside else ''}",
-            "group": metric,
-            "x": x,
-            "y": value,
-            "y_low": low,
-            "y_high": high,
-        }
-        for x, value, low, high, outside in zip(
-            gain.x, gain.gain, gain.low, gain.high, gain.outside_data, strict=True
+    rows: list[dict[str, object]] = []
+    for index, (x, value) in enumerate(zip(gain.x, gain.gain, strict=True)):
+        outside = bool(gain.outside_data[index])
+        rows.append(
+            {
+                "panel": "gain",
+                "layer": f"{gain.form}{' outside data' if outside else ''}",
+                "group": metric,
+                "x": x,
+                "y": value,
+                "y_low": gain.low[index] if gain.low else None,  # empty without draws
+                "y_high": gain.high[index] if gain.high else None,
+            }
         )
-    ]
+    return rows
 
 
 def draw(df: pd.DataFrame, config: Config = Config(), table: pd.DataFrame | None = None) -> Figure:

@@ -110,10 +110,10 @@ def draw(df: pd.DataFrame, config: Config = Config(), table: pd.DataFrame | None
             )
         style.log_axis(ax, "y")
         style.position_axis(ax, int(table["x"].max()))
-        ax.set(xlabel="position t", ylabel=r"codebook size $K_t$")
+        ax.set(xlabel="position t", ylabel="codebook size K at t")
         images = sorted({int(n) for n in summary["images"]})
         star = "t*" if len(images) != 1 else f"t* (N = {images[0]:,})"
-        heads = ["schedule", r"$K_{max}$", r"mean $K_t$", "bits/image", "BPP", star]
+        heads = ["schedule", "K max", "K mean", "bits/image", "BPP", star]
         rows = [
             [
                 str(row["group"]),
