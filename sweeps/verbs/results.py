@@ -63,13 +63,21 @@ def results(
     elif form == "csv":
         _write(out, read.flat(frame).to_csv(index=False, lineterminator="\n"))
     elif form == "json":
-        _write(out, str(read.flat(frame).to_json(orient="records", double_precision=15)) + "\n")
+        _write(out, _json_text(read.flat(frame)))
     elif out is not None:
         read.flat(frame).to_parquet(out, index=False)
     elif sys.stdout.isatty():
         raise ValueError("--out: is required for parquet on a terminal; allowed: a file")
     else:
         read.flat(frame).to_parquet(sys.stdout.buffer, index=False)
+
+
+def _json_text(frame: pd.DataFrame) -> str:
+    """A list of records; every digit kept, null for what is missing."""
+    import json
+
+    records = frame.astype(object).where(frame.notna(), None).to_dict(orient="records")
+    return json.dumps(records, allow_nan=False) + "\n"
 
 
 def _write(out: Path | None, text: str) -> None:
