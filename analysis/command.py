@@ -19,7 +19,7 @@ from .result import Fit, encode, number
 from .table import column_for
 
 # Long arrays that a JSON answer leaves out; `Fit.to_json` keeps them.
-LONG = ("draws", "residuals", "run_ids")
+LONG = ("draws", "names", "residuals", "run_ids")
 
 
 def fit(

@@ -182,6 +182,7 @@ def fit_data(
     return Fit(
         status="ok",
         params={key: float(value[0]) for key, value in point.params.items()},
+        names=names,
         derived=derived,
         ci95=ci95,
         se=se,

@@ -337,7 +337,7 @@ def _resampled(
         fits = dict(arm.fits)
         mine = draws[arm.name]
         for form, params in mine.items():
-            names = tuple(params)
+            names = fits[form].names
             matrix = np.stack([params[key] for key in names], axis=1)
             good = np.isfinite(matrix).all(axis=1)
             failed = max(failed, num - int(good.sum()))

@@ -29,7 +29,7 @@ def curve(fit: Fit, columns: Mapping[str, Any]) -> np.ndarray:
 def curve_draws(fit: Fit, columns: Mapping[str, Any]) -> np.ndarray:
     """The y of every draw at `columns`, [draws, n]."""
     _refuse(fit)
-    params = {name: fit.draws[:, at] for at, name in enumerate(fit.params)}
+    params = {name: fit.draws[:, at] for at, name in enumerate(fit.names)}
     arrays = _arrays(columns)
     if not len(fit.draws):
         return np.empty((0, len(next(iter(arrays.values())))))

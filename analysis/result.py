@@ -84,6 +84,7 @@ class Fit:
         default_factory=dict
     )  # parameters and derived; empty without draws
     se: dict[str, float] = field(default_factory=dict)  # standard deviation of the draws
+    names: tuple[str, ...] = ()  # the parameters in the order of the columns of `draws`
     draws: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))  # [draws, parameters]
     bootstrap: Bootstrap | None = None
     loss: str = "huber"  # huber, l1, l2, on log residuals
@@ -329,21 +330,23 @@ def _array(values: Any, width: int | None = None) -> np.ndarray:
     """A read-only float array; None becomes NaN; `width` columns when given."""
     array = np.array(values, dtype=float)
     if width is not None:
-        array = array.reshape(-1, width)
+        array = array.reshape(len(values), width)
     array.flags.writeable = False
     return array
 
 
 def _fit_from(data: Mapping[str, Any]) -> Fit:
     made = dict(data)
-    made["draws"] = _array(data["draws"], len(data["params"]))
+    made["draws"] = _array(data["draws"], len(data["names"]))
+    # JSON objects have no order of their own.
+    made["params"] = {name: data["params"][name] for name in data["names"]}
     made["residuals"] = _array(data["residuals"])
     made["left_out"] = _many(LeftOut, data["left_out"])
     made["checks"] = _many(Check, data["checks"])
     made["warnings"] = _many(Notice, data["warnings"])
     made["checklist"] = _many(Item, data["checklist"])
     made["bootstrap"] = Bootstrap(**data["bootstrap"]) if data["bootstrap"] else None
-    for key in ("ci95", "ranges", "run_ids"):
+    for key in ("ci95", "ranges", "run_ids", "names"):
         made[key] = _tuples(data[key])
     return Fit(**made)
 

@@ -27,6 +27,8 @@ L1_KNEE: Final = 1e-3
 KNEE_STEP: Final = 6.0
 # Rows that are looked at while the grid is searched; the polish uses all of them.
 MAX_GRID_ROWS: Final = 1500
+# Grid points with this many times the best squared error are no starts.
+HOPELESS: Final = 50.0
 # Draws solved at a time: bounds the memory of a batch.
 MAX_BATCH: Final = 3_000_000
 
@@ -308,7 +310,7 @@ def least_absolute(
 
 
 def grid_starts(
-    terms: Terms, log_y: np.ndarray, weights: np.ndarray, *, most: int = 6
+    terms: Terms, log_y: np.ndarray, weights: np.ndarray, *, most: int = 5
 ) -> np.ndarray:
     """The best `most` grid points that are not neighbours, with their amplitudes, [S, P].
 
@@ -347,6 +349,8 @@ def grid_starts(
     place = terms.grid_GQ / np.where(span > 0, span, 1.0)
     chosen: list[int] = []
     for at in np.argsort(left, kind="stable"):
+        if len(chosen) >= 2 and left[at] > HOPELESS * left[chosen[0]]:
+            break
         if all(np.abs(place[at] - place[one]).max() > 0.12 for one in chosen):
             chosen.append(int(at))
         if len(chosen) == most:

@@ -1,4 +1,4 @@
-"""The numbers to reproduce: published and measured results on public data, through the public functions.
+"""Published and measured numbers on public data, reproduced through the public functions.
 
 Tables are read from TOKENLAW_DATA, or from ../shared/data beside the repository; a test whose table
 is not there is skipped and says so. A8 and A16 need no table.
@@ -237,7 +237,7 @@ def test_a13_resampling_points_hides_most_of_the_uncertainty() -> None:
             y="loss",
             end_points=False,
             by=by,
-            bootstrap=300,
+            bootstrap=200,
             with_checks=False,
         )
         assert found.bootstrap is not None
@@ -273,8 +273,8 @@ def test_a16_intervals_cover_one_decade_out() -> None:
         {"x": np.geomspace(1.0, 1e3, 6)},
         {"x": 1e4},
         noise=0.013,
-        trials=150,
-        draws=150,
+        trials=120,
+        draws=120,
         by="residual",
         loss="l2",
         options={"floor": "free"},
