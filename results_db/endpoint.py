@@ -19,7 +19,11 @@ COLUMNS: dict[str, tuple[type, str]] = {
     "params_matmul": (int, "parameters used in matrix products, with the head"),
     "flops_train": (
         float,
-        "train FLOPs of the run itself, rule 6ND_tokens_matmul+attention for generators",
+        "train FLOPs of the run and its trunk, rule 6ND_tokens_matmul+attention for generators",
+    ),
+    "flops_marginal": (
+        float,
+        "train FLOPs that the run added: of a branch its decay alone, else flops_train",
     ),
     "flops_ancestors": (float, "train FLOPs of all runs that it builds on"),
     "flops_total": (float, "flops_train + flops_ancestors"),
@@ -31,7 +35,7 @@ COLUMNS: dict[str, tuple[type, str]] = {
     "tokens_per_image": (int, "length of an image's code sequence"),
     "codebook_size": (int, "entries of the codebook"),
     "train_seed": (int, "seed of the training"),
-    "trunk_id": (str, "first segment of the shared constant-rate trunk"),
+    "trunk_id": (str, "shared constant-rate trunk: the same for all its segments and branches"),
     "seconds_train": (float, "wall-clock seconds of training, over all attempts"),
     "gpu_hours": (float, "device hours, over all attempts"),
     "hardware": (str, "device name"),
@@ -45,8 +49,8 @@ PROVENANCE: dict[str, type] = {
     "library": str,
     "floor": float,
 }
-# These differ between two honest attempts at the same run.
-_TIMING_COLUMNS = frozenset({"seconds_train", "gpu_hours", "hardware"})
+# What a run took differs between two honest ways to the same result.
+_SPENT_COLUMNS = frozenset({"seconds_train", "gpu_hours", "hardware", "flops_marginal"})
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _HASH = re.compile(r"[0-9a-f]{64}")
@@ -143,7 +147,7 @@ def _result(endpoint: dict[str, Any]) -> dict[str, Any]:
         "columns": {
             name: COLUMNS[name][0](value)
             for name, value in endpoint["columns"].items()
-            if value is not None and name not in _TIMING_COLUMNS
+            if value is not None and name not in _SPENT_COLUMNS
         },
         "artifacts": {artifact["name"]: artifact["sha256"] for artifact in endpoint["artifacts"]},
     }

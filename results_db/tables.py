@@ -59,6 +59,7 @@ class Run(Base):
     params_head: Mapped[int | None] = mapped_column(BigInteger)
     params_matmul: Mapped[int | None] = mapped_column(BigInteger)
     flops_train: Mapped[float | None] = mapped_column(Float(53))
+    flops_marginal: Mapped[float | None] = mapped_column(Float(53))
     flops_ancestors: Mapped[float | None] = mapped_column(Float(53))
     flops_total: Mapped[float | None] = mapped_column(Float(53))
     flops_paper: Mapped[float | None] = mapped_column(Float(53))

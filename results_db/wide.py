@@ -18,7 +18,10 @@ Values = dict[str, list[tuple[str, float | None, str | None, dict[str, Any]]]]
 
 Columns = dict[str, tuple[str, str]]
 
-_PLANNED = ("params", "params_non_embedding", "params_head", "flops_train", "flops_total")
+_PLANNED = (
+    *("params", "params_non_embedding", "params_head"),
+    *("flops_train", "flops_marginal", "flops_total"),
+)
 _TOKENIZER = "tokenizer_"
 _FROM_ANCESTORS = ("codebook_size", "tokens_per_image")
 # Axes of these names fill the column of that name; an axis called like any other fixed column is

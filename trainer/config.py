@@ -157,6 +157,33 @@ class OptimConfig:
     clip: NonNegativeFloat = 0.0  # gradient norm limit; 0 = off
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrunkConfig:
+    """The place of a run in a shared constant-rate trunk (trunks.py). The planner sets it."""
+
+    __pydantic_config__ = STRICT
+
+    role: Literal["segment", "branch"]  # a piece of the trunk, or the decay that leaves it
+    # Iteration at which the run takes over the state of its parent `trunk`; 0 and no parent: it
+    # starts the trunk. In no id: that of a segment says where it ends, however it was reached.
+    start: CountInt = field(metadata={"in_id": False})
+
+
+def _check_trunk(trunk: TrunkConfig | None, iterations: int, optim: OptimConfig) -> None:
+    if trunk is None:
+        return
+    if trunk.start >= iterations:
+        raise ValueError(
+            f"trunk.start: {trunk.start} is not allowed; must be below iterations {iterations}"
+        )
+    schedule = "constant" if trunk.role == "segment" else "wsd"
+    if optim.schedule != schedule:
+        raise ValueError(
+            f"optim.schedule: {optim.schedule!r} is not allowed in a {trunk.role}; "
+            f"allowed: {schedule}"
+        )
+
+
 # ----------------------------------------------------------------------------------- the five kinds
 
 
@@ -209,6 +236,10 @@ class TokenizerConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     seed: CountInt = 0
     numerics: NumericsConfig = NumericsConfig()
+    trunk: TrunkConfig | None = field(default=None, metadata={"id_default": None})  # None: alone
+
+    def __post_init__(self) -> None:
+        _check_trunk(self.trunk, self.iterations, self.optim)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -281,6 +312,10 @@ class GeneratorConfig:
     label_mode: Literal["class", "none"] = "class"  # none: one class for all (unlabelled sets)
     seed: CountInt = 0
     numerics: NumericsConfig = NumericsConfig()
+    trunk: TrunkConfig | None = field(default=None, metadata={"id_default": None})  # None: alone
+
+    def __post_init__(self) -> None:
+        _check_trunk(self.trunk, self.iterations, self.optim)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -447,7 +482,9 @@ def to_tree(config: Any) -> Any:
 
 
 def id_tree(config: Any) -> Any:
-    """As `to_tree`, less every field that still holds its frozen `id_default`."""
+    """As `to_tree`, less every field that still holds its frozen `id_default`, and those that say
+    how a result is reached and not which (`in_id` is False).
+    """
     if isinstance(config, Part):
         return {"name": config.name, "version": config.version, **id_tree(config.config)}
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
@@ -455,6 +492,8 @@ def id_tree(config: Any) -> Any:
         for f in dataclasses.fields(config):
             value = getattr(config, f.name)
             if "id_default" in f.metadata and value == f.metadata["id_default"]:
+                continue
+            if not f.metadata.get("in_id", True):
                 continue
             tree[f.name] = id_tree(value)
         return tree
@@ -486,6 +525,15 @@ def _not_finite(tree: Any, path: str) -> Iterator[tuple[str, float]]:
 def run_id(kind: str, config: Any, parents: Mapping[str, str]) -> str:
     """First 16 hex digits of sha256 over kind, result-bearing config, parents' ids and the scheme
     number.
+
+    The parent `trunk` of a segment is left out: training to an iteration at a constant rate gives
+    the same state from wherever on the way it goes on.
     """
-    tree = {"scheme": SCHEME, "kind": kind, "config": id_tree(config), "parents": dict(parents)}
+    is_segment = (
+        isinstance(config, TokenizerConfig | GeneratorConfig)
+        and config.trunk is not None
+        and config.trunk.role == "segment"
+    )
+    counted = {role: i for role, i in parents.items() if not (is_segment and role == "trunk")}
+    tree = {"scheme": SCHEME, "kind": kind, "config": id_tree(config), "parents": counted}
     return hashlib.sha256(canonical_json(tree).encode()).hexdigest()[:16]

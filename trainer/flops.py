@@ -120,8 +120,17 @@ def generator_flops_per_token(model: LlamaConfig, codebook_size: int, tokens_per
 def generator_flops_train(
     config: GeneratorConfig, codebook_size: int, tokens_per_image: int
 ) -> int:
-    """Train FLOPs of a generator run."""
+    """Train FLOPs of a generator run, from its first iteration, also if it took over a trunk."""
     tokens = config.iterations * config.batch_size * tokens_per_image
+    return tokens * generator_flops_per_token(config.model, codebook_size, tokens_per_image)
+
+
+def generator_flops_shared(
+    config: GeneratorConfig, codebook_size: int, tokens_per_image: int
+) -> int:
+    """The part of `generator_flops_train` that was done before the run took over its trunk."""
+    start = 0 if config.trunk is None else config.trunk.start
+    tokens = start * config.batch_size * tokens_per_image
     return tokens * generator_flops_per_token(config.model, codebook_size, tokens_per_image)
 
 
@@ -198,21 +207,30 @@ def tokenizer_cost(config: TokenizerConfig) -> TokenizerCost:
 
 
 def tokenizer_flops_train(config: TokenizerConfig) -> int:
-    """Train FLOPs of a stage-1 run.
+    """Train FLOPs of a stage-1 run, from its first iteration, also if it took over a trunk.
 
     Trained modules cost three forward passes a step (forward, and backward to inputs and to
     weights); so are products with the codebook counted, though a mere search has no backward. The
     perceptual network runs on image and reconstruction and backward to the reconstruction: three.
     The discriminator says itself how many passes it makes of an image, from its start on.
     """
+    return _tokenizer_flops_until(config, config.iterations)
+
+
+def tokenizer_flops_shared(config: TokenizerConfig) -> int:
+    """The part of `tokenizer_flops_train` that was done before the run took over its trunk."""
+    return 0 if config.trunk is None else _tokenizer_flops_until(config, config.trunk.start)
+
+
+def _tokenizer_flops_until(config: TokenizerConfig, iterations: int) -> int:
     cost = tokenizer_cost(config)
-    images = config.iterations * config.batch_size
+    images = iterations * config.batch_size
     trained = cost.macs_forward + cost.quantizer.macs + cost.regularizer.macs
     always = 3 * trained + 3 * cost.perceptual.macs
     total = images * always
     if config.adversarial is not None:
         adversarial = config.adversarial.config
-        active = max(0, config.iterations - adversarial.start_iteration)
+        active = max(0, iterations - adversarial.start_iteration)
         total += active * config.batch_size * adversarial.passes * cost.discriminator.macs
     return 2 * total
 

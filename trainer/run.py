@@ -27,7 +27,7 @@ import results_db
 from results_db.durable import DamagedError, append_line, canonical_json, write_bytes
 from results_db.record import Attempt, Conflict, Fenced, RunDir, claim, read_endpoint
 
-from . import dist, flops
+from . import dist, flops, trunks
 from .config import STRICT, NonNegativeFloat, PositiveInt, decode, decode_run, run_id
 from .metrics import Value
 from .optim import Diverged
@@ -237,6 +237,7 @@ def execute(path: str | os.PathLike[str], stop: Stop, after: int | None = None) 
             role: RunDir.of(run_dir.home, parent_kind(run_dir.home, parent), parent)
             for role, parent in stored.get("parents", {}).items()
         }
+        check_trunk(run_dir.kind, config, parents)
     except (ValueError, DamagedError, FileNotFoundError) as error:
         return Outcome(Path(path), "failed", type(error).__name__, _first_line(error))
     endpoint = read_endpoint(run_dir)
@@ -244,6 +245,8 @@ def execute(path: str | os.PathLike[str], stop: Stop, after: int | None = None) 
         return Outcome(run_dir.path, endpoint["status"])
     for role, parent in parents.items():
         ended = read_endpoint(parent)
+        if ended is not None and ended["status"] == "diverged" and role == trunks.ROLE:
+            continue  # alone the run would have diverged too, and so it ends
         if ended is None or ended["status"] != "done":
             state = "unfinished" if ended is None else ended["status"]
             return Outcome(
@@ -264,9 +267,12 @@ def _attempt(run: Run) -> Outcome:
     outcome, error_class, message, step = "failed", None, None, None
     try:
         prepare_numerics(run)
+        status, reason = "done", diverged_trunk(run)
         try:
-            result = stage_function(run.kind)(run)
-            status, reason = "done", None
+            if reason is None:
+                result = stage_function(run.kind)(run)
+            else:
+                result, status = Result(values=[]), "diverged"
         except Diverged as error:
             run.warn(str(error))
             result, status, reason = Result(values=[]), "diverged", str(error)
@@ -302,6 +308,25 @@ def _attempt(run: Run) -> Outcome:
         except OSError as error:
             print(f"{run.dir.path}: could not record how it ended: {error}", file=sys.stderr)
     return Outcome(run.dir.path, outcome, error_class, message)
+
+
+def check_trunk(kind: str, config: Any, parents: Mapping[str, RunDir]) -> None:
+    """ValueError unless the run fits the segment whose state it takes over."""
+    if kind not in trunks.KINDS:
+        return
+    found = None
+    if trunks.ROLE in parents:
+        stored = parents[trunks.ROLE].config()
+        found = decode_run(stored["kind"], stored["config"]), stored.get("parents", {})
+    trunks.check_parent(kind, config, {role: p.id for role, p in parents.items()}, found)
+
+
+def diverged_trunk(run: Run) -> str | None:
+    """Why the trunk that the run would take over diverged; None when it did not."""
+    if trunks.ROLE not in run.parents:
+        return None
+    endpoint = run.parent_endpoint(trunks.ROLE)
+    return str(endpoint["reason"]) if endpoint["status"] == "diverged" else None
 
 
 def _print_trace(run: Run) -> None:
@@ -399,6 +424,10 @@ def record(run: Run, result: Result, status: str, reason: str | None) -> None:
     seconds = run.seconds()
     columns: dict[str, Any] = {**own_columns(run), **result.columns}
     own = columns.get("flops_train") or 0.0
+    columns.setdefault("flops_marginal", columns.get("flops_train"))
+    if run.kind in trunks.KINDS:
+        others = {role: parent.id for role, parent in run.parents.items()}
+        columns["trunk_id"] = trunks.trunk_id(run.kind, run.config, others)
     above = sum(ancestor_flops(run.dir).values())
     devices = dist.world_size()
     columns |= {
@@ -426,9 +455,11 @@ def own_columns(run: Run) -> dict[str, Any]:
     config = run.config
     if run.kind == "tokenizer":
         cost = flops.tokenizer_cost(config)
+        train = flops.tokenizer_flops_train(config)
         return {
             "params": cost.params,
-            "flops_train": float(flops.tokenizer_flops_train(config)),
+            "flops_train": float(train),
+            "flops_marginal": float(train - flops.tokenizer_flops_shared(config)),
             "images_train": config.iterations * config.batch_size,
             "iterations": config.iterations,
             "tokens_per_image": config.tokenizer.config.tokens_per_image(config.data.resolution),
@@ -447,10 +478,13 @@ def own_columns(run: Run) -> dict[str, Any]:
 
 
 def ancestor_flops(run_dir: RunDir) -> dict[str, float]:
-    """Own train FLOPs of every ancestor by id: each is counted once, however it is reached."""
+    """Own train FLOPs of every ancestor by id: each is counted once, however it is reached.
+
+    The trunk that a run took over is no ancestor here: `flops_train` has it already.
+    """
     found: dict[str, float] = {}
-    for parent in run_dir.config().get("parents", {}).values():
-        if parent not in found:
+    for role, parent in run_dir.config().get("parents", {}).items():
+        if role != trunks.ROLE and parent not in found:
             folder = RunDir.of(run_dir.home, parent_kind(run_dir.home, parent), parent)
             endpoint = read_endpoint(folder)
             own = endpoint["columns"].get("flops_train") if endpoint else None

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import data, dist, parts, state
+from . import data, dist, parts, state, trunks
 from .config import OptimConfig, Part, TokenizerConfig
 from .flops import latent_width
 from .metrics import Value
@@ -113,7 +113,8 @@ def train(run: Run) -> Result:
     share = dist.share(config.batch_size)
 
     # --------------------------------------------------------------------------------- resume
-    start, kept = state.load(run, modules, optimizers) or (0, {})
+    found = state.load(run, modules, optimizers) or state.take_over(run, modules, optimizers)
+    start, kept = found or (0, {})
     run.seconds_before = float(kept.get("seconds", 0.0))
     last: dict[str, float] = kept.get("last", {})  # of the last iteration, once it is done
     for module_ in modules.values():
@@ -224,6 +225,9 @@ def train(run: Run) -> Result:
     # --------------------------------------------------------------------------------- finish
     kept |= {"seconds": run.seconds(), "last": last}
     state.save(run, config.iterations, modules, optimizers, kept)
+    if trunks.is_segment(config):
+        state.save_final(run, modules, config.iterations, optimizers)
+        return Result(values=[])
     kept_weights = average.module if average is not None else autoencoder
     state.save_final(run, {"autoencoder": kept_weights}, config.iterations)
     values = [Value(metric=f"train_{name}", value=v, unit="1") for name, v in last.items()]

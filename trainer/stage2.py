@@ -18,7 +18,7 @@ from torch import Tensor
 
 from results_db.record import RunDir
 
-from . import cross_entropy, data, dist, flops, state
+from . import cross_entropy, data, dist, flops, state, trunks
 from .config import GeneratorConfig, decode_run
 from .encode import Codes, train_subset
 from .generator import Generator
@@ -114,7 +114,8 @@ def train(run: Run) -> Result:
         )
 
     # --------------------------------------------------------------------------------- resume
-    start, kept = state.load(run, modules, optimizers) or (0, {})
+    found = state.load(run, modules, optimizers) or state.take_over(run, modules, optimizers)
+    start, kept = found or (0, {})
     run.seconds_before = float(kept.get("seconds", 0.0))
     train_loss: float | None = kept.get("train_loss")
     dist.broadcast_module(generator)
@@ -179,6 +180,9 @@ def train(run: Run) -> Result:
     if start < config.iterations:
         extra = {"seconds": run.seconds(), "train_loss": train_loss}
         state.save(run, config.iterations, modules, optimizers, extra)
+    if trunks.is_segment(config):
+        state.save_final(run, modules, config.iterations, optimizers)
+        return Result(values=[], columns=generator_columns(config, codes))
 
     # --------------------------------------------------------------------------------- evaluate
     generator.eval()
@@ -245,12 +249,14 @@ def generator_columns(config: GeneratorConfig, codes: Codes) -> dict[str, Any]:
     num_classes = codes.num_classes if config.label_mode == "class" else 1
     cost = flops.generator_cost(config.model, size, num_classes, length)
     images = config.iterations * config.batch_size
+    train = flops.generator_flops_train(config, size, length)
     return {
         "params": cost.params,
         "params_non_embedding": cost.params_non_embedding,
         "params_head": cost.params_head,
         "params_matmul": cost.params_matmul,
-        "flops_train": float(flops.generator_flops_train(config, size, length)),
+        "flops_train": float(train),
+        "flops_marginal": float(train - flops.generator_flops_shared(config, size, length)),
         "flops_paper": float(flops.generator_flops_paper(config, size, num_classes, length)),
         "flops_sample": float(
             flops.generator_flops_sample(config.model, size, num_classes, length, guided=False)

@@ -25,6 +25,8 @@ from results_db.durable import (
 )
 from results_db.record import RunDir
 
+from . import trunks
+
 if TYPE_CHECKING:
     from .run import Run
 
@@ -91,8 +93,15 @@ def load(
     return None
 
 
-def save_final(run: Run, modules: Mapping[str, nn.Module], step: int) -> None:
-    """The weights that children of this run use: RUN/final/, without optimiser state."""
+def save_final(
+    run: Run,
+    modules: Mapping[str, nn.Module],
+    step: int,
+    optimizers: Mapping[str, torch.optim.Optimizer] | None = None,
+) -> None:
+    """The weights that children of this run use: RUN/final/; with `optimizers`, which segments of
+    a trunk leave, all that a run needs to go on from `step`.
+    """
     final = run.dir.path / FINAL
     run.attempt.check()
     if final.exists():
@@ -101,7 +110,25 @@ def save_final(run: Run, modules: Mapping[str, nn.Module], step: int) -> None:
             return
         except DamagedError:
             remove_folder(final)
-    write_folder(final, run.attempt.number, step, modules, {}, {})
+    write_folder(final, run.attempt.number, step, modules, optimizers or {}, {})
+
+
+def take_over(
+    run: Run,
+    modules: Mapping[str, nn.Module],
+    optimizers: Mapping[str, torch.optim.Optimizer],
+) -> tuple[int, dict[str, Any]] | None:
+    """The state that the parent `trunk` left, as `load` gives it; None for a run without one.
+
+    DamagedError names what is not right with it.
+    """
+    if trunks.ROLE not in run.parents:
+        return None
+    path = run.parents[trunks.ROLE].path / FINAL
+    state = read_folder(path, modules, optimizers)
+    if state["step"] != run.config.trunk.start:
+        raise DamagedError(f"{path}: is the state before iteration {state['step']}")
+    return state["step"], {}
 
 
 def load_weights(run_dir: RunDir, modules: Mapping[str, nn.Module]) -> None:
