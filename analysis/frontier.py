@@ -138,7 +138,7 @@ def compare(
             seed,
             notices,
         )
-    spread = [_noise(arm, noise) for arm in arms]
+    spread = _noises(arms, noise)
     frontiers = {
         arm.name: _frontier(arm, envelope, direction, start, one, data)
         for arm, one in zip(arms, spread, strict=True)
@@ -531,13 +531,23 @@ def _line(arm: Arm, form: str) -> Line:
     )
 
 
-def _noise(arm: Arm, given: float | None) -> float | None:
-    """The run-to-run standard deviation of log y: given, from repeated runs, or about the law."""
+def _noises(arms: list[Arm], given: float | None) -> list[float | None]:
+    """The run-to-run standard deviation of log y of each arm.
+
+    Given, or from its repeated runs, or from those of the other arms, or from the scatter about its
+    own law, which holds the misfit too.
+    """
     if given is not None:
-        return given
-    found = curse.replicate_noise(arm.data)
-    if found is not None:
-        return found
+        return [given] * len(arms)
+    found = [curse.replicate_noise(arm.data) for arm in arms]
+    known = [one for one in found if one is not None]
+    if known:
+        return [float(np.median(known)) if one is None else one for one in found]
+    return [_scatter(arm) for arm in arms]
+
+
+def _scatter(arm: Arm) -> float | None:
+    """The standard deviation of the envelope's points about the arm's law."""
     for form in ("floor", "straight"):
         fit = arm.fits[form]
         free = fit.n - len(fit.params)
