@@ -32,6 +32,8 @@ from .result import Comparison
 
 # Pictures with more points than this are embedded as pixels: vectors would make the page heavy.
 VECTOR_POINTS = 3000
+ROWS_SHOWN = 2000  # end points listed one by one; more would make a page nobody opens
+ROWS_ON_PAPER = 120  # end points listed in print
 GAIN_POINTS = 3  # compute budgets at which the table of gains is given
 
 
@@ -197,7 +199,12 @@ def _summary(df: pd.DataFrame, comparisons: dict[str, Comparison]) -> Html:
     if any(f"{m}_std" in df.columns for m in metrics):
         caption += " Plus-minus: standard deviation over sample seeds of that run."
     out = table(heads, rows, caption=caption, sortable=True)
-    return Html(out + details(f"All {len(df)} end points", _all_runs(df, metrics)))
+    shown = df.head(ROWS_SHOWN)
+    words = f"All {len(df)} end points"
+    if len(shown) < len(df):
+        words = f"The first {len(shown)} of {len(df)} end points (the table has them all)"
+    every = _all_runs(shown, metrics)
+    return Html(out + details(words, every, dense=True, paper=len(df) <= ROWS_ON_PAPER))
 
 
 def _all_runs(df: pd.DataFrame, metrics: Sequence[str]) -> Html:
@@ -273,7 +280,8 @@ def _laws(comparison: Comparison) -> Html:
     caption = "Laws of the frontier with 95% intervals: y = a C^-b; with a floor, y = E + a C^-b"
     made = comparison.bootstrap
     if made is not None:
-        caption += f" ({made.draws} bootstrap draws by {made.by}, {made.clusters} clusters)"
+        how = "over residuals" if made.by == "residual" else f"by {made.by}"
+        caption += f" ({made.draws} bootstrap draws {how}, {made.clusters} units)"
     heads = ["arm", "law", "a", "b", "E", "points", "warnings"]
     return table(heads, rows, caption=f"{caption}.", text_columns=(6,))
 
@@ -294,7 +302,7 @@ def _crossovers(comparison: Comparison) -> Html:
                 "with floor" if one.form == "floor" else "straight",
                 one.x if one.x is not None else one.status,
                 interval(*one.ci95) if one.x is not None else None,
-                one.p_no_crossing,
+                None if one.p_no_crossing is None else Html(f"{one.p_no_crossing:.2f}"),
                 _outside(one.outside_data, one.decades_outside),
                 better,
             ]
@@ -330,11 +338,7 @@ def _gains(comparison: Comparison) -> Html:
             cells.append(Html(f'{text}{mark}<span class="unit">{ends}</span>'))
         rows.append([gain.arm, law, *cells, ""])
     heads: list[Any] = ["arm", "law"]
-    heads += [
-        _head_cell("gain", "") + Html(f'<span class="unit">at {number(b, 3)}</span>')
-        for b in budgets
-    ]
-    heads = [Html(h) if h.startswith("gain<") else h for h in heads]
+    heads += [_head_cell("gain", Html(f"at {number(budget, 3)}")) for budget in budgets]
     if all(row[-1] == "" for row in rows):
         rows = [row[:-1] for row in rows]
     else:
@@ -392,13 +396,13 @@ def _figures(pictures: Sequence[Picture], not_drawn: Sequence[tuple[str, str]], 
         points = 0 if picture.table is None else len(picture.table)
         kind, mime = ("png", "png") if points > VECTOR_POINTS else ("svg", "svg+xml")
         content = figures_command.image(picture, kind, dpi=200)
-        caption = f"{_plural(len(picture.run_ids), 'run')}, data {picture.data_hash}"
+        caption = f"{_plural(len(picture.run_ids), 'run')}, data hash {picture.data_hash}"
         if picture.papers:
             caption = f"Answers to {', '.join(picture.papers)}. {caption}"
         plot = None
         if zoom and picture.table is not None:
             plot = interactive.specification(picture.table)
-        narrow = float(picture.figure.get_size_inches()[0]) < 0.6 * style.DOUBLE
+        share = float(picture.figure.get_size_inches()[0]) / style.DOUBLE
         parts.append(
             figure(
                 picture.name,
@@ -406,7 +410,7 @@ def _figures(pictures: Sequence[Picture], not_drawn: Sequence[tuple[str, str]], 
                 content,
                 mime,
                 caption=Html(f"<span class=quiet>{html(caption)}.</span>"),
-                narrow=narrow,
+                share=share,
                 plot=plot,
             )
         )
@@ -482,7 +486,9 @@ def _provenance(df: pd.DataFrame, comparisons: dict[str, Comparison]) -> Html:
     pairs.append(("analysis made with", ", ".join([_python(), *map(_version, packages)])))
     ids = " ".join(f"<code>{html(i)}</code>" for i in sorted(set(df["run_id"].astype(str))))
     listed = details(
-        f"Ids of all {df['run_id'].nunique()} generator runs", Html(f'<p class="ids">{ids}</p>')
+        f"Ids of all {df['run_id'].nunique()} generator runs",
+        Html(f'<p class="ids">{ids}</p>'),
+        paper=len(df) <= ROWS_ON_PAPER,
     )
     if "tokenizer_id" in df.columns:
         tokenizers = sorted(set(df["tokenizer_id"].dropna().astype(str)))

@@ -17,27 +17,37 @@ CSS = """
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; scroll-behavior: smooth; }
 body {
-  margin: 0; color: var(--ink); background: #fff;
-  font-size: 16px; line-height: 1.55;
+  margin: 0; color: var(--ink); background: #fff; font-size: 16px; line-height: 1.55;
   font-family: "Source Sans 3", Inter, "Segoe UI", Roboto, Arial, "Liberation Sans", Helvetica,
-  sans-serif; }
+    sans-serif;
+}
 main { max-width: 68rem; margin: 0 auto; padding: 2.2rem 1.4rem 5rem; }
 h1, h2, h3 { line-height: 1.2; font-weight: 650; text-wrap: balance; }
 h1 { font-size: 2rem; margin: 0 0 .4rem; letter-spacing: -.01em; }
-h2 { font-size: 1.3rem; margin: 3rem 0 .9rem; padding-top: .7rem; border-top: 2px solid var(--ink);
-} h3 { font-size: 1.02rem; margin: 1.8rem 0 .4rem; }
+h2 {
+  font-size: 1.3rem; margin: 3rem 0 .9rem; padding-top: .7rem; border-top: 2px solid var(--ink);
+}
+h3 { font-size: 1.02rem; margin: 1.8rem 0 .4rem; }
 p, li { max-width: 46rem; }
 a { color: var(--accent); text-underline-offset: .15em; }
+sup { line-height: 0; font-size: .75em; }
 .lead { font-size: 1.08rem; color: #333; }
 .quiet, .quiet a { color: var(--muted); font-size: .86rem; }
-nav { margin: 1.3rem 0 0; padding: .55rem 0; border-top: 1px solid var(--line);
-  border-bottom: 1px solid var(--line); font-size: .92rem; display: flex; flex-wrap: wrap; gap:
-  .2rem 1.1rem; } nav a { text-decoration: none; }
-.wide { overflow-x: auto; margin: .6rem 0 1.2rem; }
-table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums;
-min-width: 40%; } caption { text-align: left; color: var(--muted); font-size: .86rem; padding: 0 0
-.35rem; caption-side: top; } th, td { padding: .32rem .7rem .32rem 0; text-align: left;
-vertical-align: baseline; white-space: nowrap; } td.text { white-space: normal; min-width: 12rem; }
+nav {
+  margin: 1.3rem 0 0; padding: .55rem 0; border-top: 1px solid var(--line);
+  border-bottom: 1px solid var(--line); font-size: .92rem;
+  display: flex; flex-wrap: wrap; gap: .2rem 1.1rem;
+}
+nav a { text-decoration: none; }
+.wide { overflow-x: auto; margin: .5rem 0 1.2rem; }
+.cap { color: var(--muted); font-size: .86rem; margin: .7rem 0 0; max-width: 54rem; }
+table {
+  border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; min-width: 40%;
+}
+th, td {
+  padding: .32rem .7rem .32rem 0; text-align: left; vertical-align: baseline; white-space: nowrap;
+}
+td.text { white-space: normal; min-width: 12rem; }
 th { font-weight: 600; border-bottom: 1px solid var(--ink); vertical-align: bottom; }
 td { border-bottom: 1px solid #ececec; }
 th.n, td.n { text-align: right; padding-left: .5rem; }
@@ -48,8 +58,10 @@ table.sortable th:hover .h { text-decoration: underline dotted; text-underline-o
 table.sortable th[aria-sort=ascending] .h::after { content: " \\2191"; }
 table.sortable th[aria-sort=descending] .h::after { content: " \\2193"; }
 .unit { color: var(--muted); font-weight: 400; display: block; font-size: .92em; }
-sup { line-height: 0; }
-.figures { display: grid; grid-template-columns: 1fr 1fr; gap: 0 2.4rem; align-items: start; }
+.figures {
+  display: grid; grid-template-columns: 1fr 1fr; grid-auto-flow: dense; gap: 0 2.4rem;
+  align-items: start;
+}
 .figures > figure, .figures > details { grid-column: 1 / -1; min-width: 0; }
 .figures > figure.narrow { grid-column: auto; }
 .figures > figure.narrow.open { grid-column: 1 / -1; }
@@ -57,32 +69,39 @@ figure { margin: 1.2rem 0 2rem; }
 figure img { display: block; max-width: 100%; height: auto; }
 figcaption { max-width: 46rem; margin-top: .5rem; font-size: .92rem; }
 figcaption b { font-weight: 650; }
-.narrow img { width: 100%; }
 .plot { width: 100%; height: 30rem; }
-button { font: inherit; font-size: .84rem; color: var(--accent); background: #fff; border: 1px
-solid #bcd; border-radius: 4px; padding: .14rem .6rem; cursor: pointer; margin-top: .5rem; }
+button {
+  font: inherit; font-size: .84rem; color: var(--accent); background: #fff; cursor: pointer;
+  border: 1px solid #bcd; border-radius: 4px; padding: .14rem .6rem; margin-top: .5rem;
+}
 button:hover, button:focus-visible { border-color: var(--accent); }
-code, pre { font-family: ui-monospace, "SFMono-Regular", Menlo, Consolas, "Liberation Mono",
-monospace; font-size: .86em; }
+code, pre {
+  font-family: ui-monospace, "SFMono-Regular", Menlo, Consolas, "Liberation Mono", monospace;
+  font-size: .86em;
+}
 pre { background: var(--soft); padding: .8rem 1rem; overflow-x: auto; border-radius: 4px; }
 td code { font-size: .94em; }
 details { margin: .7rem 0; }
 summary { cursor: pointer; font-weight: 600; }
-dl { display: grid; grid-template-columns: minmax(9rem, 13rem) 1fr; gap: .35rem 1.4rem; font-size:
-.92rem; } dt { color: var(--muted); }
+dl {
+  display: grid; grid-template-columns: minmax(9rem, 13rem) 1fr; gap: .35rem 1.4rem;
+  font-size: .92rem;
+}
+dt { color: var(--muted); }
 dd { margin: 0; max-width: 46rem; overflow-wrap: anywhere; }
 .warn { border-left: 3px solid #d55e00; padding: .1rem 0 .1rem .9rem; margin: .7rem 0; }
 .warn b { font-weight: 650; }
 .ids { font-size: .8rem; line-height: 1.7; overflow-wrap: anywhere; color: #444; }
-@media (max-width: 40rem) {
+@media (max-width: 46rem) {
   body { font-size: 15px; }
   main { padding: 1.2rem .9rem 3rem; }
   h1 { font-size: 1.55rem; }
   dl { grid-template-columns: 1fr; gap: .1rem; }
   dd { margin-bottom: .6rem; }
-  .figures { grid-template-columns: 1fr; }
+  .figures { grid-template-columns: minmax(0, 1fr); }
+  .figures > figure.narrow img { width: 100% !important; }
   .scroll { overflow-x: auto; }
-  .scroll img { max-width: none; width: 44rem; }
+  .scroll img { max-width: none; width: 44rem !important; }
 }
 @page { size: A4; margin: 16mm 15mm 18mm; }
 @media print {
@@ -91,20 +110,23 @@ dd { margin: 0; max-width: 46rem; overflow-wrap: anywhere; }
   nav, button, .plot { display: none !important; }
   .still { display: block !important; }
   h1 { font-size: 19pt; }
-  h2 { font-size: 13pt; margin-top: 1.6rem; break-after: avoid; }
-  h3 { break-after: avoid; }
-  p, li, figcaption, dd { max-width: none; }
+  h2 { font-size: 13pt; margin-top: 1.6rem; }
+  h2, h3, .cap, summary { break-after: avoid; }
+  p, li, figcaption, dd, .cap { max-width: none; }
   figure, tr, .warn { break-inside: avoid; }
   figure { margin: .9rem 0 1.3rem; }
+  .figures { gap: 0 1.2rem; }
   .wide { overflow: visible; }
-  table { font-size: 7.6pt; }
-  th, td { padding: .18rem .5rem .18rem 0; white-space: normal; overflow-wrap: anywhere; }
-  td.n, th.n { white-space: nowrap; overflow-wrap: normal; }
+  table { font-size: 7.4pt; }
+  th, td { padding: .16rem .5rem .16rem 0; }
+  th { white-space: normal; }
+  td.n, th.n { padding-left: 0; }
+  .dense table { font-size: 5.8pt; }
+  .screen { display: none; }
   thead { display: table-header-group; }
   table.sortable th .h::after { content: none !important; }
   a { color: inherit; text-decoration: none; }
   details::details-content { content-visibility: visible; block-size: auto; }
-  .screen { display: none; }
 }
 """
 
@@ -186,7 +208,7 @@ def number(value: float, digits: int = 4) -> Html:
     if value == 0:
         return Html("0")
     exponent = math.floor(math.log10(abs(value)))
-    if -4 <= exponent < 6:
+    if -4 <= exponent < 5:
         places = max(digits - 1 - exponent, 0)
         return Html(f"{value:.{places}f}".replace("-", "&minus;"))
     mantissa = f"{value / 10.0**exponent:.{digits - 2}f}"
@@ -267,15 +289,22 @@ def figure(
     kind: str,
     *,
     caption: str | Html = "",
-    narrow: bool = False,
+    share: float = 1.0,
     plot: str | None = None,
 ) -> Html:
-    """A figure with its caption; `plot` is the JSON of its interactive form."""
+    """A figure with its caption; `plot` is the JSON of its interactive form.
+
+    `share`: its width as a share of a two-column picture's; one-column pictures stand in pairs, so
+    that letters have one size in all of them.
+    """
+    narrow = share < 0.55
+    width = round(100 * min(1.0, 2 * share if narrow else share))
     data = base64.b64encode(image).decode()
     parts = [
         f'<figure id="figure-{name}"{" class=narrow" if narrow else ""}>'
         f'<div class="still{"" if narrow else " scroll"}">'
-        f'<img alt="{escape(title, quote=True)}" src="data:image/{kind};base64,{data}"></div>'
+        f'<img style="width:{width}%" alt="{escape(title, quote=True)}" '
+        f'src="data:image/{kind};base64,{data}"></div>'
     ]
     if plot is not None:
         parts.append('<div class="plot" hidden></div>')
@@ -288,9 +317,11 @@ def figure(
     return Html("".join(parts))
 
 
-def details(summary: str, body: Html) -> Html:
-    """A part that is closed on the screen and open on paper."""
-    return Html(f"<details><summary>{html(summary)}</summary>{body}</details>")
+def details(summary: str, body: Html, *, dense: bool = False, paper: bool = True) -> Html:
+    """A part that is closed on the screen and, if `paper`, open there; `dense`: in small print."""
+    kind = " ".join(["dense"] * dense + ["screen"] * (not paper))
+    mark = f' class="{kind}"' if kind else ""
+    return Html(f"<details{mark}><summary>{html(summary)}</summary>{body}</details>")
 
 
 def page(
