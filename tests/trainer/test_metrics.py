@@ -99,6 +99,10 @@ def test_codebook_usage_by_hand():
     assert found["codebook_entropy"] == pytest.approx(2.0)
     assert found["codebook_perplexity"] == pytest.approx(4.0)
     assert found["bits_per_pixel"] == pytest.approx(4 * 4 / SIDE**2)
+    # 6 of 8 codes are one entry: H = .75 log2(8/6) + .25 log2(8).
+    codes = torch.tensor([[5, 5, 5, 5], [5, 5, 1, 2]])
+    found = numbers(codebook_usage, context(), batch(images, codes=codes))
+    assert found["codebook_entropy"] == pytest.approx(0.75 * math.log2(8 / 6) + 0.25 * 3)
     varying = context(codebook_sizes=(2, 4, 16, 16))
     found = numbers(codebook_usage, varying, batch(images, codes=codes))
     assert found["bits_per_pixel"] == pytest.approx((1 + 2 + 4 + 4) / SIDE**2)
