@@ -72,6 +72,7 @@ class Listing:
 
     runs: Mapping[str, InQueue]  # kind/id of a run -> its job, where that may still be at work
     jobs: Mapping[str, Phase]  # all jobs that the queue knows
+    stuck: tuple[str, ...] = ()  # our jobs that wait for what can no longer happen
 
 
 class QueueUnknown(RuntimeError):

@@ -170,6 +170,8 @@ def launch(
                     while ledger.unsettled():
                         time.sleep(1.0)
                         ledger.read(queued.look(home))
+                    if stuck := ledger.queues.stuck.get(executor):
+                        executor_class.withdraw(stuck)
                 ledger.warn(display.say)
                 ledger.write_folders(settings)
                 loop = _Loop(ledger, place, intent, display, interrupts)

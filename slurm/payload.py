@@ -222,10 +222,10 @@ def _is_taken(run: RunDir, job: str) -> bool:
     claim = status.claim or {}
     if status.state != "running" and not status.process_alive:
         return False
-    if claim.get("executor") != "slurm":
-        return True
-    if claim.get("job") == job:
+    if claim.get("executor") == "slurm" and claim.get("job") == job:
         return False
+    if status.process_alive or claim.get("executor") != "slurm":
+        return True
     try:
         listed = scheduler.my_jobs().get(str(claim.get("job")))
     except scheduler.SchedulerError:

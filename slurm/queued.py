@@ -23,6 +23,7 @@ class Queues:
         default_factory=dict
     )  # executor -> job -> phase
     unknown: Mapping[str, str] = field(default_factory=dict)  # executor -> why it cannot be asked
+    stuck: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # executor -> job ids
 
     def of(self, run: RunDir) -> InQueue | None:
         """The run's job, if it is in a queue or at work there."""
@@ -47,6 +48,7 @@ def look(home: Path) -> Queues:
     runs: dict[str, InQueue] = {}
     jobs: dict[str, Mapping[str, Phase]] = {}
     unknown: dict[str, str] = {}
+    stuck: dict[str, tuple[str, ...]] = {}
     for executor, launched_there in by_executor.items():
         try:
             listing = parts.load("slurm.executors", executor).Executor.listing(home, launched_there)
@@ -55,4 +57,5 @@ def look(home: Path) -> Queues:
             continue
         runs.update(listing.runs)
         jobs[executor] = listing.jobs
-    return Queues(runs=runs, jobs=jobs, unknown=unknown)
+        stuck[executor] = listing.stuck
+    return Queues(runs=runs, jobs=jobs, unknown=unknown, stuck=stuck)

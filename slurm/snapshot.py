@@ -47,9 +47,10 @@ def take(home: Path, *, root: Path = CODE_ROOT, working_tree: bool = False) -> S
     if (root / SNAPSHOT_COMMIT).exists():
         known = provenance(root)
         return Snapshot(path=root, commit=known["commit"], dirty=known["dirty"], warning=None)
-    known = provenance(root)
-    commit, dirty = known["commit"], known["dirty"]
+    commit = provenance(root)["commit"]
+    changed = [] if commit is None else _changed(root)
     if commit is None or working_tree:
+        dirty = None if commit is None else bool(changed)
         files = _files_of_tree(root)
         name = f"{commit[:16]}-{_digest(files)}" if commit else _digest(files)
         content = {"commit": commit, "dirty": dirty}
@@ -57,18 +58,17 @@ def take(home: Path, *, root: Path = CODE_ROOT, working_tree: bool = False) -> S
             path=_stored(home, name, files, content), commit=commit, dirty=dirty, warning=None
         )
     path = _stored(home, commit, _files_of_commit(root, commit), {"commit": commit, "dirty": False})
-    return Snapshot(path=path, commit=commit, dirty=False, warning=_warning(root, commit, dirty))
+    warning = None
+    if changed:
+        shown = ", ".join(changed[:_SHOWN]) + (", ..." if len(changed) > _SHOWN else "")
+        warning = f"jobs run commit {commit[:12]}; uncommitted changes are not part of it: {shown}"
+    return Snapshot(path=path, commit=commit, dirty=False, warning=warning)
 
 
-def _warning(root: Path, commit: str, dirty: bool | None) -> str | None:
-    if not dirty:
-        return None
+def _changed(root: Path) -> list[str]:
+    """Files of the packages that differ from the commit, new ones included."""
     status = _git(root, "status", "--porcelain", "--", *_present(root)).decode()
-    names = [line[3:] for line in status.splitlines()]
-    if not names:
-        return None
-    shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
-    return f"jobs run commit {commit[:12]}; uncommitted changes are not part of it: {shown}"
+    return [line[3:] for line in status.splitlines()]
 
 
 def _stored(home: Path, name: str, files: dict[str, bytes], content: dict[str, object]) -> Path:

@@ -38,6 +38,7 @@ from ..resources import Resources, from_options
 _FIRST_LOOK_SECONDS = 2.0  # after a submission; then less and less often
 _NO_LIMIT = 1_000_000  # time-outs after which submitit would give up: progress decides that here
 _ARRAY_AT_ONCE = 256  # tasks of an array that may run at once, unless told otherwise
+_NEVER = "DependencyNeverSatisfied"
 _TIME_RATIO = 4  # between the longest and the shortest time limit in one array
 _LOOKS_AFTER_FAILURE = (0.0, 1.0, 3.0)  # seconds: sbatch may fail and have submitted all the same
 _TOO_MANY = re.compile(
@@ -237,7 +238,7 @@ class Executor(BaseExecutor):
             if job is None:
                 self._reports[job_id] = JobReport(phase="gone", reason="not in the queue any more")
                 continue
-            never = job.reason == "DependencyNeverSatisfied"
+            never = job.reason == _NEVER
             if never:
                 stuck.append(job_id)
             self._reports[job_id] = JobReport(
@@ -261,6 +262,7 @@ class Executor(BaseExecutor):
         for job in jobs.values():
             by_name.setdefault(job.name, job.id.partition("_")[0])
         runs: dict[str, InQueue] = {}
+        stuck = []
         for launched in launches:
             for submission in launched.submissions:
                 job_id = submission.job_id or by_name.get(submission.name)
@@ -274,10 +276,13 @@ class Executor(BaseExecutor):
                 for task_id, task in zip(known.ids, known.tasks, strict=True):
                     listed = jobs.get(task_id)
                     if listed is None or listed.phase == "gone":
+                        if listed is not None and listed.reason == _NEVER:
+                            stuck.append(task_id)
                         continue
                     where = InQueue(job_id=task_id, phase=_phase(listed), reason=listed.reason)
                     runs |= {run: where for run in task}
-        return Listing(runs=runs, jobs={job_id: _phase(job) for job_id, job in jobs.items()})
+        phases = {job_id: _phase(job) for job_id, job in jobs.items()}
+        return Listing(runs=runs, jobs=phases, stuck=tuple(stuck))
 
     # -------------------------------------------------------------------------------------- ending
 

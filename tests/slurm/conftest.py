@@ -5,9 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fake_cluster import FakeCluster
 from toy import FAKE_TRAINER
 
-from slurm import base, launch
+from slurm import base, launch, snapshot
+from slurm.snapshot import Snapshot
 
 
 @pytest.fixture
@@ -31,3 +33,11 @@ def fake_command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
 def fake_trainer(fake_command: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """As `fake_command`, and leaves the database out of it."""
     monkeypatch.setattr(launch, "ingest", lambda home: None)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake_trainer: None) -> FakeCluster:
+    """A fake SLURM whose jobs never run, so that they need no snapshot of the code."""
+    code = Snapshot(path=tmp_path / "code", commit=None, dirty=None, warning=None)
+    monkeypatch.setattr(snapshot, "take", lambda home, **_: code)
+    return FakeCluster(tmp_path, monkeypatch)

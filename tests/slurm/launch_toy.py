@@ -1,11 +1,11 @@
-"""`python launch_toy.py HOME [GENERATORS]` launches the toy plan: a command that tests can kill."""
+"""`python launch_toy.py HOME [GENERATORS [EXECUTOR]]`: a launch that tests can kill."""
 
 import sys
 from pathlib import Path
 
 from toy import FAKE_TRAINER, two_stage_plan
 
-from slurm import base, launch
+from slurm import base, launch, snapshot
 
 
 def main() -> int:
@@ -15,10 +15,20 @@ def main() -> int:
         *arguments,
     ]
     launch.ingest = lambda home: None  # the database is another matter
+    code = snapshot.Snapshot(path=Path("/code"), commit=None, dirty=None, warning=None)
+    snapshot.take = lambda home, **_: code
     home = Path(sys.argv[1])
     generators = int(sys.argv[2]) if len(sys.argv) > 2 else 2
     plan = two_stage_plan(generators)
-    summary = launch.launch(plan, home=home, settings={"device": "cpu"}, workers=2)
+    executor = sys.argv[3] if len(sys.argv) > 3 else "local"
+    summary = launch.launch(
+        plan,
+        executor=executor,
+        home=home,
+        settings={"device": "cpu"},
+        workers=2,
+        wait=executor == "local",
+    )
     print(summary.text())
     return summary.exit_code
 
