@@ -310,7 +310,7 @@ def figure(
         parts.append('<div class="plot" hidden></div>')
     parts.append(f"<figcaption><b>{html(title)}.</b> {html(caption)}</figcaption>")
     if plot is not None:
-        safe = plot.replace("</", "<\\/")
+        safe = plot.replace("<", "\\u003c")  # JSON may say < so; no text can end the script
         parts.append(f'<button type="button" data-explore="{name}" hidden>Zoom and hover</button>')
         parts.append(f'<script type="application/json" id="data-{name}">{safe}</script>')
     parts.append("</figure>")
