@@ -66,7 +66,8 @@ class Work:
 
     params: int | None  # trained parameters that are kept; None where nothing is trained
     params_non_embedding: int | None
-    flops_train: int  # train FLOPs of the run itself; 0 where nothing is trained
+    flops_train: int  # train FLOPs of the run and its trunk; 0 where nothing is trained
+    flops_shared: int = 0  # of these, done before the run takes over a trunk
     flops_paper: int | None  # generators: 6 N x images, the axis of the CRT paper
     flops_compute: int  # all FLOPs of the run: what hours are estimated from
     steps: int  # optimiser steps or batches
@@ -100,17 +101,24 @@ def extractor_work(config: ExtractorConfig) -> Work:
     )
 
 
+def first_step(config: TokenizerConfig | GeneratorConfig) -> int:
+    """The iteration at which a run begins: later than 0 when it takes over a trunk."""
+    return 0 if config.trunk is None else config.trunk.start
+
+
 def tokenizer_work(config: TokenizerConfig) -> Work:
     total = flops.tokenizer_flops_train(config)
+    shared = flops.tokenizer_flops_shared(config)
     params = flops.tokenizer_cost(config).params
     tokens = config.tokenizer.config.tokens_per_image(config.data.resolution)
     return Work(
         params=params,
         params_non_embedding=None,
         flops_train=total,
+        flops_shared=shared,
         flops_paper=None,
-        flops_compute=total,
-        steps=config.iterations,
+        flops_compute=total - shared,
+        steps=config.iterations - first_step(config),
         precision=config.numerics.precision,
         shape=("tokenizer", params, tokens, config.batch_size),
     )
@@ -145,13 +153,15 @@ def generator_work(config: GeneratorConfig, codes: CodesConfig, tokenizer: Token
     classes = num_classes(config, codes)
     counts = flops.generator_cost(config.model, size, classes, tokens)
     total = flops.generator_flops_train(config, size, tokens)
+    shared = flops.generator_flops_shared(config, size, tokens)
     return Work(
         params=counts.params,
         params_non_embedding=counts.params_non_embedding,
         flops_train=total,
+        flops_shared=shared,
         flops_paper=flops.generator_flops_paper(config, size, classes, tokens),
-        flops_compute=total,
-        steps=config.iterations,
+        flops_compute=total - shared,
+        steps=config.iterations - first_step(config),
         precision=config.numerics.precision,
         shape=("generator", counts.params, counts.params_non_embedding, tokens, config.batch_size),
     )
@@ -312,7 +322,9 @@ def endpoint_shape(kind: Any, columns: Mapping[str, Any]) -> tuple[Any, ...] | N
 def totals(runs: Iterable[Any]) -> dict[str, Any]:
     """Sums over planned runs, each counted once: runs, FLOPs, device hours, and the same by kind.
 
-    `gpu_hours_left` and `flops_left` leave out what is done.
+    `flops_train` is what all of them compute together; `flops_train_without_sharing` what the
+    results would cost if no two had a trunk in common. `gpu_hours_left` and `flops_left` leave out
+    what is done.
     """
     by_kind: dict[str, dict[str, Any]] = {}
     for run in runs:
@@ -320,15 +332,20 @@ def totals(runs: Iterable[Any]) -> dict[str, Any]:
         done = run.state in ("done", "diverged")
         entry["runs"] += 1
         entry["done"] += done
-        entry["flops_train"] += run.flops_train
+        entry["segments"] += run.is_segment
+        entry["flops_train"] += run.flops_marginal
+        entry["flops_train_without_sharing"] += 0 if run.is_segment else run.flops_train
         entry["gpu_hours"] += run.gpu_hours
-        entry["flops_left"] += 0 if done else run.flops_train
+        entry["flops_left"] += 0 if done else run.flops_marginal
         entry["gpu_hours_left"] += 0 if done else run.gpu_hours
     total = {name: sum(entry[name] for entry in by_kind.values()) for name in _SUMS}
     return {**total, "by_kind": by_kind}
 
 
-_SUMS = ("runs", "done", "flops_train", "gpu_hours", "flops_left", "gpu_hours_left")
+_SUMS = (
+    *("runs", "done", "segments", "flops_train", "flops_train_without_sharing", "gpu_hours"),
+    *("flops_left", "gpu_hours_left"),
+)
 
 
 def check_budget(

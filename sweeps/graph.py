@@ -7,16 +7,18 @@ its ancestors, so cells that agree on those share it; equal ids of several arms 
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from trainer import parts
+from trainer import parts, trunks
 
 from . import cost
 from .data_facts import DataFacts
 from .grid import Axis, Grid, Tree
 from .stage_configs import StageConfigs, run_id_of_text
+from .trunks import Trunks
 
 # Roles of the parents of each kind; an evaluation's depend on its subject.
 PARENTS = {
@@ -34,7 +36,7 @@ class Member:
 
     arm: str
     axes: dict[str, Any]
-    primary: bool  # evaluations: the one whose values tables join; other kinds: True
+    primary: bool  # whether tables show it: not of segments, nor of secondary evaluations
     evaluation: str | None = None  # the study's name for an evaluation
 
 
@@ -67,9 +69,12 @@ class _Stage:
 
 
 class Graph:
-    """The runs of all arms of a study; `drafts` is in order of discovery, parents first."""
+    """The runs of all arms of a study; `drafts` is in order of discovery, parents first.
 
-    def __init__(self, grid: Grid, facts: DataFacts) -> None:
+    `home` is where segments of trunks may lie that earlier plans made.
+    """
+
+    def __init__(self, grid: Grid, facts: DataFacts, home: str | os.PathLike[str]) -> None:
         self.drafts: dict[str, Draft] = {}
         self.dropped: list[tuple[dict[str, Any], str]] = []
         self.warnings: list[str] = []
@@ -77,8 +82,10 @@ class Graph:
         self._facts = facts
         self._subjects = {name: _subject(name, tree) for name, tree in grid.evaluations.items()}
         self.primary = _primary(grid, self._subjects)
+        self._trunks = Trunks()
         for arm in grid.arms:
             self._add_arm(arm)
+        self._add_segments(home)
 
     def _add_arm(self, arm: str) -> None:
         groups = self._grid.groups(arm)
@@ -170,7 +177,19 @@ class Graph:
         ids: Mapping[str, str],
     ) -> str:
         parents = {role: ids[role] for role in stage.parents}
-        run_id = run_id_of_text(stage.kind, text, parents)
+        shared = None
+        if stage.kind in trunks.KINDS:
+            if config.trunk is not None:
+                raise ValueError(
+                    f"{stage.name}.trunk: is the planner's; "
+                    f"allowed: {stage.name}.optim.schedule=wsd"
+                )
+            if self._grid.share_trunks:
+                shared = self._trunks.branch(stage.kind, config, parents)
+        if shared is not None:
+            run_id, config, parents = shared
+        else:
+            run_id = run_id_of_text(stage.kind, text, parents)
         draft = self.drafts.get(run_id)
         if draft is None:
             try:
@@ -188,6 +207,33 @@ class Graph:
                 )
         draft.members.append(Member(arm, axes, stage.primary, stage.evaluation))
         return run_id
+
+    def _add_segments(self, home: str | os.PathLike[str]) -> None:
+        """Puts the segments of trunks before all else; they are members where their branches are,
+        at the values of the axes on which these agree.
+        """
+        members: dict[str, dict[str, dict[str, Any]]] = {}  # segment -> arm -> axes
+        laid = self._trunks.lay(home)
+        for run_id, draft in self.drafts.items():
+            for segment_id in self._trunks.passed(run_id):
+                arms = members.setdefault(segment_id, {})
+                for member in draft.members:
+                    known = arms.setdefault(member.arm, member.axes)
+                    arms[member.arm] = {
+                        name: value
+                        for name, value in known.items()
+                        if name in member.axes and member.axes[name] == value
+                    }
+        segments = {}
+        for one in laid:
+            segments[one.id] = Draft(
+                one.kind,
+                one.config,
+                one.parents,
+                self._work(one.kind, one.config, one.parents),
+                [Member(arm, axes, primary=False) for arm, axes in members[one.id].items()],
+            )
+        self.drafts = {**segments, **self.drafts}
 
     def _work(self, kind: str, config: Any, parents: Mapping[str, str]) -> cost.Work:
         def of(role: str) -> Any:

@@ -151,7 +151,11 @@ class Grid:
     arms: Mapping[str, Tree | Arm] = field(default_factory=lambda: {"base": {}})
     axes: tuple[Axis | Zipped, ...] = ()
     where: tuple[Where, ...] = ()
+    # What jobs ask of a cluster, as `--resource`: {"partition": "gpu", "tokenizer.gpus": 8}; no id
+    # depends on it, and local launches leave it aside.
+    resources: Mapping[str, Any] = field(default_factory=dict)
     fixed: tuple[tuple[str, Any], ...] = ()  # set last, over arms and axes: --set
+    share_trunks: bool = True  # wsd: train what runs of any length have in common once
     name: str = ""  # the study's name; default: its file's
 
     def __post_init__(self) -> None:

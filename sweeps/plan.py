@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import hashlib
 import os
@@ -13,6 +14,7 @@ from typing import Any
 
 from results_db.durable import create_exclusive, read_json, write_json
 from results_db.record import RunDir, now_text
+from trainer import trunks
 from trainer.config import KINDS, SCHEME, canonical_json, to_tree
 
 from . import cost
@@ -35,11 +37,22 @@ class PlannedRun:
     members: tuple[Member, ...]
     params: int | None
     params_non_embedding: int | None
-    flops_train: int
+    flops_train: int  # with those of the trunk that the run takes over
     flops_paper: int | None
     gpu_hours: float
     hours_source: str  # measured, table or default
     state: str
+    flops_shared: int = 0  # of flops_train, those of the trunk
+
+    @property
+    def flops_marginal(self) -> int:
+        """Train FLOPs that the run adds to what others have done."""
+        return self.flops_train - self.flops_shared
+
+    @property
+    def is_segment(self) -> bool:
+        """Whether it is a piece of a trunk, which is no result."""
+        return trunks.is_segment(self.config)
 
     @property
     def config_json(self) -> str:
@@ -76,6 +89,7 @@ class Plan:
     primary: tuple[str, ...] = ()  # names of the primary evaluations
     locations: dict[str, Any] = field(default_factory=dict)  # for settings.json, never in ids
     missing_data: str | None = None  # why the study cannot be launched as it is
+    resources: dict[str, Any] = field(default_factory=dict)  # the study's, for clusters
 
     def totals(self) -> dict[str, Any]:
         """Runs, FLOPs and device hours; a shared run counts once."""
@@ -126,6 +140,7 @@ class Plan:
             for entry, run in zip(content["runs"], self.runs, strict=True):
                 entry["params"] = run.params
                 entry["flops_train"] = run.flops_train
+                entry["flops_marginal"] = run.flops_marginal
                 entry["gpu_hours"] = run.gpu_hours
                 entry["hours_source"] = run.hours_source
             content["dropped"] = [{"cell": cell, "reason": why} for cell, why in self.dropped]
@@ -177,6 +192,7 @@ def _run_json(run: PlannedRun) -> dict[str, Any]:
         "parents": list(run.parents.values()),
         "params": run.params,
         "flops_train": run.flops_train,
+        "flops_marginal": run.flops_marginal,
         "gpu_hours": run.gpu_hours,
         "state": run.state,
         "roles": run.parents,
@@ -185,7 +201,16 @@ def _run_json(run: PlannedRun) -> dict[str, Any]:
         "params_non_embedding": run.params_non_embedding,
         "flops_paper": run.flops_paper,
         "hours_source": run.hours_source,
+        "trunk": _trunk_json(run),
     }
+
+
+def _trunk_json(run: PlannedRun) -> dict[str, Any] | None:
+    if run.kind not in trunks.KINDS or run.config.trunk is None:
+        return None
+    trunk = run.config.trunk
+    found = trunks.trunk_id(run.kind, run.config, run.parents)
+    return {"id": found, "role": trunk.role, "start": trunk.start, "end": run.config.iterations}
 
 
 def write_run(home: str | os.PathLike[str], run: PlannedRun, settings: Mapping[str, Any]) -> Path:
@@ -214,18 +239,21 @@ def make_plan(
     data: str | None = None,
     overrides: Iterable[str | tuple[str, Any]] = (),
     hardware: str | None = None,
+    sharing: bool = True,
 ) -> Plan:
     """The plan of a study.
 
     `data` is NAME:FOLDER and replaces the study's data set; `overrides` are `path=value` or pairs,
-    as `--set`; `hardware` names the device that hours are estimated for. Raises ValueError in one
-    line on bad input.
+    as `--set`; `hardware` names the device that hours are estimated for; without `sharing` every
+    run with the wsd schedule is trained alone. Raises ValueError in one line on bad input.
     """
     pairs = [parse_set(entry) if isinstance(entry, str) else entry for entry in overrides]
     grid = overridden(grid, pairs)
+    if not sharing:
+        grid = dataclasses.replace(grid, share_trunks=False)
     facts = DataFacts(data)
     with _collecting_later():
-        graph = Graph(grid, facts)
+        graph = Graph(grid, facts, home)
         drafts = sorted(graph.drafts.items(), key=lambda item: KINDS.index(item[1].kind))
         states = states_of(home, drafts)
         rates = rates_of(home, drafts, states, hardware)
@@ -240,6 +268,7 @@ def make_plan(
         primary=graph.primary,
         locations={"data": facts.folder},
         missing_data=facts.missing,
+        resources=dict(grid.resources),
     )
 
 
@@ -254,6 +283,7 @@ def _planned(run_id: str, draft: Draft, state: str, rates: cost.Rates) -> Planne
         params=draft.work.params,
         params_non_embedding=draft.work.params_non_embedding,
         flops_train=draft.work.flops_train,
+        flops_shared=draft.work.flops_shared,
         flops_paper=draft.work.flops_paper,
         gpu_hours=hours.value,
         hours_source=hours.source,

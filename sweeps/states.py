@@ -55,7 +55,7 @@ def rates_of(
             columns = _columns(Path(home) / kind / name)
             shape = cost.endpoint_shape(kind, columns)
             if shape is not None:
-                rates.add(shape, columns["flops_train"], columns)
+                rates.add(shape, columns.get("flops_marginal") or columns["flops_train"], columns)
     return rates
 
 

@@ -132,6 +132,7 @@ def launched(
     from trainer import parts
 
     attached = parts.load("slurm.executors", on).Executor.attached
+    study = {} if on == "local" else made.resources
     return run_launch(
         made,
         executor=on,
@@ -142,7 +143,7 @@ def launched(
         wait=wait or attached,
         yes=yes or on == "local",
         progress=progress,
-        options=resources or None,
+        options={**study, **(resources or {})} or None,
     )
 
 
@@ -182,7 +183,7 @@ def quickstart(
     folder = home / "studies" / made.study
     page = folder / "report.html"
     if not results.is_fresh(made.study, home):
-        results.figures(made.study, home=home)
+        results.draw(made.study, home)
         results.report(made.study, home=home)
     opt.say(f"figures  {(folder / 'figures').absolute()}")
     opt.say(f"report   {page.absolute()}")

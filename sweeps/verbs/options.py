@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -110,6 +112,25 @@ def load_table(source: str, home: Path) -> pd.DataFrame:
     from results_db import read
 
     return read.endpoints(source_name(source), wide=True, home=home)
+
+
+@contextlib.contextmanager
+def ticking(title: str) -> Iterator[Callable[[str], None]]:
+    """Gives a function that is told each step's name: one changing line with the time on a
+    terminal, plain lines elsewhere, both on stderr.
+    """
+    import sys
+
+    if not sys.stderr.isatty():
+        yield lambda name: say(f"{title} {name}", error=True)
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(title, total=None)
+        yield lambda name: progress.update(task, description=f"{title} {name}")
 
 
 def say(text: str = "", *, error: bool = False) -> None:

@@ -296,14 +296,15 @@ def figures(
                 opt.say(f"stale: {entry.name}: {'; '.join(entry.reasons)}")
             opt.say(f"{folder}: {len(stale)} stale")
         return 1 if stale else 0
-    drawn = figures_command.draw_all(
-        frame,
-        folder,
-        only,
-        options={"bootstrap": bootstrap, "seed": seed, **opt.pairs("--option", options)},
-        vectors=_vectors(source, vectors, home),
-        progress=None if as_json else lambda name: opt.say(f"drawing {name}", error=True),
-    )
+    with opt.ticking("drawing") as tick:
+        drawn = figures_command.draw_all(
+            frame,
+            folder,
+            only,
+            options={"bootstrap": bootstrap, "seed": seed, **opt.pairs("--option", options)},
+            vectors=_vectors(source, vectors, home),
+            progress=tick,
+        )
     if as_json:
         opt.print_json({"folder": str(folder), "figures": [dataclasses.asdict(d) for d in drawn]})
         return 0
@@ -334,18 +335,33 @@ def report(
     path = out
     if path is None:
         path = Path(f"{name}-report.html") if of_table else home / "studies" / name / "report.html"
-    written = page.write(
-        opt.load_table(source, home) if of_table else name,
-        path,
-        title=title,
-        home=home,
-        vectors=_vectors(source, vectors, home) if of_table else None,
-        bootstrap=bootstrap,
-        seed=seed,
-        only=only,
-        progress=lambda figure: opt.say(f"drawing {figure}", error=True),
-    )
+    with opt.ticking("drawing for the report") as tick:
+        written = page.write(
+            opt.load_table(source, home) if of_table else name,
+            path,
+            title=title,
+            home=home,
+            vectors=_vectors(source, vectors, home) if of_table else None,
+            bootstrap=bootstrap,
+            seed=seed,
+            only=only,
+            progress=tick,
+        )
     opt.say(f"report in {written}")
+
+
+def draw(study: str, home: Path) -> None:
+    """All figures that a study's results allow, into its folder; says which were drawn."""
+    from analysis import figures_command
+
+    with opt.ticking("drawing") as tick:
+        drawn = figures_command.draw_all(
+            opt.load_table(study, home),
+            figures_folder(study, home),
+            vectors=_vectors(study, None, home),
+            progress=tick,
+        )
+    opt.say(f"drawn: {', '.join(one.name for one in drawn if one.status == 'drawn')}")
 
 
 def figures_folder(source: str, home: Path) -> Path:

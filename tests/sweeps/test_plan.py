@@ -126,6 +126,13 @@ def test_document(plan):
     assert totals["by_kind"]["generator"]["runs"] == 12
 
 
+def test_resources_are_no_part_of_an_id(plan, tmp_path):
+    asking = make_plan(grid(resources={"partition": "gpu"}), home=tmp_path)
+    assert asking.resources == {"partition": "gpu"}
+    assert [run.id for run in asking.runs] == [run.id for run in plan.runs]
+    assert asking.hash == plan.hash
+
+
 def test_adding_an_arm_keeps_all_ids(plan, tmp_path):
     more = {**grid().arms, "short": {"tokenizer.iterations": 5}}
     larger = make_plan(grid(arms=more), home=tmp_path)
