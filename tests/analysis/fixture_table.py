@@ -344,31 +344,34 @@ def table(study: str = "main", seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame(STUDIES[study](np.random.default_rng(seed)))
 
 
-def _code_statistics(codes_NL: np.ndarray) -> dict[str, np.ndarray]:
+def _code_statistics(codes_NL: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Entropies of a made-up code set, plug-in, in bits: the arrays a codes run leaves behind."""
-    images, length = codes_NL.shape
-    keys = np.zeros(images, dtype=np.int64)
-    before = 0.0
-    found: dict[str, list[float]] = {
-        name: [] for name in ("entropy", "seen", "conditional", "unique")
+    conditional, unique = _given_prefix(codes_NL)
+    permuted, _ = _given_prefix(rng.permuted(codes_NL, axis=0))
+    counts = [np.unique(column, return_counts=True)[1] for column in codes_NL.T]
+    return {
+        "entropy_bits": np.array([_bits(one) for one in counts]),
+        "num_seen": np.array([len(one) for one in counts]),
+        "conditional_entropy_bits": conditional,
+        "conditional_entropy_permuted_bits": permuted,
+        "unique_prefix_share": unique,
+        "entropy_pooled_bits": np.asarray(_bits(np.unique(codes_NL, return_counts=True)[1])),
+        "num_sequences": np.asarray(len(codes_NL)),
     }
+
+
+def _given_prefix(codes_NL: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    images, length = codes_NL.shape
+    keys, before = np.zeros(images, dtype=np.int64), 0.0
+    conditional, unique = np.zeros(length), np.ones(length)
     for position in range(length):
         column = codes_NL[:, position].astype(np.int64)
-        counts = np.unique(column, return_counts=True)[1]
-        found["entropy"].append(_bits(counts))
-        found["seen"].append(len(counts))
-        _, keys, sizes = np.unique(keys * 100003 + column, return_inverse=True, return_counts=True)
-        found["conditional"].append(_bits(sizes) - before)
-        found["unique"].append(float((sizes == 1).sum()) / images)
-        before = _bits(sizes)
-    return {
-        "entropy_bits": np.array(found["entropy"]),
-        "num_seen": np.array(found["seen"]),
-        "conditional_entropy_bits": np.array(found["conditional"]),
-        "unique_prefix_share": np.array(found["unique"]),
-        "entropy_pooled_bits": np.asarray(_bits(np.unique(codes_NL, return_counts=True)[1])),
-        "num_sequences": np.asarray(images),
-    }
+        _, keys, sizes = np.unique(keys * 1000003 + column, return_inverse=True, return_counts=True)
+        conditional[position], before = _bits(sizes) - before, _bits(sizes)
+        unique[position] = float((sizes == 1).sum()) / images
+        if len(sizes) == images:
+            break
+    return conditional, unique
 
 
 def _bits(counts: np.ndarray) -> float:
@@ -392,7 +395,7 @@ def vectors(df: pd.DataFrame, images: int = 1500) -> Callable[[str, str], Any]:
             return float(row["val_loss"]) * (noisy / noisy.mean() - late)
         if name == "entropy.npz":
             row = by_codes[identity]
-            return _code_statistics(_codes(rng, row, images))
+            return _code_statistics(_codes(rng, row, images), rng)
         raise ValueError(f"vectors: no array {name!r}")
 
     return get

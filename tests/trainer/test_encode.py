@@ -208,6 +208,16 @@ def test_statistics_equal_their_definitions(images, length, num_codes):
     assert found["conditional_entropy_bits"][2] == pytest.approx(0, abs=1e-12)
 
 
+def test_shuffling_across_images_forgets_what_decides_a_position():
+    draws = np.random.default_rng(1)
+    codes_NL = draws.integers(0, 2, (4000, 4)).astype(np.uint16)
+    codes_NL[:, 2] = codes_NL[:, 1]
+    found = code_statistics(codes_NL, 2)
+    assert found["conditional_entropy_bits"][2] == pytest.approx(0, abs=1e-12)
+    np.testing.assert_allclose(found["conditional_entropy_permuted_bits"], 1, atol=0.01)
+    assert found["conditional_entropy_permuted_bits"][0] == found["entropy_bits"][0]
+
+
 def test_one_code_everywhere_has_no_entropy():
     found = code_statistics(np.zeros((9, 4), np.uint16), 5)
     assert found["entropy_pooled_bits"] == 0 and not found["entropy_bits"].any()
