@@ -111,17 +111,26 @@ class Trunks:
         return made
 
     def _lay_one(self, home: str | os.PathLike[str], trunk: _Trunk, finished: _Finished) -> None:
-        waiting = sorted(trunk.ends)
-        while waiting:
-            end = waiting.pop(0)
-            start = stored_start(RunDir.of(home, trunk.kind, trunk.ends[end]))
-            if start is None:
-                there = [*trunk.ends, *finished.ends(trunk)]
-                start = max((other for other in there if other < end), default=0)
+        """Decides where each segment begins: first of those that are there, which may bring others
+        that they went on from, then of the new ones.
+        """
+        for end in list(trunk.ends):
+            self._keep(home, trunk, end)
+        for end in sorted(set(trunk.ends) - set(trunk.starts)):
+            there = [*trunk.ends, *finished.ends(trunk)]
+            start = max((other for other in there if other < end), default=0)
             trunk.starts[end] = start
-            if start and start not in trunk.ends:
-                trunk.segment(start)
-                waiting.append(start)
+            if start:
+                self._keep(home, trunk, start)
+
+    def _keep(self, home: str | os.PathLike[str], trunk: _Trunk, end: int) -> None:
+        """Takes the segment that ends at `end`, and those before it, as they are in `home`."""
+        while end and end not in trunk.starts:
+            start = stored_start(RunDir.of(home, trunk.kind, trunk.segment(end)))
+            if start is None:
+                return
+            trunk.starts[end] = start
+            end = start
 
     def passed(self, branch_id: str) -> list[str]:
         """Ids of the segments that lead to a branch."""
