@@ -286,10 +286,12 @@ class Rates:
         column = 0 if precision == "bf16" else 1
         share = ASSUMED_SHARE[kind]
         device = self._device()
+        if device is None:
+            return PEAKS[DEFAULT_DEVICE][column] * share, "default"
         for name, peaks in PEAKS.items():
-            if device is not None and name in device:
+            if name in device:
                 return peaks[column] * share, "table"
-        if device is not None and device.upper().startswith("CPU"):
+        if device.upper().startswith("CPU"):
             return CPU_FLOPS, "default"
         return PEAKS[DEFAULT_DEVICE][column] * share, "default"
 

@@ -21,7 +21,7 @@ from . import cost
 from .data_facts import DataFacts
 from .graph import Draft, Graph, Member
 from .grid import Grid, overridden, parse_set
-from .states import rates_of, states_of
+from .states import found, rates_of
 
 PLAN_SCHEME = 1
 
@@ -255,9 +255,11 @@ def make_plan(
     with _collecting_later():
         graph = Graph(grid, facts, home)
         drafts = sorted(graph.drafts.items(), key=lambda item: KINDS.index(item[1].kind))
-        states = states_of(home, drafts)
-        rates = rates_of(home, drafts, states, hardware)
-        runs = tuple(_planned(run_id, draft, states[run_id], rates) for run_id, draft in drafts)
+        there = found(home, drafts)
+        rates = rates_of(home, drafts, there, hardware)
+        runs = tuple(
+            _planned(run_id, draft, there.states[run_id], rates) for run_id, draft in drafts
+        )
     return Plan(
         study=grid.name or "study",
         runs=runs,

@@ -56,30 +56,49 @@ class StageConfigs:
         self.groups = tuple(sorted({group for found in self._groups.values() for group in found}))
         self.axes = {axis.name for members in groups for axis in members if self._touches(axis)}
         self._names = sorted(self._defaults)
+        # Fields that axes set, with their place among the names.
+        self._moving = [
+            (place, name, self._groups[name])
+            for place, name in enumerate(self._names)
+            if name in self._groups
+        ]
         self._seen: dict[tuple[str, tuple[int, ...]], _Decoded] = {}
+        self._first_found: list[_Decoded] = []
 
     def at(self, cell: Sequence[int]) -> tuple[Any, str]:
         """The decoded config of a cell, and its canonical text as `run_id` hashes it.
 
         ValueError in one line, with the arm, when the cell's settings are refused.
         """
-        keys = [
-            (name, tuple([cell[group] for group in self._groups.get(name, ())]))
-            for name in self._names
-        ]
-        found: list[_Decoded] = [self._seen[key] for key in keys if key in self._seen]
+        found = self._found(cell)
         try:
-            if len(found) == len(keys):
-                config = self._cls(
-                    **{key[0]: entry[0] for key, entry in zip(keys, found, strict=True)}
-                )
-            else:
+            if found is None:
                 config = decode(self._cls, self.tree(cell), where=self._stage)
                 found = [self._field(config, name) for name in self._names]
-                self._seen.update(zip(keys, found, strict=True))
+                self._remember(cell, found)
+            else:
+                values = [value for value, _ in found]
+                config = self._cls(**dict(zip(self._names, values, strict=True)))
         except ValueError as error:
             raise ValueError(f"{error} (arm {self._arm})") from None
         return config, "{" + ",".join([text for _, text in found if text]) + "}"
+
+    def _found(self, cell: Sequence[int]) -> list[_Decoded] | None:
+        """The fields of a cell, if each of them was decoded before."""
+        if not self._first_found:
+            return None
+        found = self._first_found.copy()
+        for place, name, groups in self._moving:
+            entry = self._seen.get((name, tuple([cell[group] for group in groups])))
+            if entry is None:
+                return None
+            found[place] = entry
+        return found
+
+    def _remember(self, cell: Sequence[int], found: list[_Decoded]) -> None:
+        self._first_found = self._first_found or found
+        for place, name, groups in self._moving:
+            self._seen[name, tuple([cell[group] for group in groups])] = found[place]
 
     def tree(self, cell: Sequence[int]) -> Tree:
         """The settings of a cell as plain data: base, then the arm, the axes, and `--set`."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +18,44 @@ from .graph import Draft
 MOST_ENDPOINTS = 2000  # of other studies, read for their throughput
 
 
-def states_of(home: str | os.PathLike[str], drafts: Sequence[tuple[str, Draft]]) -> dict[str, str]:
-    """The state of every run; `drafts` are in dependency order.
+@dataclass(slots=True)
+class Found:
+    """The states of a plan's runs, and the columns of those that are done."""
 
-    Each kind's folder is listed once, and only runs that are there are opened.
+    states: dict[str, str] = field(default_factory=dict)
+    columns: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def found(home: str | os.PathLike[str], drafts: Sequence[tuple[str, Draft]]) -> Found:
+    """What there is of every run; `drafts` are in dependency order.
+
+    Each kind's folder is listed once. Only runs that are there are opened, and of a finished one
+    only its endpoint: on a network file system every call counts.
     """
     there = {kind: _folders(Path(home) / kind) for kind in KINDS}
-    states: dict[str, str] = {}
+    result = Found()
     for run_id, draft in drafts:
         state = "planned"
         if run_id in there[draft.kind]:
-            state = run_state(RunDir.of(home, draft.kind, run_id))
+            endpoint = _endpoint(Path(home) / draft.kind / run_id)
+            ended = endpoint.get("status") if endpoint.get("run_id") == run_id else None
+            if ended == "done":
+                result.columns[run_id] = dict(endpoint.get("columns", {}))
+            if ended in ("done", "diverged"):
+                state = str(ended)
+            else:
+                state = run_state(RunDir.of(home, draft.kind, run_id))
         if state in ("planned", "waiting"):
-            ready = all(states[parent] == "done" for parent in draft.parents.values())
+            ready = all(result.states[parent] == "done" for parent in draft.parents.values())
             state = "planned" if ready else "waiting"
-        states[run_id] = state
-    return states
+        result.states[run_id] = state
+    return result
 
 
 def rates_of(
     home: str | os.PathLike[str],
     drafts: Sequence[tuple[str, Draft]],
-    states: Mapping[str, str],
+    there: Found,
     hardware: str | None,
 ) -> cost.Rates:
     """Throughputs of what has ended in this home: this plan's own runs, and the generators and
@@ -46,13 +63,13 @@ def rates_of(
     """
     rates = cost.Rates(hardware)
     for run_id, draft in drafts:
-        if states[run_id] == "done":
-            columns = _columns(Path(home) / draft.kind / run_id)
-            rates.add(draft.work.shape, draft.work.flops_compute, columns)
+        if run_id in there.columns:
+            rates.add(draft.work.shape, draft.work.flops_compute, there.columns[run_id])
     for kind in ("tokenizer", "generator"):
-        others = sorted(name for name in _folders(Path(home) / kind) if name not in states)
+        others = sorted(_folders(Path(home) / kind).difference(there.states))
         for name in others[:MOST_ENDPOINTS]:
-            columns = _columns(Path(home) / kind / name)
+            endpoint = _endpoint(Path(home) / kind / name)
+            columns = endpoint.get("columns", {}) if endpoint.get("status") == "done" else {}
             shape = cost.endpoint_shape(kind, columns)
             if shape is not None:
                 rates.add(shape, columns.get("flops_marginal") or columns["flops_train"], columns)
@@ -67,12 +84,10 @@ def _folders(folder: Path) -> frozenset[str]:
         return frozenset()
 
 
-def _columns(folder: Path) -> dict[str, Any]:
-    """The columns of a run's endpoint; empty when it has none that can be read."""
+def _endpoint(folder: Path) -> dict[str, Any]:
+    """endpoint.json; empty when there is none that can be read."""
     try:
         content = json.loads((folder / "endpoint.json").read_bytes())
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
         return {}
-    if not isinstance(content, dict) or content.get("status") != "done":
-        return {}
-    return dict(content.get("columns", {}))
+    return content if isinstance(content, dict) else {}

@@ -7,7 +7,8 @@ the 16,384 codes, 300, 350, 400 and 450 epochs, each with its own warm-up, end o
 and scale of the initial modulation.
 
 Command: tokenlaw launch ibq_scaling --on slurm --data imagefolder:IMAGENET. Expected cost: 1.1e22
-train FLOPs. fp16 became bf16; codes are made beforehand (ten crops) and not at every step.
+train FLOPs. fp16 became bf16; codes are made beforehand (ten crops) and not at every step; the
+discriminator has the non-saturating loss of the generator, where the code pairs it with hinge.
 """
 
 from typing import Any

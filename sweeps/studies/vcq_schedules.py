@@ -4,8 +4,9 @@ Paper: VCQ (arXiv 2605.06207), its Base group. Constant 16,384 and 8,192 codes, 
 codes by a linear, cosine and power-2.5 schedule; cosine to 11,264 is its Large group's. Tokenizer:
 L1, LPIPS, PatchGAN 0.1, AdamW with 13k warm-up, 65k at the peak, linear decay, 1.3M iterations x
 256. Generators 12x768, 24x1024, 32x1280, 1.0M iterations x 512, 10k warm-up, 50k at the peak.
-Guidance as in its Table 7, cosine-power with each arm's scale and exponent, on top of the
-codebook-size-aware schedule, which `--set evaluations.samples.sampling.cfg_schedule=...` chooses.
+Guidance has the scales of its Table 7: codebook-size-aware (its Eq. 4) where the codebook varies,
+cosine-power with the table's exponent where it does not. The paper multiplies the two; that product
+is not built.
 
 The paper's tokenizer is a 1D transformer (TiTok's); here the sequence is the raster of the
 convolutional f16 one, so the numbers are not the paper's. Learning rates are not stated: 1e-4.
@@ -46,6 +47,9 @@ def arm(name: str, size: int, size_min: int, scale: float, power: float) -> Arm:
             "tokenizer.quantizer.codebook_size": size,
             "tokenizer.quantizer.codebook_size_min": size_min,
             "evaluations.samples.sampling.cfg_scale": scale,
+            "evaluations.samples.sampling.cfg_schedule": (
+                "cosine_power" if size == size_min else "codebook_size"
+            ),
             "evaluations.samples.sampling.cfg_power": power,
         },
         axes=(schedule(name),),
@@ -108,7 +112,6 @@ def study(adm_sha256: str | None = None) -> Grid:
                 **_imagenet.samples(adm_sha256),
                 "cfg_selection": "fixed",
                 "cfg_grid": [],
-                "sampling": {"cfg_schedule": "cosine_power"},
             },
             # Its "without guidance" is not plain sampling: the temperature is 0.85.
             "no_guidance": {
