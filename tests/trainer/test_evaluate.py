@@ -88,6 +88,44 @@ def test_reconstructions_of_the_whole_validation_set(reconstructions):
     assert (columns["codebook_size"], columns["tokens_per_image"]) == (32, 16)
 
 
+def test_reconstructions_are_those_of_the_tokenizer(chain, reconstructions):
+    """Written out once more, from encoder to PSNR."""
+    from trainer import data
+    from trainer.encode import load_tokenizer
+    from trainer.run import Settings
+
+    config = configs.decode(configs.DataConfig, tiny.data())
+    shown = data.open_images(config, Settings(), "val").center(torch.arange(360))
+    tokenizer, quantizer, _ = load_tokenizer(chain.tokenizer, torch.device("cpu"))
+    with torch.inference_mode():
+        quantized = quantizer(tokenizer.encode(shown / 127.5 - 1), 0)
+        decoded = tokenizer.decode(quantized.z_q_BND)
+    levels = ((decoded.clamp(-1, 1) + 1) * 127.5).round()
+    mse = (levels - shown).square().mean(dim=(1, 2, 3))
+    (psnr,) = measured.values(reconstructions, "psnr")
+    expected = (20 * torch.log10(255 / mse.sqrt())).mean().item()
+    assert psnr["value"] == pytest.approx(expected, abs=1e-3)
+    (usage,) = measured.values(reconstructions, "codebook_usage")
+    assert usage["value"] == len(quantized.code_BN.unique()) / 32
+    assert usage["value"] > 2 / 32
+
+
+def test_classes_have_equal_counts(chain, monkeypatch):
+    from trainer import sampling
+
+    drawn, real = [], sampling.sample
+
+    def sample(generator, class_B, seeds, *rest):
+        assert len(seeds) == len(class_B) == len(set(seeds))
+        drawn.extend(class_B.tolist())
+        return real(generator, class_B, seeds, *rest)
+
+    monkeypatch.setattr(sampling, "sample", sample)
+    tree = SAMPLES | {"num_samples": 44, "sample_seeds": [7]}
+    tiny.done(chain.home, "evaluation", tree, chain.of_generator)
+    assert drawn == [index % 10 for index in range(44)]
+
+
 def test_reconstruction_picture_shows_originals_over_reconstructions(reconstructions):
     (entry,) = measured.endpoint(reconstructions)["artifacts"]
     png = (reconstructions.artifacts_path / entry["file"]).read_bytes()
@@ -149,17 +187,15 @@ def test_stopped_and_resumed_gives_the_same_endpoint(chain, kind, polls, request
             path.write_bytes(content)
 
 
-def test_scale_is_chosen_and_all_tries_are_kept(chain):
-    tree = SAMPLES | {
-        "cfg_selection": "oracle",
-        "cfg_grid": [1.0, 3.0],
-        "sample_seeds": [0, 5],
-    }
+# In one of the two orders the best is not the first.
+@pytest.mark.parametrize("grid", [[1.0, 3.0], [3.0, 1.0]])
+def test_scale_is_chosen_and_all_tries_are_kept(chain, grid):
+    tree = SAMPLES | {"cfg_selection": "oracle", "cfg_grid": grid, "sample_seeds": [0, 5]}
     run_dir = tiny.done(chain.home, "evaluation", tree, chain.of_generator)
     names = [entry["name"] for entry in measured.endpoint(run_dir)["artifacts"]]
     assert sorted(names) == ["cfg_selection.json", "samples.png"]
     tried = json.loads((run_dir.artifacts_path / "cfg_selection.json").read_text())["tried"]
-    assert [entry["cfg_scale"] for entry in tried] == [1.0, 3.0]
+    assert [entry["cfg_scale"] for entry in tried] == grid
     best = min(tried, key=lambda entry: entry["distance"])
     first, second = measured.values(run_dir, "gfcd")
     assert first["value"] == pytest.approx(best["distance"], abs=1e-12)
