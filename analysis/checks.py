@@ -21,6 +21,7 @@ from .table import Data
 
 HELD_SHARE = 0.1  # of the rows, the ones with the most compute
 HELD_WORSE = 3.0  # times the scatter of the fitted rows: the held-out error that is a warning
+HELD_BIAS = 2.0  # the same for their mean: a law that bends away misses all of them on one side
 LACK_LEVEL = 0.01  # p value below which repeated runs contradict the law
 INFLUENCE_SHARE = 0.5  # of the jackknife variance, made by one run
 LEAST_DECADES = 1.0  # of compute, for any exponent
@@ -84,9 +85,10 @@ def hold_out(fitted: Fitted, held: np.ndarray | None = None) -> tuple[Check, tup
     columns = {role: values for role, values in target.columns.items() if role != "y"}
     miss = np.log(fitted.law.curve(again.params, columns)[0]) - fitted.log_y[held]
     assert again.fitted_log_Bn is not None
-    inside = scatter(log_rest - again.fitted_log_Bn[0])
+    residuals = log_rest - again.fitted_log_Bn[0]
+    inside = float(np.sqrt((residuals**2).sum() / (rest.num_rows - again.num_params)))
     rmsle, bias = float(np.sqrt((miss**2).mean())), float(miss.mean())
-    passed = rmsle <= HELD_WORSE * inside or rmsle < 1e-9
+    passed = rmsle <= HELD_WORSE * inside and abs(bias) <= HELD_BIAS * inside or rmsle < 1e-9
     text = (
         f"fitted without the {int(held.sum())} largest runs, it predicts them with RMSLE "
         f"{rmsle:.4f} (bias {bias:+.4f}); scatter of the fitted rows {inside:.4f}"

@@ -169,6 +169,12 @@ def fit_data(
     arrays = {key: np.array([value[0]]) for key, value in point.params.items()}
     derived = {key: float(value[0]) for key, value in law.derive(arrays).items()}
     ci95, se = _spread(law, draws)
+    for key in law.beyond_zero:
+        low, high = ci95.get(key, (None, None))
+        if low is not None and high is not None and low <= 0 <= high:
+            notices.append(
+                notice("W-BREAK", f"the interval of {key}, {low:.3g} to {high:.3g}, has 0")
+            )
     found, warned = checks.run(fitted, run_checks)
     notices += warned
     others = _beside(fitted) if beside else {}

@@ -19,6 +19,8 @@ from .table import Data
 
 # Starts count as agreeing when their objectives differ by less than this fraction.
 AGREE = 1e-6
+# A floor below this fraction of the smallest value is no floor.
+NO_FLOOR = 1e-6
 # Rows up to which an L1 fit ends in exact linear programs.
 MAX_EXACT_ROWS = 1000
 # Tables up to this size are refitted from several starts in every draw; they are the ones with
@@ -56,6 +58,7 @@ class Law(ABC):
 
     losses: ClassVar[tuple[str, ...]] = ("huber", "l1", "l2")  # objectives it can be fitted with
     x_is_compute: ClassVar[bool] = True  # False: x is a loss, and a lower one is a larger run
+    beyond_zero: ClassVar[tuple[str, ...]] = ()  # parameters that mean nothing when they may be 0
     amplitudes: ClassVar[tuple[str, ...]] = ()  # parameters that follow their exponents
     resampled_within: ClassVar[str | None] = None  # role whose groups a resample must keep
     config: Any
@@ -249,6 +252,11 @@ class CurveLaw(Law):
         scaled = hess[inside] / size / size[:, None]
         moved[:, free] -= (np.linalg.pinv(scaled, rcond=1e-12) @ (pull[:, free] / size).T).T / size
         return self.public(np.clip(moved, curve.low_P, curve.high_P), data, log_y)
+
+
+def floor(share_B: np.ndarray, log_y: np.ndarray) -> np.ndarray:
+    """A floor given in units of the lowest y; exactly 0 when it cannot be told from none."""
+    return np.where(share_B < NO_FLOOR, 0.0, share_B) * np.exp(log_y.min())
 
 
 def few_or_flat(data: Data, least: int, spread: tuple[str, ...]) -> Refusal | None:

@@ -226,6 +226,8 @@ def prepare(
                 notice("W-CHECKPOINTS", f"{int(early.sum())} rows are not their run's last")
             )
 
+    if not len(frame):
+        raise NoRows("table: no row is left after the filters")
     columns: dict[str, np.ndarray] = {}
     for role, name in roles.items():
         if role == "group":
@@ -236,8 +238,6 @@ def prepare(
             drop(np.isinf(_numbers(frame[name], role)), f"{name} is infinite")
         if not len(frame):
             raise NoRows(f"--{role}: column {name!r} has no finite value in the rows that are left")
-    if not len(frame):
-        raise NoRows("table: no row is left after the filters")
     for role, name in roles.items():
         if role == "group":
             columns[role] = frame[name].astype(str).to_numpy(dtype=str)

@@ -83,6 +83,7 @@ class Law(base.CurveLaw):
     """Parameters a, b, c, x_break, f and E with floor="free"."""
 
     amplitudes = ("a",)
+    beyond_zero = ("c",)
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -136,7 +137,7 @@ class Law(base.CurveLaw):
             "f": np.exp(body[:, 4]),
         }
         if self.config.floor == "free":
-            return {"E": theta_BP[:, 0] * np.exp(log_y.min()), **params}
+            return {"E": base.floor(theta_BP[:, 0], log_y), **params}
         return params
 
     def remarks(self, params: Mapping[str, np.ndarray], data: Data) -> tuple[Notice, ...]:

@@ -72,7 +72,7 @@ class Law(base.CurveLaw):
     def public(self, theta_BP: np.ndarray, data: Data, log_y: np.ndarray) -> dict[str, np.ndarray]:
         alpha, beta = theta_BP[:, 3], theta_BP[:, 4]
         return {
-            "E": theta_BP[:, 0] * np.exp(log_y.min()),
+            "E": base.floor(theta_BP[:, 0], log_y),
             "A": np.exp(theta_BP[:, 1] + alpha * np.log(data.columns["n"]).mean()),
             "B": np.exp(theta_BP[:, 2] + beta * np.log(data.columns["d"]).mean()),
             "alpha": alpha,

@@ -116,7 +116,7 @@ class Law(base.CurveLaw):
         params = {}
         for at, name in enumerate(self.names(data)[:-1]):
             if name.startswith("E"):
-                params[name] = theta_BP[:, at] * np.exp(log_y.min())
+                params[name] = base.floor(theta_BP[:, at], log_y)
             else:
                 params[name] = np.exp(theta_BP[:, at] - k * middle)
         return {**params, "k": k}

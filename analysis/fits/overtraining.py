@@ -84,7 +84,7 @@ class Law(base.CurveLaw):
         log_c, log_m = _axes(data.columns)
         eta = theta_BP[:, 3]
         return {
-            "E": theta_BP[:, 0] * np.exp(log_y.min()),
+            "E": base.floor(theta_BP[:, 0], log_y),
             "a": np.exp(theta_BP[:, 1] + eta * (log_c.mean() - log_m.mean())),
             "b": np.exp(theta_BP[:, 2] + eta * (log_c.mean() + log_m.mean())),
             "eta": eta,

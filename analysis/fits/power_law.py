@@ -79,7 +79,7 @@ class Law(base.CurveLaw):
         b = theta_BP[:, -1]
         params = {"a": np.exp(theta_BP[:, -2] + b * np.log(data.columns["x"]).mean()), "b": b}
         if self.config.floor == "free":
-            return {"E": theta_BP[:, 0] * np.exp(log_y.min()), **params}
+            return {"E": base.floor(theta_BP[:, 0], log_y), **params}
         if self.config.floor == "none":
             return params
         return {"E": np.full(len(b), float(self.config.floor)), **params}
