@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
 import inspect
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,11 +31,31 @@ def load_study(text: str, options: Mapping[str, Any] | None = None) -> Grid:
     `options` are keyword arguments of the study function. ValueError names what is unknown and what
     is allowed.
     """
-    module, name = _module(text)
-    grid = _function(module, text)(**_checked(module, text, dict(options or {})))
+    with _users_slips(text):
+        module, name = _module(text)
+        grid = _function(module, text)(**_checked(module, text, dict(options or {})))
     if not isinstance(grid, Grid):
         raise ValueError(f"study: {text}: study() returned {type(grid).__name__}; allowed: a Grid")
     return dataclasses.replace(grid, name=name)
+
+
+@contextlib.contextmanager
+def _users_slips(text: str) -> Iterator[None]:
+    """What goes wrong in a user's own file is bad input: one line with its place."""
+    try:
+        yield
+    except ValueError:
+        raise
+    except Exception as error:
+        if not is_file(text):
+            raise
+        path = str(Path(text).resolve())
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
+        line = error.lineno if isinstance(error, SyntaxError) else None
+        line = frames[-1].lineno if line is None and frames else line
+        place = text if line is None else f"{text} line {line}"
+        message = error.msg if isinstance(error, SyntaxError) else str(error)
+        raise ValueError(f"study: {place}: {type(error).__name__}: {message}") from error
 
 
 def study_name(text: str) -> str:

@@ -133,6 +133,30 @@ def test_bad_input_is_one_line_and_exit_code_2(tokenlaw, arguments, message):
     assert message in err
 
 
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("def study(:\n", "line 1: SyntaxError"),
+        ("import nowhere_at_all\n", "line 1: ModuleNotFoundError: No module named"),
+        ("def study():\n    return unknown\n", "line 2: NameError: name 'unknown'"),
+        (
+            "from sweeps.grid import Grid\ndef study():\n    return Grid(tokeniser={})\n",
+            "line 3: TypeError",
+        ),
+        ("grid = 3\n", "has no function study()"),
+        ("def study():\n    return 3\n", "study() returned int; allowed: a Grid"),
+    ],
+)
+def test_a_slip_in_a_study_file_is_bad_input(tokenlaw, tmp_path, code, message):
+    path = tmp_path / "slip.py"
+    path.write_text(code)
+    exit_code, _, err = tokenlaw("plan", str(path))
+    assert exit_code == 2
+    assert err.startswith(f"error: study: {path}")
+    assert message in err
+    assert err.count("\n") == 1
+
+
 def test_schedule_without_home(capsys):
     assert main(["schedule", "--name", "cosine", "--json"]) == 0
     made = json.loads(capsys.readouterr().out)
