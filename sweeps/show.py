@@ -25,7 +25,10 @@ def plan(made: Plan, *, each_run: bool = False) -> None:
         console.print(f"{len(made.runs)} runs; --runs shows each")
     for line in _dropped_lines(made):
         console.print(line, markup=False)
-    console.print(_totals_table(made.totals()))
+    totals = made.totals()
+    console.print(_totals_table(totals))
+    if totals["segments"]:
+        console.print(_saving(totals), markup=False)
     console.print(f"Hours: {_sources(made.runs)}.", markup=False)
     for warning in made.warnings[:MOST_DROPPED]:
         console.print(f"warning: {warning}", markup=False)
@@ -55,17 +58,15 @@ def _runs_table(made: Plan) -> Table:
     columns += [("state", "left")]
     rows = []
     for run in made.runs:
-        member = run.members[0]
-        kind = run.kind if member.evaluation is None else f"{run.kind} {member.evaluation}"
         axes = run.axes
         rows.append(
             [
                 run.id,
-                kind,
+                _kind(run),
                 arms_text(run),
                 *(text(axes.get(name)) for name in names),
                 count(run.params),
-                flops(run.flops_train),
+                flops(run.flops_marginal),
                 hours(run.gpu_hours),
                 run.hours_source,
                 run.state,
@@ -77,8 +78,7 @@ def _runs_table(made: Plan) -> Table:
 def _groups_table(made: Plan) -> Table:
     groups: dict[tuple[str, str], list[PlannedRun]] = defaultdict(list)
     for run in made.runs:
-        name = run.members[0].evaluation
-        groups[run.kind if name is None else f"{run.kind} {name}", arms_text(run)].append(run)
+        groups[_kind(run), arms_text(run)].append(run)
     columns = [("kind", "left"), ("arm", "left"), ("runs", "right"), ("done", "right")]
     columns += [("varies", "left"), ("params", "right"), ("FLOPs each", "right")]
     columns += [("FLOPs", "right"), ("hours", "right"), ("source", "left")]
@@ -94,13 +94,29 @@ def _groups_table(made: Plan) -> Table:
                 str(done),
                 ", ".join(f"{number} {name}" for name, number in levels.items()) or "-",
                 span([run.params for run in runs], count),
-                span([run.flops_train for run in runs], flops),
-                flops(sum(run.flops_train for run in runs)),
+                span([run.flops_marginal for run in runs], flops),
+                flops(sum(run.flops_marginal for run in runs)),
                 hours(sum(run.gpu_hours for run in runs)),
                 "/".join(sorted({run.hours_source for run in runs})),
             ]
         )
     return table(columns, rows)
+
+
+def _kind(run: PlannedRun) -> str:
+    """The run's kind as tables show it: with the evaluation's name, or that it is of a trunk."""
+    if run.is_segment:
+        return f"{run.kind} trunk"
+    name = run.members[0].evaluation
+    return run.kind if name is None else f"{run.kind} {name}"
+
+
+def _saving(totals: dict[str, Any]) -> str:
+    spent, alone = totals["flops_train"], totals["flops_train_without_sharing"]
+    return (
+        f"trunks: {totals['segments']} segments are trained once; {flops(spent)} FLOPs in all, "
+        f"{flops(alone)} if every run were trained alone ({1 - spent / alone:.0%} less)"
+    )
 
 
 def _totals_table(totals: dict[str, Any]) -> Table:

@@ -33,6 +33,7 @@ def launch(
     data: opt.Data = None,
     options: opt.Options = None,
     scale: opt.Scale = None,
+    sharing: opt.Sharing = True,
     device: opt.Device = "auto",
     workers: Workers = None,
     gpus: Gpus = None,
@@ -68,7 +69,7 @@ def launch(
     from ..plan import make_plan
 
     grid = opt.grid_of(study, options, scale)
-    made = make_plan(grid, home=home, data=data, overrides=sets or ())
+    made = make_plan(grid, home=home, data=data, overrides=sets or (), sharing=sharing)
     check_budget(made.totals(), max_gpu_hours, max_flops)
     settings = settings_of(device, weights, checkpoint_seconds, compile_models)
     summary = launched(

@@ -59,6 +59,12 @@ MaxHours = Annotated[
 MaxFlops = Annotated[
     float | None, typer.Option("--max-flops", help="Refuse a plan that needs more train FLOPs.")
 ]
+Sharing = Annotated[
+    bool,
+    typer.Option(
+        "--sharing/--no-sharing", help="With the wsd schedule: train common trunks once."
+    ),
+]
 Out = Annotated[Path | None, typer.Option("--out", help="Where to write; the default is printed.")]
 Bootstrap = Annotated[int, typer.Option("--bootstrap", help="Draws for the intervals.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of the random numbers.")]

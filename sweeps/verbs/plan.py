@@ -15,6 +15,7 @@ def plan(
     data: opt.Data = None,
     options: opt.Options = None,
     scale: opt.Scale = None,
+    sharing: opt.Sharing = True,
     hardware: Annotated[
         str | None,
         typer.Option("--hardware", help="Device to estimate hours for, e.g. 'NVIDIA H100'."),
@@ -34,7 +35,12 @@ def plan(
 
     grid = opt.grid_of(study, options, scale)
     made = make_plan(
-        grid, home=home, data=data, overrides=sets or (), hardware=hardware or local_gpu()
+        grid,
+        home=home,
+        data=data,
+        overrides=sets or (),
+        hardware=hardware or local_gpu(),
+        sharing=sharing,
     )
     if as_json:
         opt.print_json(made.to_json())
