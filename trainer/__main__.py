@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 
+from . import dist
 from .run import EXIT_BAD_INPUT, EXIT_DONE, EXIT_TRY_AGAIN, Stop, execute, outcome_line
 from .run import refuse_mixed_trees as refuse_mixed_trees
 
@@ -29,15 +30,21 @@ def main(arguments: list[str]) -> int:
     die_with_parent()
     worst = EXIT_DONE
     for line in _lines_from_parent() if from_stdin else iter(arguments):
-        # A launcher adds the newest attempt that it knows to be over: of several launchers one wins.
+        # A launcher adds the newest attempt that it knows to be over, so that only one of several
+        # wins.
         path, _, after = line.partition("\t") if from_stdin else (line, "", "")
         outcome = execute(path, stop, after=int(after) if after else None)
-        print(outcome_line(outcome), flush=True)
+        if dist.requested_rank() == 0:
+            print(outcome_line(outcome), flush=True)
         if outcome.error:
             print(f"error: {outcome.run_dir.name}: {outcome.error}", file=sys.stderr, flush=True)
         worst = max(worst, outcome.exit_code)
         if stop.requested:
             return EXIT_TRY_AGAIN if worst in (EXIT_DONE, EXIT_TRY_AGAIN) else worst
+        if worst != EXIT_DONE and dist.requested_world_size() > 1:
+            # The processes of a group may have parted ways: the next run would mix their messages.
+            return worst
+    dist.stop()
     return worst
 
 

@@ -12,10 +12,15 @@ import torch
 import torch.distributed as td
 from torch import Tensor
 
+# Whether the present run is the work of one process, although a group has been formed.
+_apart = False
+
 
 def active() -> bool:
-    """Whether several processes train together."""
-    return td.is_available() and td.is_initialized() and td.get_world_size() > 1
+    """Whether several processes do this run together."""
+    if _apart or not td.is_available() or not td.is_initialized():
+        return False
+    return td.get_world_size() > 1
 
 
 def rank() -> int:
@@ -31,9 +36,19 @@ def requested_world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def start(device: torch.device) -> None:
-    """Joins the process group that the environment announces: NCCL on GPUs, gloo on CPUs."""
-    if requested_world_size() > 1 and not td.is_initialized():
+def requested_rank() -> int:
+    """This process's place in the group that the launcher announces."""
+    return int(os.environ.get("RANK", "0")) if requested_world_size() > 1 else 0
+
+
+def start(device: torch.device, together: bool = True) -> None:
+    """Joins the process group that the environment announces: NCCL on GPUs, gloo on CPUs.
+
+    Not `together`: the run that begins is done by the first process alone.
+    """
+    global _apart
+    _apart = not together
+    if together and requested_world_size() > 1 and not td.is_initialized():
         if device.type == "cuda":
             torch.cuda.set_device(device)
         td.init_process_group("nccl" if device.type == "cuda" else "gloo")

@@ -32,6 +32,8 @@ from .config import STRICT, NonNegativeFloat, PositiveInt, decode, decode_run, r
 from .metrics import Value
 from .optim import Diverged
 
+SHARED_KINDS = ("tokenizer", "generator")  # done by all processes of a group together
+
 EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_TRY_AGAIN = 0, 1, 2, 75
 
 
@@ -163,8 +165,9 @@ class Run:
                 np.savez_compressed(buffer, allow_pickle=False, **content)
             data = buffer.getvalue()
         path = self.dir.artifacts_path / name
-        self.attempt.check()
-        write_bytes(path, data)
+        if dist.rank() == 0:
+            self.attempt.check()
+            write_bytes(path, data)
         self.list_artifact(name, name, hashlib.sha256(data).hexdigest(), len(data))
         return path
 
@@ -252,9 +255,11 @@ def execute(path: str | os.PathLike[str], stop: Stop, after: int | None = None) 
             return Outcome(
                 run_dir.path, "failed", "ParentNotDone", f"{role} {parent.id} is {state}"
             )
+    if run_dir.kind not in SHARED_KINDS and dist.requested_rank() > 0:
+        return wait_for_first(run_dir, stop)
     try:
         device = pick_device(settings.device)
-        dist.start(device)
+        dist.start(device, together=run_dir.kind in SHARED_KINDS)
         attempt = claim_for_all_ranks(run_dir, settings, device, after)
     except Fenced as error:
         return Outcome(run_dir.path, "fenced", "Fenced", str(error))
@@ -279,6 +284,7 @@ def _attempt(run: Run) -> Outcome:
             step = error.step
         if dist.rank() == 0:
             record(run, result, status, reason)
+        dist.barrier()  # nobody goes on to a run that needs this one before it is recorded
         outcome = status
     except Preempted as error:
         outcome, error_class, message = "preempted", "Preempted", str(error)
@@ -327,6 +333,18 @@ def diverged_trunk(run: Run) -> str | None:
         return None
     endpoint = run.parent_endpoint(trunks.ROLE)
     return str(endpoint["reason"]) if endpoint["status"] == "diverged" else None
+
+
+def wait_for_first(run_dir: RunDir, stop: Stop) -> Outcome:
+    """What the other processes of a group do while the first does a run that is not shared.
+
+    Should it fail, it ends with an error, and the launcher of the group ends the others.
+    """
+    while (endpoint := read_endpoint(run_dir)) is None:
+        if stop.requested:
+            return Outcome(run_dir.path, "preempted", "Preempted", "stopped while waiting")
+        time.sleep(0.2)
+    return Outcome(run_dir.path, endpoint["status"])
 
 
 def _print_trace(run: Run) -> None:
@@ -396,7 +414,7 @@ def claim_for_all_ranks(
 ) -> Attempt:
     """Rank 0 claims the run; the others share its attempt."""
     if dist.rank() == 0:
-        info = {"hardware": hardware_name(device), "world_size": dist.world_size()}
+        info: dict[str, Any] = {"hardware": hardware_name(device), "world_size": dist.world_size()}
         job = os.environ.get("TOKENLAW_JOB") or os.environ.get("SLURM_JOB_ID")
         attempt = claim(run_dir, executor=settings.executor, job=job, info=info, after=after)
         dist.broadcast_int(attempt.number, device)

@@ -216,7 +216,7 @@ def train(run: Run) -> Result:
             watch.flush()
             rate = (step + 1 - clock_step) / max(1e-9, time.monotonic() - clock)
             clock, clock_step = time.monotonic(), step + 1
-            last = {"loss": total.item(), "grad_norm": norm.item()}
+            last = {"loss": dist.mean(total.detach()).item(), "grad_norm": norm.item()}
             last |= {name: dist.mean(value.detach()).item() for name, (_, value) in losses.items()}
             last |= {name: dist.mean(value.float()).item() for name, value in stats.items()}
             run.log({"step": step, "lr": lr, **last})

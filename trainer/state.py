@@ -25,7 +25,7 @@ from results_db.durable import (
 )
 from results_db.record import RunDir
 
-from . import trunks
+from . import dist, trunks
 
 if TYPE_CHECKING:
     from .run import Run
@@ -33,6 +33,11 @@ if TYPE_CHECKING:
 KEEP = 2  # the newest, and the one before in case the newest is damaged
 FINAL = "final"
 _NAME = re.compile(r"step-(\d{8})-a(\d{3,6})")
+
+
+def folder_name(step: int, attempt: int) -> str:
+    """Name of a checkpoint's folder."""
+    return f"step-{step:08d}-a{attempt:03d}"
 
 
 def checkpoints(run_dir: RunDir) -> list[tuple[int, int, Path]]:
@@ -56,10 +61,13 @@ def save(
 ) -> None:
     """Writes a checkpoint of the state before iteration `step`, then drops all but the last two.
 
-    Raises Fenced when a newer attempt at the run exists; OSError leaves the older ones untouched.
+    Of several processes the first writes. Raises Fenced when a newer attempt at the run exists;
+    OSError leaves the older ones untouched.
     """
+    if dist.rank() > 0:
+        return
     run.attempt.check()
-    final = run.dir.checkpoints_path / f"step-{step:08d}-a{run.attempt.number:03d}"
+    final = run.dir.checkpoints_path / folder_name(step, run.attempt.number)
     if final.exists():
         return
     write_folder(final, run.attempt.number, step, modules, optimizers, extra or {})
@@ -75,16 +83,34 @@ def load(
     """Restores the newest checkpoint that verifies; gives (step, extra), or None if there is none.
 
     A damaged one is named in the log and the one before is taken. When all are damaged the run
-    refuses: starting over in silence would hide a broken disk.
+    refuses: starting over in silence would hide a broken disk. Of several processes the first
+    chooses, and the others take the same one.
     """
+    found = _first_sound(run, modules, optimizers) if dist.rank() == 0 else None
+    step, attempt, extra = found or (-1, -1, {})
+    if dist.active():
+        step = dist.broadcast_int(step, run.device)
+        attempt = dist.broadcast_int(attempt, run.device)
+        if dist.rank() > 0 and step >= 0:
+            path = run.dir.checkpoints_path / folder_name(step, attempt)
+            extra = read_folder(path, modules, optimizers)["extra"]
+    return None if step < 0 else (step, extra)
+
+
+def _first_sound(
+    run: Run,
+    modules: Mapping[str, nn.Module],
+    optimizers: Mapping[str, torch.optim.Optimizer],
+) -> tuple[int, int, dict[str, Any]] | None:
+    """(step, attempt, extra) of the newest checkpoint that verifies, restored."""
     found = checkpoints(run.dir)
-    for step, _, path in found:
+    for step, attempt, path in found:
         try:
             state = read_folder(path, modules, optimizers)
         except DamagedError as error:
             run.warn(f"checkpoint {path.name} is damaged ({error}); taking the one before")
             continue
-        return step, state["extra"]
+        return step, attempt, state["extra"]
     if found:
         raise DamagedError(
             f"{run.dir.checkpoints_path}: all {len(found)} checkpoints are damaged; remove the "
@@ -102,6 +128,8 @@ def save_final(
     """The weights that children of this run use: RUN/final/; with `optimizers`, which segments of
     a trunk leave, all that a run needs to go on from `step`.
     """
+    if dist.rank() > 0:
+        return
     final = run.dir.path / FINAL
     run.attempt.check()
     if final.exists():
@@ -213,7 +241,7 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
 def truncate_log(run: Run, step: int) -> None:
     """Drops lines of log.jsonl from iteration `step` on: they will be written again."""
     path = run.dir.log_path
-    if not path.exists():
+    if dist.rank() > 0 or not path.exists():
         return
     kept = []
     for line in path.read_text().splitlines():

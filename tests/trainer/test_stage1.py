@@ -250,14 +250,13 @@ def test_a_stopped_run_ends_the_same(mechanism, polls, home, tmp_path):
 
 def test_64_images_are_reconstructed(home):
     # PSNR above 25 dB on what was seen, through the quantizer.
-    tokenizer_part = {**tiny.tokenizer()["tokenizer"], "ch": 16, "ch_mult": [1, 1]}
+    tokenizer_part = {**tiny.tokenizer()["tokenizer"], "ch_mult": [1, 1]}
     tree = tiny.varied_tokenizer(
         tokenizer=tokenizer_part,
-        quantizer=tiny.part("vq", codebook_size=256, dim=4, entropy_weight=0.02),
+        quantizer=tiny.part("fsq", levels=[8, 8, 8]),
         augment="none",
-        iterations=150,
-        batch_size=16,
-        optim=FAST | {"schedule": "cosine"},
+        iterations=100,
+        optim=FAST | {"lr_peak": 1e-2, "schedule": "cosine"},
     )
     run_dir = train(home, tree)
     tokenizer, quantizer, config = encode.load_tokenizer(run_dir, torch.device("cpu"))

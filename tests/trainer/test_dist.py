@@ -1,0 +1,138 @@
+import socket
+import subprocess
+
+import pytest
+import tiny
+import torch
+
+from results_db.record import RunDir, read_endpoint
+from trainer import dist, encode, state
+from trainer.stage2 import load_generator
+
+QUIET = {**tiny.NO_DROPOUT, "class_dropout": 0.0}
+# What draws from per-process seeds is off (dropout, the gradient penalty's points); all that is
+# summed over processes is on: batch statistics, LeCAM's means, the entropy penalty.
+STAGE_1 = {
+    "regularizer": tiny.CRT,
+    "adversarial": tiny.PATCHGAN | {"lecam_weight": 0.1},
+    "quantizer": tiny.part("vq", codebook_size=32, dim=4, entropy_weight=0.1),
+    "optim": {"name": "adam", **tiny.ADAM, "clip": 1.0},
+    "iterations": 6,
+}
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def lay_out(home, with_refused=False):
+    """The runs of the comparison in the order in which they depend on each other."""
+    tokenizer = tiny.lay_out(home, "tokenizer", tiny.tokenizer(**STAGE_1))
+    codes = tiny.lay_out(home, "codes", tiny.codes(num_train=40), {"tokenizer": tokenizer})
+    tree = tiny.generator(QUIET, iterations=6, z_loss=1e-3)
+    generator = tiny.lay_out(home, "generator", tree, {"codes": codes}, checkpoint_steps=3)
+    return tokenizer, codes, generator
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    runs = lay_out(tmp_path_factory.mktemp("alone"))
+    for run_dir in runs:
+        outcome = tiny.do(run_dir)
+        assert outcome.outcome == "done", outcome
+    return runs
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory, alone):
+    """The same runs by two processes; the codes are those of one, so that stage 2 has one input."""
+    home = tmp_path_factory.mktemp("together")
+    runs = lay_out(home)
+    copy_finished(alone[1], home)
+    # One process began the generator; two go on from its checkpoint.
+    assert tiny.do(runs[2], tiny.StopAfter(4)).outcome == "preempted"
+    finished = tiny.torchrun([runs[0], runs[2]], 2, free_port())
+    for worker in finished:
+        assert worker.returncode == 0, worker.stderr
+    return runs, finished
+
+
+def copy_finished(run_dir: RunDir, home) -> None:
+    target = RunDir.of(home, run_dir.kind, run_dir.id).path
+    subprocess.run(["cp", "-r", f"{run_dir.path}/.", str(target)], check=True)
+
+
+def test_two_processes_give_the_loss_curve_of_one(alone, together):
+    runs, _ = together
+    for place in (0, 2):
+        expected, found = tiny.log_entries(alone[place]), tiny.log_entries(runs[place])
+        assert [entry["step"] for entry in found] == list(range(6))
+        # Rounding grows once a code falls the other way, so the first steps are held tighter.
+        for first, second in zip(expected, found, strict=True):
+            assert second["loss"] == pytest.approx(first["loss"], rel=1e-4)
+        for first, second in list(zip(expected, found, strict=True))[:4]:
+            assert second["loss"] == pytest.approx(first["loss"], rel=3e-6)
+            assert second["grad_norm"] == pytest.approx(first["grad_norm"], rel=1e-3)
+            for name in ("reconstruction", "crt", "codebook", "entropy", "discriminator", "lecam"):
+                if name in first:
+                    assert second[name] == pytest.approx(first[name], rel=2e-4, abs=1e-6), name
+    # Rounding apart, not the same arithmetic: the processes really shared the batch.
+    assert tiny.losses(runs[0]) != tiny.losses(alone[0])
+
+
+def test_two_processes_give_the_weights_of_one(alone, together):
+    runs, _ = together
+    cpu = torch.device("cpu")
+    for name, expected in encode.load_tokenizer(alone[0], cpu)[0].state_dict().items():
+        found = encode.load_tokenizer(runs[0], cpu)[0].state_dict()[name]
+        # Adam's first steps are signs: an entry whose gradient is rounding noise may turn.
+        assert (found - expected).abs().mean() < 2e-4, name
+    expected = load_generator(alone[2], cpu)[0].state_dict()
+    for name, value in load_generator(runs[2], cpu)[0].state_dict().items():
+        assert (value - expected[name]).abs().mean() < 2e-4, name
+    losses = [read_endpoint(run_dir)["values"][0]["value"] for run_dir in (alone[2], runs[2])]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_only_one_process_writes(together):
+    runs, finished = together
+    for run_dir, attempt in ((runs[0], 1), (runs[2], 2)):
+        assert run_dir.attempts()[-1] == read_endpoint(run_dir)["attempt"] == attempt
+        assert '"world_size":2' in run_dir.attempt_path(attempt).read_text()
+        assert not tiny.temporaries(run_dir.path)
+        for _, _, path in state.checkpoints(run_dir):
+            state.verify_folder(path)
+    assert [len(worker.stdout.splitlines()) for worker in finished] == [2, 0]
+
+
+def test_a_batch_that_the_processes_cannot_share_is_refused(tmp_path):
+    run_dir = tiny.lay_out(tmp_path, "tokenizer", tiny.tokenizer(batch_size=9))
+    other = tiny.lay_out(tmp_path, "tokenizer", tiny.tokenizer(batch_size=8))
+    finished = tiny.torchrun([run_dir, other], 2, free_port())
+    assert {worker.returncode for worker in finished} <= {2, -9}
+    assert "batch_size: 9 cannot be shared by 2 processes; allowed are multiples of 2" in (
+        finished[0].stderr
+    )
+    assert not any(run_dir.checkpoints_path.iterdir())
+    assert not run_dir.endpoint_path.exists()
+    # A group whose processes may have parted ways goes on to nothing.
+    assert not other.attempts_path.exists()
+
+
+# ------------------------------------------------------------------------------------ one process
+
+
+def test_without_a_group_everything_is_the_identity():
+    value = torch.tensor([1.0, 2.0])
+    assert not dist.active() and (dist.rank(), dist.world_size()) == (0, 1)
+    assert dist.mean(value) is value and dist.sum_(value) is value
+    assert dist.share(7) == slice(0, 7)
+    assert dist.any_true(True, value.device) and not dist.any_true(False, value.device)
+    assert dist.broadcast_int(5, value.device) == 5
+    layer = torch.nn.Linear(2, 1)
+    layer(value).sum().backward()
+    gradient = layer.weight.grad.clone()
+    dist.average_gradients(layer.parameters())
+    assert torch.equal(layer.weight.grad, gradient)
