@@ -20,7 +20,7 @@ from .bundling import Bundling
 from .resources import Resources
 
 # kind -> the role of the parent in whose job it runs
-_FOLLOWS = {"codes": "tokenizer", "evaluation": "generator"}
+FOLLOWS = {"codes": "tokenizer", "evaluation": "generator"}
 _START_SECONDS = 10.0  # a run costs at least this much beside its estimate
 _STEPS_MINUTES = (15, 30, 60, 120, 240, 480, 720, 1440, 2880, 4320, 5760, 7200, 10080, 20160, 40320)
 
@@ -70,7 +70,7 @@ def make_jobs(
     for task in tasks:
         kind = task.run_dir.kind
         wanted = resources(kind)
-        leader = home.get(task.parents.get(_FOLLOWS.get(kind, ""), ""))
+        leader = home.get(task.parents.get(FOLLOWS.get(kind, ""), ""))
         if leader is None or leader.resources != wanted:
             leader = _Unit(tasks=[], resources=wanted)
             units.append(leader)

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +34,7 @@ _SHOW_SECONDS = 0.5
 _ELSEWHERE_SECONDS = 2.0  # between looks at runs that other processes are at
 _QUEUE_SECONDS = 30.0  # between looks at queues that other launches submitted to
 _LATER_SECONDS = 60.0  # before asking again a queue that was full for this user
+_TOUCH_SECONDS = 30.0  # between signs of life for launches on other hosts
 _STARTS = 2  # tries at a run whose worker ends before it claims the run
 
 Place = Literal["waiting", "given", "elsewhere", "done", "diverged", "failed", "blocked"]
@@ -247,7 +248,7 @@ class Ledger:
             for run in plan.runs
         }
         for entry in self.entries.values():
-            for parent in self.parents(entry):
+            for parent in self.parents(entry).values():
                 parent.children.append(entry)
         # Longest chain first keeps the last worker from starting the longest run last; what others
         # wait for comes before them by itself.
@@ -258,8 +259,9 @@ class Ledger:
         self._code = known["commit"], known["dirty"]
         self.queues = queued.Queues()
 
-    def parents(self, entry: Entry) -> Iterator[Entry]:
-        return (self.entries[parent] for parent in entry.run.parents.values())
+    def parents(self, entry: Entry) -> dict[str, Entry]:
+        """role -> parent."""
+        return {role: self.entries[parent] for role, parent in entry.run.parents.items()}
 
     def read(self, queues: queued.Queues) -> None:
         """Takes the state of every run from its files and the queues, as the launch begins."""
@@ -316,7 +318,7 @@ class Ledger:
             entry = self.entries[run.id]
             if entry.place != "waiting":
                 continue
-            for parent in self.parents(entry):
+            for parent in self.parents(entry).values():
                 if parent.place in ("failed", "diverged", "blocked"):
                     entry.place = "blocked"
                     entry.reason = _blocked_by(parent)
@@ -338,21 +340,26 @@ class Ledger:
                     found[entry.run.id] = where.job_id
         return found
 
-    def ready(self, *, chains: bool) -> list[Entry]:
+    def ready(self, *, chains: bool, bundles_runs: bool) -> list[Entry]:
         """Runs that can be given out now, in dependency order: their parents are done, or with
-        `chains` in the queue or in this list.
+        `chains` in the queue or in this list, or with `bundles_runs` ahead of them in the same job.
         """
-        queue = self.job_ids() if chains else {}
-        found: dict[str, Entry] = {}
+        followed = set(self.job_ids()) if chains else set()
+        found = []
+        listed: set[str] = set()
         for entry in self.to_do():
+            leads = bundles.FOLLOWS.get(entry.run.kind) if bundles_runs else None
             if all(
                 parent.place == "done"
-                or parent.run.id in queue
-                or (chains and parent.run.id in found)
-                for parent in self.parents(entry)
+                or parent.run.id in followed
+                or (role == leads and parent.run.id in listed)
+                for role, parent in self.parents(entry).items()
             ):
-                found[entry.run.id] = entry
-        return list(found.values())
+                found.append(entry)
+                listed.add(entry.run.id)
+                if chains:
+                    followed.add(entry.run.id)
+        return found
 
     def write_folders(self, settings: Mapping[str, Any]) -> None:
         """Makes the folders of the runs to do, with this launch's settings."""
@@ -377,9 +384,11 @@ class Ledger:
         for entry in self.entries.values():
             total += entry.seconds
             if entry.place in ("given", "elsewhere"):
-                heartbeat = run_status(entry.dir).heartbeat
-                if entry.at_work or heartbeat is not None:
-                    running.append(_running(entry, heartbeat))
+                status = run_status(entry.dir)
+                heartbeat = status.heartbeat
+                begun = status.attempt > entry.attempts_before or entry.place == "elsewhere"
+                if (begun and status.end is None and status.attempt) or entry.at_work:
+                    running.append(_running(entry, heartbeat if begun else None))
                 share = 0.0
                 if heartbeat is not None and heartbeat["steps"]:
                     share = heartbeat["step"] / heartbeat["steps"]
@@ -477,6 +486,7 @@ class _Loop:
         self._cancelled = 0  # how often the jobs were asked to end
         self._next_show = 0.0
         self._next_look = 0.0
+        self._next_touch = 0.0
         self._next_queue = time.monotonic() + _QUEUE_SECONDS
 
     def go(self, *, wait: bool) -> str | None:
@@ -500,13 +510,16 @@ class _Loop:
                 if job_id not in self._given:
                     continue
                 for entry in self._given[job_id]:
-                    entry.at_work = report.phase == "running"
+                    # Of several runs in a job, the one at work is known by its claim.
+                    alone = len(self._given[job_id]) == 1
+                    entry.at_work = alone and report.phase == "running" and self._place.attached
                 if report.phase == "gone":
                     for entry in self._given.pop(job_id):
                         self._take_back(entry, report)
             if not self._given:
                 time.sleep(_POLL_SECONDS)
             self._look_elsewhere()
+            self._sign_of_life()
             self._show()
         if wait:
             self._display.show(self._ledger.view(), final=True)
@@ -515,10 +528,11 @@ class _Loop:
     def _give_out(self) -> None:
         if time.monotonic() < self._not_before:
             return
-        ready = self._ledger.ready(chains=self._place.chains)
+        place = self._place
+        ready = self._ledger.ready(chains=place.chains, bundles_runs=place.bundling is not None)
         if not ready:
             return
-        jobs = self._jobs(ready)
+        jobs = [job for job in self._jobs(ready) if place.chains or not job.after]
         entries = self._ledger.entries
         for job, job_id in zip(jobs, self._place.submit(jobs), strict=True):
             if job_id is None:
@@ -627,6 +641,11 @@ class _Loop:
                 if decision is not None and not decision.again:
                     self._fail(entry, decision.reason)
         self._ledger.block()
+
+    def _sign_of_life(self) -> None:
+        if time.monotonic() >= self._next_touch:
+            self._next_touch = time.monotonic() + _TOUCH_SECONDS
+            self._intent.touch()
 
     def _show(self) -> None:
         if time.monotonic() >= self._next_show:

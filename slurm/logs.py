@@ -21,8 +21,9 @@ def output_files(home: str | os.PathLike[str], run: RunDir) -> list[Path]:
     wanted = f"{run.kind}/{run.id}"
     for launched in launches(home):
         for submission in launched.submissions:
-            folder = home / "launches" / launched.token / submission.name.rpartition(".")[2]
+            number = submission.name.rpartition(".")[2]
+            folder = home / "launches" / launched.token
             for job_id, task in zip(submission.ids, submission.tasks, strict=False):
                 if wanted in task:
-                    found.append(folder / f"{job_id}_0_log.out")
+                    found += [folder / number / f"{job_id}_0_log.out", folder / f"{number}.log"]
     return [path for path in found if path.is_file()]

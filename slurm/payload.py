@@ -8,6 +8,7 @@ looked at when their turn comes: what is done, or at work in another job, is lef
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -36,6 +37,14 @@ class RunsFailed(RuntimeError):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Identity:
+    """Who a job is, as its attempts' claims carry it; the same when it is started again."""
+
+    executor: str
+    job: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Payload:
     """The work of one SLURM job."""
 
@@ -47,9 +56,9 @@ class Payload:
         asked = _Asked()
         job = slurm_job_id()
         before = asked.listen()
-        results = do_runs(
-            [RunDir(path) for path in self.run_dirs], token=self.token, job=job, stop=asked.is_stop
-        )
+        runs = [RunDir(path) for path in self.run_dirs]
+        mine = Identity(executor="slurm", job=job)
+        results = do_runs(runs, token=self.token, mine=mine, stop=asked.is_stop)
         if asked.is_stop() and any(result.ending == "stopped" for result in results):
             self._give_way(asked, before, job)
         return conclude(results)
@@ -96,19 +105,19 @@ def do_runs(
     runs: list[RunDir],
     *,
     token: str,
-    job: str,
+    mine: Identity,
     stop: Stopper,
     say: Callable[[str], None] | None = None,
 ) -> list[Done]:
     """Does `runs` in order in one worker process; stops early when `stop()` says so."""
     say = say or _say
     pool = LocalPool(Context(home=runs[0].home, study="", token=token, workers=1))
-    pool.environment = {"TOKENLAW_JOB": job}
-    pool.free_after = lambda run: _free_after(run, job)
+    pool.environment = {"TOKENLAW_JOB": mine.job}
+    pool.free_after = lambda run: _free_after(run, mine)
     results = []
     try:
         for run in runs:
-            result = _do_run(pool, run, job, stop, say)
+            result = _do_run(pool, run, mine, stop, say)
             reason = f": {result.reason}" if result.reason else ""
             say(f"{run.kind} {run.id}: {result.ending}{reason}")
             results.append(result)
@@ -143,7 +152,7 @@ def slurm_job_id() -> str:
 
 
 def _do_run(
-    pool: LocalPool, run: RunDir, job: str, stop: Stopper, say: Callable[[str], None]
+    pool: LocalPool, run: RunDir, mine: Identity, stop: Stopper, say: Callable[[str], None]
 ) -> Done:
     starts = 0
     while True:
@@ -160,14 +169,14 @@ def _do_run(
             continue
         if stop():
             return Done(run=run, ending="stopped")
-        if _is_taken(run, job):
+        if _is_taken(run, mine):
             return Done(run=run, ending="elsewhere", reason="another job is at it")
         if max(run.attempts(), default=0) == newest:
             starts += 1
             if starts >= 2:
                 return Done(run=run, ending="failed", reason=reason)
             continue
-        ended = of_job(run, job)
+        ended = of_job(run, mine.job)
         if not ended or ended[-1].attempt != max(run.attempts()):
             continue  # another job's attempt is newer: looked at again from the start
         decision = retry.decide(ended)
@@ -206,23 +215,23 @@ def _missing_parent(run: RunDir) -> str | None:
     return None
 
 
-def _free_after(run: RunDir, job: str) -> int | None:
+def _free_after(run: RunDir, mine: Identity) -> int | None:
     # The number first: whoever claims the run from here on makes our claim fail.
     newest = max(run.attempts(), default=0)
-    return None if _is_taken(run, job) else newest
+    return None if _is_taken(run, mine) else newest
 
 
-def _is_taken(run: RunDir, job: str) -> bool:
+def _is_taken(run: RunDir, mine: Identity) -> bool:
     """Whether another live job is at the run.
 
-    This job's own earlier start, which SLURM may leave alive for some seconds after a requeue, is
-    not: claiming the run again fences it off.
+    This job's own earlier start, which may live on for some seconds after a requeue, is not:
+    claiming the run again fences it off.
     """
     status = run_status(run)
     claim = status.claim or {}
     if status.state != "running" and not status.process_alive:
         return False
-    if claim.get("executor") == "slurm" and claim.get("job") == job:
+    if (claim.get("executor"), claim.get("job")) == (mine.executor, mine.job):
         return False
     if status.process_alive or claim.get("executor") != "slurm":
         return True
@@ -269,3 +278,30 @@ class _Asked:
 
 def _say(line: str) -> None:
     print(line, flush=True)
+
+
+def die_with_parent() -> None:
+    """Asks Linux to kill this process when the one that started it dies; its worker follows."""
+    if sys.platform == "linux":
+        parent = os.getppid()
+        set_death_signal = 1  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(75)
+
+
+def main(arguments: list[str]) -> int:
+    """Exit code: 0 all done, 1 some failed, 75 told to stop."""
+    token, executor, job, *paths = arguments
+    die_with_parent()
+    asked = _Asked()
+    asked.listen()
+    mine = Identity(executor=executor, job=job)
+    results = do_runs([RunDir(path) for path in paths], token=token, mine=mine, stop=asked.is_stop)
+    if any(result.ending == "stopped" for result in results):
+        return 75
+    return int(any(result.ending in ("failed", "skipped") for result in results))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -32,8 +32,9 @@ from ..base import (
     QueueUnknown,
 )
 from ..bundling import Bundling
+from ..options import parse_options
 from ..payload import Payload
-from ..resources import Resources, from_options
+from ..resources import Resources
 
 _FIRST_LOOK_SECONDS = 2.0  # after a submission; then less and less often
 _NO_LIMIT = 1_000_000  # time-outs after which submitit would give up: progress decides that here
@@ -48,7 +49,7 @@ _TOO_MANY = re.compile(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
-    """What `--option name=value` sets, beside the fields of `Resources`."""
+    """What `--resource name=value` sets, beside the fields of `Resources`."""
 
     bundle_minutes: float = 30.0  # fill a job with small runs up to this much estimated work
     least_jobs: int = 4  # but make so many jobs where there are enough runs
@@ -70,7 +71,7 @@ class Executor(BaseExecutor):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self.options, self._resources = _parsed(context)
+        self.options, self._resources = parse_options(Options(), context)
         partitions = {resources.partition for resources in self._resources.values()}
         try:
             self._limits = scheduler.limits()
@@ -387,46 +388,6 @@ def _groups(jobs: Sequence[Job]) -> list[list[Job]]:
         depth[job.key] = 1 + max((depth.get(key, 0) for key in job.after), default=0)
         groups[depth[job.key], replace(job.resources, minutes=None), job.after].append(job)
     return [groups[key] for key in sorted(groups, key=lambda key: key[0])]
-
-
-def _parsed(context: Context) -> tuple[Options, dict[str, Resources]]:
-    """The executor's options and the resources of each kind, from `context.options`.
-
-    A name is a field of `Options` or of `Resources`; `KIND.field` sets it for one kind of run.
-    """
-    from trainer.config import KINDS
-
-    own: dict[str, Any] = {}
-    common: dict[str, object] = {}
-    special: dict[str, dict[str, object]] = {kind: {} for kind in KINDS}
-    fields = Options.__dataclass_fields__
-    for name, value in (context.options or {}).items():
-        kind, dot, field = name.rpartition(".")
-        if name in fields:
-            own[name] = _checked(name, value, type(getattr(Options(), name)))
-        elif dot and kind in special:
-            special[kind][field] = value
-        elif dot:
-            raise ValueError(f"options: {name!r}: {kind!r} is no kind; allowed: {', '.join(KINDS)}")
-        else:
-            common[name] = value
-    gpus = 0 if not context.use_gpu else context.gpus if context.gpus is not None else 1
-    base = from_options(common, Resources(gpus=gpus, cpus=max(context.threads, 2 if gpus else 1)))
-    resources = {kind: from_options(special[kind], base) for kind in KINDS}
-    for kind, wanted in resources.items():
-        if wanted.gpus != int(wanted.gpus):
-            raise ValueError(f"{kind}.gpus: {wanted.gpus} is not allowed; SLURM gives whole GPUs")
-    return Options(**own), resources
-
-
-def _checked(name: str, value: object, kind: type) -> object:
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if type(value) is not kind:
-        raise ValueError(f"options: {name} = {value!r} is not allowed; must be a {kind.__name__}")
-    if isinstance(value, int | float) and not isinstance(value, bool) and not value > 0:
-        raise ValueError(f"options: {name} = {value!r} is not allowed; must be above 0")
-    return value
 
 
 def _mark_submitting(submission: intents.Submission, runs: dict[str, InQueue]) -> None:

@@ -60,7 +60,8 @@ def execute(run: RunDir, after: int | None) -> dict[str, object]:
         return answer | {"outcome": ended["status"]}
     executor = json.loads(run.settings_path.read_text()).get("executor", "local")
     try:
-        attempt = claim(run, executor=executor, job=os.environ.get("TOKENLAW_JOB"), after=after)
+        job, gpus = os.environ.get("TOKENLAW_JOB"), os.environ.get("CUDA_VISIBLE_DEVICES")
+        attempt = claim(run, executor=executor, job=job, info={"gpus": gpus}, after=after)
     except Fenced as error:
         return answer | {"outcome": "fenced", "error": str(error)}
     behaviour = behaviour_of(run, attempt.number)

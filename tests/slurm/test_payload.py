@@ -14,7 +14,7 @@ from toy import attempts, folder, two_stage_plan
 
 from results_db.record import RunDir, claim, read_attempts
 from slurm import payload, retry
-from slurm.payload import Done, Payload, RunsFailed, conclude, do_runs
+from slurm.payload import Done, Identity, Payload, RunsFailed, conclude, do_runs
 from sweeps.plan import Plan, write_run
 
 
@@ -25,7 +25,8 @@ def prepared(home: Path, plan: Plan) -> list[RunDir]:
 
 
 def done(home: Path, runs: list[RunDir], job: str = "7_1") -> dict[str, Done]:
-    results = do_runs(runs, token="tl-0", job=job, stop=lambda: False, say=lambda line: None)
+    mine = Identity(executor="slurm", job=job)
+    results = do_runs(runs, token="tl-0", mine=mine, stop=lambda: False, say=lambda line: None)
     return {result.run.id: result for result in results}
 
 
@@ -71,7 +72,8 @@ def test_it_saves_when_told_to_stop(home: Path, fake_trainer: None) -> None:
     stop = threading.Event()
     threading.Timer(1.0, stop.set).start()
     began = time.monotonic()
-    results = do_runs(runs, token="t", job="1", stop=stop.is_set, say=lambda line: None)
+    mine = Identity(executor="slurm", job="1")
+    results = do_runs(runs, token="t", mine=mine, stop=stop.is_set, say=lambda line: None)
     assert [result.ending for result in results] == ["stopped"] and time.monotonic() - began < 8
     assert read_attempts(runs[0])[0]["end"]["outcome"] == "preempted"
 

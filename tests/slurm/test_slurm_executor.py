@@ -378,6 +378,16 @@ def test_bad_options_are_refused(
     assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value)
 
 
+def test_more_sbatch_options(home: Path, cluster: FakeCluster) -> None:
+    run(two_stage_plan(), home, **{"extra.reservation": "night", "extra.nice": 100})
+    script = cluster.jobs()["100"]["script"]
+    assert "#SBATCH --reservation=night\n" in script and "#SBATCH --nice=100\n" in script
+    with pytest.raises(ValueError, match="extra.comment"):
+        run(two_stage_plan(3), home, **{"extra.comment": "a\ntouch CANARY"})
+    with pytest.raises(ValueError, match="extra"):
+        run(two_stage_plan(3), home, **{"extra.wrap it": "x"})
+
+
 def test_resources_of_one_kind(home: Path, cluster: FakeCluster) -> None:
     run(two_stage_plan(), home, **{"partition": "a", "generator.partition": "b", "minutes": 33})
     scripts = {job_id: job["script"] for job_id, job in cluster.jobs().items()}

@@ -1,0 +1,272 @@
+"""A Ray cluster: one plain task for each job, with as much of a GPU as it asks for.
+
+A task starts the payload as a process of its own from the code snapshot and waits for it; which
+runs are whose is decided by our claims, as everywhere. Tasks end with the driver, so somebody
+waits; when it dies, or a worker does, nothing is lost but the work since the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+from .. import devices, intents, snapshot
+from ..base import (
+    BaseExecutor,
+    Context,
+    InQueue,
+    Job,
+    JobReport,
+    Listing,
+    Phase,
+    worker_environment,
+)
+from ..bundling import Bundling
+from ..options import parse_options
+from ..resources import Resources
+
+_OBJECT_STORE_BYTES = 100 * 2**20  # nothing goes through it but exit codes
+_NOT_FOR_RAY = ("partition", "account", "qos", "constraint", "gpu_type", "minutes", "extra")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """What `--resource name=value` sets, beside those fields of `Resources` that Ray knows."""
+
+    address: str = ""  # of an existing cluster, "auto" for the one of this host; "": a local one
+    max_retries: int = 3  # times that Ray starts a task again after its worker or node died
+    bundle_minutes: float = 10.0  # fill a task with small runs up to this much estimated work
+    least_jobs: int = 4  # but make so many tasks where there are enough runs
+    working_tree: bool = False  # run the code as it is, uncommitted changes included
+
+
+@final
+class Executor(BaseExecutor):
+    """Tasks of a Ray cluster."""
+
+    attached: ClassVar[bool] = True
+    chains: ClassVar[bool] = False
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.options, self._resources = parse_options(
+            Options(), context, fractions=True, refused=_NOT_FOR_RAY
+        )
+        self.bundling = Bundling(
+            minutes=self.options.bundle_minutes,
+            least_jobs=context.workers or self.options.least_jobs,
+        )
+        self._code = snapshot.take(context.home, working_tree=self.options.working_tree)
+        if self._code.warning:
+            context.say(self._code.warning)
+        self._ray = _connected(self.options.address)
+        self._check_fits()
+        self._task = self._ray.remote(_make_task())
+        self._numbers = itertools.count(1)
+        self._waiting: list[tuple[str, Job]] = []
+        self._refs: dict[str, Any] = {}  # job id -> what Ray calls its result
+        self._live: dict[tuple[str, ...], str] = {}  # run ids of a job -> its id, until it is gone
+        self._reports: dict[str, JobReport] = {}
+
+    def resources(self, kind: str) -> Resources:
+        return self._resources[kind]
+
+    def submit(self, jobs: Sequence[Job]) -> list[str | None]:
+        ids: list[str | None] = []
+        for job in jobs:
+            known = self._live.get(job.run_ids)
+            if known is None:
+                known = self._add(job)
+            ids.append(known)
+        self._give_out()
+        return ids
+
+    def _add(self, job: Job) -> str:
+        name = f"{self.context.study[:24]}.{self.context.token}.{next(self._numbers)}"
+        if self.context.intent is not None:
+            runs = tuple(f"{run.kind}/{run.id}" for run in job.run_dirs)
+            submission = intents.Submission(name=name, tasks=(runs,), job_id=name)
+            self.context.intent.add(submission)
+        self._live[job.run_ids] = name
+        self._reports[name] = JobReport(phase="queued")
+        self._waiting.append((name, job))
+        self._waiting.sort(key=lambda entry: -entry[1].priority)
+        return name
+
+    def _give_out(self) -> None:
+        """Hands tasks to Ray, the longest chains first; Ray keeps to the order."""
+        most = self.context.workers or sys.maxsize
+        while self._waiting and len(self._refs) < most:
+            name, job = self._waiting.pop(0)
+            folder = self.context.home / "launches" / self.context.token
+            folder.mkdir(parents=True, exist_ok=True)
+            runs = [str(run.path) for run in job.run_dirs]
+            command = ["-P", "-m", "slurm.payload", self.context.token, "ray", name, *runs]
+            options = {
+                "num_cpus": job.resources.cpus,
+                "num_gpus": job.resources.gpus,
+                "max_retries": self.options.max_retries,
+                "name": name,
+            }
+            if job.resources.memory_gb is not None:
+                options["memory"] = int(job.resources.memory_gb * 2**30)
+            log = folder / f"{name.rpartition('.')[2]}.log"
+            environment = _shared_environment(self._code.path)
+            self._refs[name] = self._task.options(**options).remote(command, environment, str(log))
+            self._reports[name] = JobReport(phase="running")
+
+    def poll(self, timeout: float = 0.0) -> dict[str, JobReport]:
+        if not self._refs:
+            time.sleep(timeout)
+            return dict(self._reports)
+        ready, _ = self._ray.wait(
+            list(self._refs.values()), num_returns=len(self._refs), timeout=timeout
+        )
+        done = {id(ref) for ref in ready}
+        for name, ref in list(self._refs.items()):
+            if id(ref) in done:
+                del self._refs[name]
+                self._reports[name] = self._report(ref)
+        gone = {name for name, report in self._reports.items() if report.phase == "gone"}
+        self._live = {runs: name for runs, name in self._live.items() if name not in gone}
+        self._give_out()
+        return dict(self._reports)
+
+    def _report(self, ref: Any) -> JobReport:
+        errors = self._ray.exceptions
+        try:
+            code, words = self._ray.get(ref)
+        except errors.TaskCancelledError:
+            return JobReport(phase="gone", reason="cancelled", blameless=True)
+        except errors.RayError as error:
+            return JobReport(phase="gone", reason=f"{type(error).__name__}: {_first_line(error)}")
+        tail = f": {words}" if words and code not in (0, 75) else ""
+        return JobReport(phase="gone", reason=f"the task ended with exit code {code}{tail}")
+
+    def cancel(self, ids: Iterable[str], *, kill: bool = False) -> None:
+        wanted = set(ids)
+        for name, _ in self._waiting:
+            if name in wanted:
+                self._reports[name] = JobReport(phase="gone", reason="cancelled", blameless=True)
+        self._waiting = [entry for entry in self._waiting if entry[0] not in wanted]
+        for name in wanted & self._refs.keys():
+            self._ray.cancel(self._refs[name], force=kill)
+
+    def close(self) -> None:
+        self._ray.shutdown()
+
+    @classmethod
+    def listing(cls, home: Path, launches: Sequence[intents.Launched]) -> Listing:
+        """Ray's tasks live as long as the launch that gave them out: its record is the queue."""
+        runs: dict[str, InQueue] = {}
+        jobs: dict[str, Phase] = {}
+        for launched in launches:
+            for submission in launched.submissions:
+                phase: Phase = "running" if launched.alive else "gone"
+                jobs[submission.name] = phase
+                if phase == "running":
+                    where = InQueue(job_id=submission.name, phase=phase, reason="on Ray")
+                    runs |= {run: where for task in submission.tasks for run in task}
+        return Listing(runs=runs, jobs=jobs)
+
+    @classmethod
+    def withdraw(cls, ids: Iterable[str]) -> None:
+        pass  # tasks end with their launch, which `tokenlaw cancel` asks to stop
+
+    def _check_fits(self) -> None:
+        """Ray would wait for ever for what no node has."""
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        for kind, wanted in self._resources.items():
+            for name, amount in (("GPU", wanted.gpus), ("CPU", wanted.cpus)):
+                most = max((node.get(name, 0.0) for node in nodes), default=0.0)
+                if amount <= most:
+                    continue
+                if self.options.address:
+                    # A cluster that grows may have such a node later.
+                    self.context.say(f"no node has {amount:g} {name} for {kind} runs yet; waiting")
+                else:
+                    raise ValueError(
+                        f"{name.lower()}s: {amount:g} for {kind} runs is not allowed; "
+                        f"this machine has {most:g}"
+                    )
+
+
+def _connected(address: str) -> Any:
+    """The `ray` module, connected to a cluster, a local one if `address` is empty."""
+    # Whatever starts here must not report to anybody or listen to the outside.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if not address:
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    import ray
+
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+    try:
+        if address:
+            ray.init(address=address, **quiet)
+        else:
+            ray.init(
+                address="local",
+                num_cpus=devices.usable_cores(),
+                num_gpus=len(devices.visible_gpus()),
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                **quiet,
+            )
+    except ConnectionError as error:
+        raise ValueError(f"address: {address!r}: {_first_line(error)}") from None
+    return ray
+
+
+def _make_task() -> Any:
+    """The function that Ray runs. Made here, so that it travels by value: nodes need our code only
+    in the snapshot.
+    """
+
+    def task(command: list[str], environment: dict[str, str], log: str) -> tuple[int, str]:
+        import os
+        import signal
+        import subprocess
+        import sys
+        import time
+
+        with open(log, "ab") as words:
+            process = subprocess.Popen(
+                [sys.executable, *command],
+                env={**os.environ, **environment},
+                stdout=words,
+                stderr=subprocess.STDOUT,
+            )
+            try:
+                # Short sleeps: a request to cancel arrives between two of them.
+                while process.poll() is None:
+                    time.sleep(0.2)
+            except KeyboardInterrupt:
+                process.send_signal(signal.SIGTERM)
+                process.wait(600)
+                raise
+        with open(log, errors="replace") as text:
+            lines = [line.strip() for line in text if line.strip()]
+        return process.returncode, lines[-1][:300] if lines else ""
+
+    return task
+
+
+def _shared_environment(code: Path) -> dict[str, str]:
+    """What a task's process needs beside what its node gives it."""
+    known = worker_environment(code)
+    names = ("PYTHONPATH", "PYTHONUNBUFFERED", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    shared = {name: known[name] for name in (*names, "OPENBLAS_NUM_THREADS")}
+    if "TOKENLAW_DB" in os.environ:
+        shared["TOKENLAW_DB"] = os.environ["TOKENLAW_DB"]
+    return shared
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__

@@ -1,0 +1,79 @@
+"""The options of an executor: what a user gives as `name=value`, checked against its fields."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection
+from typing import Any, TypeVar
+
+from trainer.config import KINDS
+from trainer.parts import nearest
+
+from .base import Context
+from .resources import Resources, from_options
+
+_Options = TypeVar("_Options")
+
+
+def parse_options(
+    defaults: _Options,
+    context: Context,
+    *,
+    fractions: bool = False,
+    refused: Collection[str] = (),
+) -> tuple[_Options, dict[str, Resources]]:
+    """The executor's own options, and the resources of each kind of run, from `context`.
+
+    A name is a field of `defaults` (a dataclass) or of `Resources`; `KIND.field` sets the latter
+    for one kind. Without `fractions` GPUs are whole; `refused` are fields that mean nothing to the
+    executor. Raises ValueError for anything else.
+    """
+    own: dict[str, Any] = {}
+    common: dict[str, object] = {}
+    extra: list[tuple[str, str]] = []
+    special: dict[str, dict[str, object]] = {kind: {} for kind in KINDS}
+    fields = {field.name for field in dataclasses.fields(defaults)}  # type: ignore[arg-type]
+    known = sorted(
+        (fields | {field.name for field in dataclasses.fields(Resources)}) - set(refused)
+    )
+    for name, value in (context.options or {}).items():
+        kind, dot, field = name.rpartition(".")
+        if kind == "extra" and "extra" in known:
+            extra.append((field, str(value)))
+            continue
+        if dot and kind not in special:
+            raise ValueError(
+                f"resource: {name!r}: {kind!r} is no kind of run{nearest(kind, KINDS)}; "
+                f"allowed: {', '.join(KINDS)}"
+            )
+        if (field not in known) or (dot and field in fields):
+            raise ValueError(
+                f"resource: {name!r} is unknown{nearest(field, known)}; allowed: {', '.join(known)}"
+            )
+        if dot:
+            special[kind][field] = value
+        elif name in fields:
+            own[name] = _checked(name, value, type(getattr(defaults, name)))
+        else:
+            common[name] = value
+    gpus = 0 if not context.use_gpu else context.gpus if context.gpus is not None else 1
+    if extra:
+        common["extra"] = tuple(extra)
+    base = from_options(common, Resources(gpus=gpus, cpus=max(context.threads, 2 if gpus else 1)))
+    resources = {kind: from_options(special[kind], base) for kind in KINDS}
+    for kind, wanted in resources.items():
+        if not fractions and wanted.gpus != int(wanted.gpus):
+            raise ValueError(f"{kind}.gpus: {wanted.gpus} is not allowed; must be a whole number")
+    return dataclasses.replace(defaults, **own), resources  # type: ignore[type-var]
+
+
+def _checked(name: str, value: object, kind: type) -> object:
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not kind:
+        raise ValueError(f"resource: {name}: {value!r} is not allowed; must be a {kind.__name__}")
+    if isinstance(value, str) and not value.isprintable():
+        raise ValueError(f"resource: {name}: {value!r} is not allowed; must be printable")
+    if isinstance(value, int | float) and not isinstance(value, bool) and not value > 0:
+        raise ValueError(f"resource: {name}: {value!r} is not allowed; must be above 0")
+    return value
