@@ -39,7 +39,7 @@ def by_size(df: pd.DataFrame) -> Table | None:
     if distance is None or "size" not in df.columns or df["size"].dropna().nunique() < 2:
         return None
     done = _finished(df, distance)
-    if "dataset" in done.columns and done["dataset"].nunique() > 1:
+    if any(c in done.columns and done[c].nunique() > 1 for c in ("category", "dataset")):
         return None
     order = ["params"] if "params" in done.columns else ["size"]
     sizes = list(done.sort_values(order)["size"].drop_duplicates())
@@ -75,11 +75,13 @@ def by_size(df: pd.DataFrame) -> Table | None:
 def by_dataset(df: pd.DataFrame) -> Table | None:
     """Distances by data set and arm (CRT Table 3: LSUN, FID and CLIP-FID)."""
     distance = _distance(df)
-    if distance is None or "dataset" not in df.columns or df["dataset"].dropna().nunique() < 2:
+    # The LSUN categories are one data set each in the paper, an axis in a study.
+    of = next((c for c in ("category", "dataset") if c in df.columns and df[c].nunique() > 1), None)
+    if distance is None or of is None:
         return None
     done = _finished(df, distance)
     columns = [c for c in panels.DISTANCES if c in done.columns and done[c].notna().any()]
-    keys = ["dataset", "arm"] + (["size"] if "size" in done.columns else [])
+    keys = [of, "arm"] + (["size"] if "size" in done.columns else [])
     rows = []
     for key, mine in done.groupby(keys, sort=True, dropna=False):
         rows.append((*map(str, key), *[_longest(mine, column) for column in columns]))

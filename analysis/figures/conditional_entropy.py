@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,23 @@ OPTIONAL = ("schedule", "k_min", "power", "params", "params_non_embedding", "siz
 USES_VECTORS = True
 TITLE = "Conditional entropy of the codes in the training set"
 PAPERS = ("VCQ Fig. 2a",)
+
+
+# layer -> line style, width, opacity
+LINES: dict[str, tuple[Any, float, float]] = {
+    "images": ("-", 1.3, 1.0),
+    "null": ((0, (4, 2)), 0.9, 1.0),
+    "permuted": ((0, (5, 1.5, 1, 1.5)), 0.9, 1.0),
+    "bound": (":", 1.0, 1.0),
+    "held out": ("-", 2.6, 0.3),
+}
+NAMES = {
+    "images": "training set",
+    "null": "noise (null)",
+    "permuted": "permuted (null)",
+    "bound": "bound for N samples",
+    "held out": "generator, held out",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,53 +152,66 @@ def draw(
     vectors: Vectors | None = None,
     table: pd.DataFrame | None = None,
 ) -> Figure:
-    """The curves on the left, the share of unique prefixes on the right."""
+    """A panel of curves for every arm, then the share of unique prefixes of all."""
     table = data(df, config, vectors) if table is None else table
     looks = style.arm_looks(table["group"])
-    lines = {
-        "images": ("-", 1.3, 1.0),
-        "null": ((0, (4, 2)), 0.9, 0.9),
-        "permuted": ("-.", 0.9, 0.9),
-        "bound": (":", 0.9, 0.9),
-        "held out": ("-", 2.6, 0.28),
-    }
+    arms = list(looks)
+    x_label, y_label, *_ = table.attrs["axes"]["entropy"]
     with style.paper():
-        fig, found = style.figure(style.DOUBLE * 0.78, 2.3, panels=2)
-        for index, panel in enumerate(("entropy", "unique")):
+        columns = min(len(arms) + 1, 3)
+        rows = math.ceil((len(arms) + 1) / columns)
+        fig, found = style.figure(
+            style.DOUBLE * (0.78 if columns == 2 else 1.0),
+            1.9 * rows,
+            panels=len(arms) + 1,
+            rows=rows,
+        )
+        curves = table[table["panel"] == "entropy"]
+        top = 1.06 * float(curves.loc[curves["x"] <= table.attrs["length"], "y"].max())
+        for index, arm in enumerate(arms):
             ax = found[index]
-            part = table[table["panel"] == panel]
-            for (arm, layer), line in part.groupby(["group", "layer"]):
-                look = looks[str(arm)]
-                dash, width, alpha = lines[str(layer)]
+            for layer, (dash, width, alpha) in LINES.items():
+                line = curves[(curves["group"] == arm) & (curves["layer"] == layer)]
+                if not len(line):
+                    continue
+                measured = layer == "images"
                 ax.plot(
                     line["x"],
                     line["y"],
                     ls=dash,
                     lw=width,
                     alpha=alpha,
-                    color=look.color,
-                    marker=look.marker if layer == "images" else "",
+                    color=looks[arm].color if layer in ("images", "held out") else style.MUTED,
+                    marker=looks[arm].marker if measured else "",
                     ms=3.0,
                     mec="white",
                     mew=0.3,
+                    zorder=4 if measured else 3,
                 )
+            ax.set_ylim(0, top)
+            ax.set(xlabel=x_label, ylabel=y_label if index % columns == 0 else "")
             style.position_axis(ax, table.attrs["length"])
-            x_label, y_label, *_ = table.attrs["axes"][panel]
-            ax.set(xlabel=x_label, ylabel=y_label)
-            ax.set_ylim(bottom=0)
-            style.panel_letter(ax, index)
-        found[1].set_ylim(0, 1.04)
-        names = {
-            "images": "training set",
-            "null": "noise (null)",
-            "permuted": "permuted (null)",
-            "bound": "bound for N samples",
-            "held out": "generator, held out",
-        }
-        present = set(table["layer"])
+            style.panel_letter(ax, index, arm)
+        ax = found[-1]
+        for arm, look in looks.items():
+            line = table[(table["panel"] == "unique") & (table["group"] == arm)]
+            ax.plot(
+                line["x"],
+                line["y"],
+                color=look.color,
+                marker=look.marker,
+                ms=3.0,
+                mec="white",
+                mew=0.3,
+            )
+        style.position_axis(ax, table.attrs["length"])
+        ax.set_ylim(0, 1.04)
+        ax.set(xlabel=x_label, ylabel=table.attrs["axes"]["unique"][1])
+        style.panel_letter(ax, len(arms), "all")
+        present = set(curves["layer"])
         keys = [
-            (style.line_key(dash, width, alpha=alpha), names[layer])
-            for layer, (dash, width, alpha) in lines.items()
+            (style.line_key(dash, width, alpha=alpha), NAMES[layer])
+            for layer, (dash, width, alpha) in LINES.items()
             if layer in present
         ]
         style.legend(fig, looks, extra=keys)

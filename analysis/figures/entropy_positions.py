@@ -14,6 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from .. import panels, style
+from ..entropy import miller_madow
 from ..figures_command import Vectors
 
 NEEDS = ("arm", "run_id", "codes_id", "codebook_size")
@@ -44,8 +45,9 @@ def data(
         found = vectors(str(mine["codes_id"].iloc[0]), "entropy.npz")
         images = int(found["num_sequences"])
         samples.add(images)
-        bias = (np.asarray(found["num_seen"]) - 1) / (2 * images * math.log(2))
-        corrected = np.asarray(found["entropy_bits"]) + bias
+        bias = np.array([miller_madow(float(n), images) for n in np.asarray(found["num_seen"])])
+        full = math.log2(float(mine["codebook_size"].iloc[0]))
+        corrected = np.minimum(np.asarray(found["entropy_bits"]) + bias, full)
         biggest = max(biggest, float(bias.max()))
         rows += _by_position("entropy", arm, corrected, str(mine["codes_id"].iloc[0]))
         codes = float(mine["codebook_size"].iloc[0])

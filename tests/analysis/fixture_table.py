@@ -44,7 +44,7 @@ def _row(
     **more: Any,
 ) -> dict[str, Any]:
     params = SIZES[size] + 2 * codebook_size * 128
-    images = float(iterations * BATCH)
+    images = iterations * BATCH
     seen = images * tokens
     flops = 6.0 * params * seen * 1.03
     hardness = math.log(codebook_size) / math.log(1024)
