@@ -27,7 +27,7 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def lay_out(home, with_refused=False):
+def lay_out(home):
     """The runs of the comparison in the order in which they depend on each other."""
     tokenizer = tiny.lay_out(home, "tokenizer", tiny.tokenizer(**STAGE_1))
     codes = tiny.lay_out(home, "codes", tiny.codes(num_train=40), {"tokenizer": tokenizer})
@@ -47,16 +47,20 @@ def alone(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory, alone):
-    """The same runs by two processes; the codes are those of one, so that stage 2 has one input."""
+    """The same runs by two processes, then codes, which are not shared, then a run that cannot be.
+
+    The generator's codes are those of one process, so that stage 2 has one input.
+    """
     home = tmp_path_factory.mktemp("together")
     runs = lay_out(home)
     copy_finished(alone[1], home)
     # One process began the generator; two go on from its checkpoint.
     assert tiny.do(runs[2], tiny.StopAfter(4)).outcome == "preempted"
-    finished = tiny.torchrun([runs[0], runs[2]], 2, free_port())
-    for worker in finished:
-        assert worker.returncode == 0, worker.stderr
-    return runs, finished
+    more = tiny.lay_out(home, "codes", tiny.codes(num_train=16), {"tokenizer": runs[0]})
+    odd = tiny.lay_out(home, "tokenizer", tiny.tokenizer(batch_size=9))
+    after = tiny.lay_out(home, "tokenizer", tiny.tokenizer(seed=3))
+    finished = tiny.torchrun([runs[0], runs[2], more, odd, after], 2, free_port())
+    return (*runs, more, odd, after), finished
 
 
 def copy_finished(run_dir: RunDir, home) -> None:
@@ -98,27 +102,24 @@ def test_two_processes_give_the_weights_of_one(alone, together):
 
 def test_only_one_process_writes(together):
     runs, finished = together
-    for run_dir, attempt in ((runs[0], 1), (runs[2], 2)):
+    for run_dir, attempt in ((runs[0], 1), (runs[2], 2), (runs[3], 1)):
         assert run_dir.attempts()[-1] == read_endpoint(run_dir)["attempt"] == attempt
-        assert '"world_size":2' in run_dir.attempt_path(attempt).read_text()
         assert not tiny.temporaries(run_dir.path)
         for _, _, path in state.checkpoints(run_dir):
             state.verify_folder(path)
-    assert [len(worker.stdout.splitlines()) for worker in finished] == [2, 0]
+    assert '"world_size":2' in runs[0].attempt_path(1).read_text()
+    assert '"world_size":1' in runs[3].attempt_path(1).read_text()
+    assert [len(worker.stdout.splitlines()) for worker in finished] == [4, 0]
 
 
-def test_a_batch_that_the_processes_cannot_share_is_refused(tmp_path):
-    run_dir = tiny.lay_out(tmp_path, "tokenizer", tiny.tokenizer(batch_size=9))
-    other = tiny.lay_out(tmp_path, "tokenizer", tiny.tokenizer(batch_size=8))
-    finished = tiny.torchrun([run_dir, other], 2, free_port())
-    assert {worker.returncode for worker in finished} <= {2, -9}
-    assert "batch_size: 9 cannot be shared by 2 processes; allowed are multiples of 2" in (
-        finished[0].stderr
-    )
-    assert not any(run_dir.checkpoints_path.iterdir())
-    assert not run_dir.endpoint_path.exists()
-    # A group whose processes may have parted ways goes on to nothing.
-    assert not other.attempts_path.exists()
+def test_a_batch_that_the_processes_cannot_share_is_refused(together):
+    (*_, odd, after), finished = together
+    assert finished[0].returncode == 2 and finished[1].returncode in (2, -9)
+    message = "batch_size: 9 cannot be shared by 2 processes; allowed are multiples of 2"
+    assert message in finished[0].stderr
+    assert not any(odd.checkpoints_path.iterdir()) and not odd.endpoint_path.exists()
+    # Processes that may have parted ways go on to nothing.
+    assert not after.attempts_path.exists()
 
 
 # ------------------------------------------------------------------------------------ one process
