@@ -13,9 +13,10 @@ from typing import Any
 
 import typer
 
+from .verbs.analyse import figures, fit, frontier, report
 from .verbs.launch import launch, quickstart
 from .verbs.plan import plan
-from .verbs.results import figures, fit, frontier, report, results
+from .verbs.results import results
 from .verbs.runs import count, sample, schedule, train
 from .verbs.store import doctor, sync
 from .verbs.watch import cancel, logs, retry, status

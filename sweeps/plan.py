@@ -20,7 +20,8 @@ from trainer.config import KINDS, SCHEME, canonical_json, to_tree
 from . import cost
 from .data_facts import DataFacts
 from .graph import Draft, Graph, Member
-from .grid import Grid, overridden, parse_set
+from .grid import Grid
+from .overrides import overridden, parse_set
 from .states import found, rates_of
 
 PLAN_SCHEME = 1

@@ -164,7 +164,7 @@ def quickstart(
     intervals, draws the figures and writes the report. Again: launches nothing, ends in seconds.
     """
     from ..plan import make_plan
-    from . import results
+    from . import analyse, results
 
     made = make_plan(opt.grid_of(study, options, scale), home=home, data=data, overrides=sets or ())
     totals = made.totals()
@@ -179,13 +179,13 @@ def quickstart(
     opt.say()
     results.results(made.study, wide=True, home=home)
     opt.say()
-    results.frontier(made.study, home=home)
+    analyse.frontier(made.study, home=home)
     opt.say()
     folder = home / "studies" / made.study
     page = folder / "report.html"
-    if not results.is_fresh(made.study, home):
-        results.draw(made.study, home)
-        results.report(made.study, home=home)
+    if not analyse.is_fresh(made.study, home):
+        analyse.draw(made.study, home)
+        analyse.report(made.study, home=home)
     opt.say(f"figures  {(folder / 'figures').absolute()}")
     opt.say(f"report   {page.absolute()}")
     return 0

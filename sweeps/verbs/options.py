@@ -61,9 +61,7 @@ MaxFlops = Annotated[
 ]
 Sharing = Annotated[
     bool,
-    typer.Option(
-        "--sharing/--no-sharing", help="With the wsd schedule: train common trunks once."
-    ),
+    typer.Option("--sharing/--no-sharing", help="With the wsd schedule: train common trunks once."),
 ]
 Out = Annotated[Path | None, typer.Option("--out", help="Where to write; the default is printed.")]
 Bootstrap = Annotated[int, typer.Option("--bootstrap", help="Draws for the intervals.")]
@@ -83,7 +81,7 @@ def grid_of(study: str, options: list[str] | None, scale: str | None) -> Grid:
 
 def pairs(flag: str, texts: list[str] | None) -> dict[str, Any]:
     """`name=value` options as a dictionary; values are JSON literals or text."""
-    from ..grid import parse_value
+    from ..overrides import parse_value
 
     given: dict[str, Any] = {}
     for text in texts or ():

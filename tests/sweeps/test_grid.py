@@ -11,12 +11,11 @@ from sweeps.grid import (
     Arm,
     Axis,
     assigned,
-    overridden,
-    parse_set,
     part,
     where,
     zipped,
 )
+from sweeps.overrides import overridden, parse_set
 from sweeps.plan import Plan, make_plan
 
 
