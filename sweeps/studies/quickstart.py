@@ -1,9 +1,10 @@
 """The whole flow in minutes: does causal regularisation help, on 1,797 handwritten digits?
 
 Command: tokenlaw quickstart. Expected cost: a few minutes on 2 CPU cores, 2 tokenizers and 18
-generators. Every mechanism of the papers' recipe is on (PatchGAN, perceptual loss, ten crops, CFG),
+generators. Every mechanism of the papers' recipe is on (PatchGAN, perceptual loss, crops, CFG),
 only the sizes shrink. At 32 px SSIM stands in for MS-SSIM, an untrained VGG for LPIPS, and a
-classifier trained on the digits for Inception.
+classifier trained on the digits for Inception. The regulariser's weight is 0.3, not the paper's 4:
+in the first 2,000 images a weight of 4 maps every image to one code, the most predictable of all.
 """
 
 from sweeps.grid import Axis, Grid, part
@@ -28,12 +29,12 @@ def study() -> Grid:
             "quantizer": part("vq", codebook_size=128, dim=8),
             "perceptual": part("random_vgg", weight=0.1),
             "adversarial": part(
-                "patchgan", ndf=16, n_layers=2, start_iteration=100, ramp_iterations=50, weight=0.1
+                "patchgan", ndf=16, n_layers=2, start_iteration=80, ramp_iterations=30, weight=0.1
             ),
             "augment": "crop",  # a mirrored digit is no digit
-            "iterations": 180,
+            "iterations": 130,
             "batch_size": 16,
-            "optim": {"name": "adam", **ADAM},
+            "optim": {"name": "adam", **ADAM, "lr_peak": 2e-3},
         },
         codes={"crops": "five_crop"},
         generator={
@@ -65,7 +66,7 @@ def study() -> Grid:
             "vq": {},
             "crt": {
                 "tokenizer.regularizer": part(
-                    "crt", width=64, heads=2, hidden_multiple=32, ramp_iterations=20
+                    "crt", width=64, heads=2, hidden_multiple=32, weight=0.3, ramp_iterations=80
                 )
             },
         },
