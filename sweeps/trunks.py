@@ -8,8 +8,9 @@ what is finished stays of use whatever is added later.
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,45 @@ from typing import Any
 from results_db.durable import read_json
 from results_db.record import RunDir, run_state
 from trainer import trunks
-from trainer.config import decode_run, run_id
+from trainer.config import CONFIGS, canonical_json, decode_run, id_tree
+
+from .stage_configs import run_id_of_text
 
 MOST_FOLDERS = 5000  # of other studies, looked at for segments that are finished
 
 Parents = dict[str, str]
+
+
+_ALWAYS = object()
+# Fields of the configs in the order of their text, with the value at which each is left out.
+_FIELDS = {
+    kind: [
+        (one.name, one.metadata.get("id_default", _ALWAYS))
+        for one in sorted(dataclasses.fields(CONFIGS[kind]), key=lambda one: one.name)
+    ]
+    for kind in trunks.KINDS
+}
+
+
+class _Ids:
+    """`trainer.config.run_id` for many runs that have most of their settings in common. The text of
+    a field is made once; a first segment has no parent `trunk` that would have to be left out.
+    """
+
+    def __init__(self) -> None:
+        self._texts: dict[tuple[str, Any], str] = {}
+
+    def of(self, kind: str, config: trunks.Config, parents: Parents) -> str:
+        texts = []
+        for name, default in _FIELDS[kind]:
+            value = getattr(config, name)
+            if value == default:
+                continue
+            key = (name, value)
+            if key not in self._texts:
+                self._texts[key] = f'"{name}":{canonical_json(id_tree(value))}'
+            texts.append(self._texts[key])
+        return run_id_of_text(kind, "{" + ",".join(texts) + "}", parents)
 
 
 @dataclass(slots=True)
@@ -29,17 +64,18 @@ class _Trunk:
     """One trunk of a study."""
 
     kind: str
-    id: str
+    ids: _Ids
     config: trunks.Config  # of its segment of one iteration
     parents: Parents  # of its first segment
+    id: str = ""
     ends: dict[int, str] = field(default_factory=dict)  # where segments end -> their ids
     starts: dict[int, int] = field(default_factory=dict)  # where each of them begins
 
     def segment(self, end: int) -> str:
         """The id of the segment that ends at `end`, which the trunk has from now on."""
         if end not in self.ends:
-            config = trunks.segment(self.config, start=0, end=end)
-            self.ends[end] = run_id(self.kind, config, self.parents)
+            config = dataclasses.replace(self.config, iterations=end)
+            self.ends[end] = self.ids.of(self.kind, config, self.parents)
         return self.ends[end]
 
     def chain(self, end: int) -> Iterator[int]:
@@ -57,14 +93,13 @@ class Segment:
     kind: str
     config: trunks.Config
     parents: Parents
-    trunk: str
-    end: int
 
 
 class Trunks:
     """The trunks of a study."""
 
     def __init__(self) -> None:
+        self._ids = _Ids()
         self._trunks: dict[Any, _Trunk] = {}
         self._of_branch: dict[str, tuple[_Trunk, int]] = {}
 
@@ -80,21 +115,21 @@ class Trunks:
         first = trunks.segment(config, start=0, end=1)
         key = (kind, first, tuple(sorted(parents.items())))
         if key not in self._trunks:
-            trunk_id = run_id(kind, first, parents)
-            self._trunks[key] = _Trunk(kind, trunk_id, first, dict(parents))
+            trunk_id = self._ids.of(kind, first, parents)
+            self._trunks[key] = _Trunk(kind, self._ids, first, dict(parents), trunk_id)
         trunk = self._trunks[key]
         made = trunks.branch(config)
         above = {**parents, trunks.ROLE: trunk.segment(point)}
-        branch_id = run_id(kind, made, above)
+        branch_id = self._ids.of(kind, made, above)
         self._of_branch[branch_id] = trunk, point
         return branch_id, made, above
 
     def lay(self, home: str | os.PathLike[str]) -> list[Segment]:
         """All segments, those of a trunk in order. Where one that is in `home` began is kept."""
         made: list[Segment] = []
-        finished = _Finished(home, self._trunks.values())
+        there = _Home(home, self._trunks.values())
         for trunk in self._trunks.values():
-            self._lay_one(home, trunk, finished)
+            self._lay_one(trunk, there)
             for end in sorted(trunk.ends):
                 start = trunk.starts[end]
                 above = {trunks.ROLE: trunk.ends[start]} if start else {}
@@ -104,29 +139,28 @@ class Trunks:
                         kind=trunk.kind,
                         config=trunks.segment(trunk.config, start=start, end=end),
                         parents={**trunk.parents, **above},
-                        trunk=trunk.id,
-                        end=end,
                     )
                 )
         return made
 
-    def _lay_one(self, home: str | os.PathLike[str], trunk: _Trunk, finished: _Finished) -> None:
+    def _lay_one(self, trunk: _Trunk, there: _Home) -> None:
         """Decides where each segment begins: first of those that are there, which may bring others
         that they went on from, then of the new ones.
         """
         for end in list(trunk.ends):
-            self._keep(home, trunk, end)
-        for end in sorted(set(trunk.ends) - set(trunk.starts)):
-            there = [*trunk.ends, *finished.ends(trunk)]
-            start = max((other for other in there if other < end), default=0)
+            self._keep(trunk, there, end)
+        while new := set(trunk.ends) - set(trunk.starts):
+            end = min(new)
+            others = [*trunk.ends, *there.finished(trunk)]
+            start = max((other for other in others if other < end), default=0)
             trunk.starts[end] = start
             if start:
-                self._keep(home, trunk, start)
+                self._keep(trunk, there, start)
 
-    def _keep(self, home: str | os.PathLike[str], trunk: _Trunk, end: int) -> None:
-        """Takes the segment that ends at `end`, and those before it, as they are in `home`."""
+    def _keep(self, trunk: _Trunk, there: _Home, end: int) -> None:
+        """Takes the segment that ends at `end`, and those before it, as they were begun."""
         while end and end not in trunk.starts:
-            start = stored_start(RunDir.of(home, trunk.kind, trunk.segment(end)))
+            start = there.start(trunk.kind, trunk.segment(end))
             if start is None:
                 return
             trunk.starts[end] = start
@@ -140,32 +174,39 @@ class Trunks:
         return [trunk.ends[end] for end in trunk.chain(point)]
 
 
-def stored_start(run: RunDir) -> int | None:
-    """Where the segment in a run folder begins; None when there is no such folder yet."""
-    try:
-        return int(run.config()["config"]["trunk"]["start"])
-    except FileNotFoundError:
-        return None
+class _Home:
+    """What a home has of trunks. Its folders are listed once: on a network file system every call
+    counts.
+    """
 
-
-class _Finished:
-    """Finished segments in a home that no plan has named; looked for when first asked."""
-
-    def __init__(self, home: str | os.PathLike[str], known: Any) -> None:
+    def __init__(self, home: str | os.PathLike[str], known: Iterable[_Trunk]) -> None:
         self._home = home
         self._known = list(known)
+        kinds = {trunk.kind for trunk in self._known}
+        self._names = {kind: _names(Path(home) / kind) for kind in kinds}
         self._ends: dict[str, set[int]] | None = None  # by trunk
 
-    def ends(self, trunk: _Trunk) -> set[int]:
+    def start(self, kind: str, segment: str) -> int | None:
+        """Where a segment that has a folder begins; None when it has none yet."""
+        if segment not in self._names[kind]:
+            return None
+        try:
+            config = RunDir.of(self._home, kind, segment).config()["config"]
+        except FileNotFoundError:
+            return None  # made, and left before its config was written
+        return int(config["trunk"]["start"])
+
+    def finished(self, trunk: _Trunk) -> set[int]:
+        """Ends of the finished segments of a trunk, also those that no study has named here."""
         if self._ends is None:
             self._ends = {known.id: set() for known in self._known}
-            for kind in {known.kind for known in self._known}:
+            for kind in self._names:
                 self._look(kind, self._ends)
         return self._ends[trunk.id]
 
     def _look(self, kind: str, ends: dict[str, set[int]]) -> None:
         named = {segment for trunk in self._known for segment in trunk.ends.values()}
-        for name in _folders(Path(self._home) / kind, named)[:MOST_FOLDERS]:
+        for name in sorted(self._names[kind] - named)[:MOST_FOLDERS]:
             run = RunDir.of(self._home, kind, name)
             stored = _stored_segment(run)
             if stored is None:
@@ -191,8 +232,8 @@ def _stored_segment(run: RunDir) -> tuple[trunks.Config, Mapping[str, str]] | No
     return config, stored["parents"]
 
 
-def _folders(folder: Path, without: set[str]) -> list[str]:
+def _names(folder: Path) -> set[str]:
     try:
-        return sorted(set(os.listdir(folder)) - without)
+        return set(os.listdir(folder))
     except FileNotFoundError:
-        return []
+        return set()

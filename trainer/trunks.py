@@ -43,9 +43,10 @@ def branch_point(config: Config) -> int:
             points.append(wsd_decay_start(optim, config.iterations))
         elif optim.schedule != "constant":
             points.append(0)
-    rates = [_constant(optim) for optim in optimizers(config)]
-    if rates != optimizers(segment(config, start=0, end=1)):
-        return 0  # a part makes its optimiser of the schedule in a way of its own
+    if len(points) > 1:
+        rates = [_constant(optim) for optim in optimizers(config)]
+        if rates != optimizers(segment(config, start=0, end=1)):
+            return 0  # a part makes its optimiser of the schedule in a way of its own
     # A branch has at least one iteration, so that it ends with a training loss of its own.
     return min(*points, config.iterations - 1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -244,6 +245,15 @@ def test_a_segment_that_was_begun_keeps_its_way(tmp_path):
         folder = RunDir(write_run(tmp_path, run, {}))
         assert folder.config()["parents"] == run.parents
         assert folder.config()["config"] == json.loads(run.config_json)
+
+
+def test_a_segment_whose_beginning_was_removed_is_planned_with_it_again(tmp_path):
+    before = make_plan(durations(8, 40), home=tmp_path)
+    finish(tmp_path, *before.runs)
+    shutil.rmtree(tmp_path / "generator" / trunk_runs(before)[0][0].id)
+    after = make_plan(durations(16, 40), home=tmp_path)
+    assert spans(after) == [(0, 6), (6, 12), (6, 30)]
+    assert states(after)["segment", 6] != "done" == states(after)["segment", 30]
 
 
 def test_only_finished_segments_of_the_same_trunk_are_found(tmp_path):
