@@ -44,7 +44,7 @@ def sample(
 
     folder = run_folder(home, run)
     numbers = None if classes is None else _numbers("--classes", classes)
-    from trainer import sample_command  # type: ignore[attr-defined]
+    import trainer.sample_command as sample_command
 
     sample_command.sample(folder, out=out, classes=numbers, n=n, cfg=cfg, seed=seed, device=device)
     opt.say(f"images in {out}")
