@@ -406,7 +406,7 @@ class _Evaluation:
     def _resume(self) -> tuple[_Done, int, int]:
         """What is done, the pass to go on with, and its first image."""
         found = state.load(self._run, {"partial": self._held}, {})
-        extra = found[1] if found else {"pass": 0, "first": 0}
+        extra: dict[str, Any] = found[1] if found else {"pass": 0}
         # Passes are the steps of the log; the one that is cut short has not been logged.
         state.truncate_log(self._run, int(extra["pass"]))
         if found is None:
