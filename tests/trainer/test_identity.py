@@ -1,0 +1,150 @@
+"""The id of a run: what is in it, what is not, and that it never changes."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+import tiny
+
+from trainer import config as configs
+from trainer.config import decode_run, id_tree, run_id
+
+# Frozen: resolved configs as earlier versions wrote them into config.json, with their ids. As long
+# as the VERSIONs of their parts stand they must decode, and to the same id: another one would give
+# every finished run a new name.
+FROZEN = json.loads((tiny.ROOT / "tests" / "golden" / "ids.json").read_text())
+DATA = FROZEN["tokenizer"]["config"]["data"]
+
+
+def identity(name, **changes):
+    frozen = FROZEN[name]
+    config = decode_run(frozen["kind"], frozen["config"] | changes)
+    return run_id(frozen["kind"], config, frozen["parents"])
+
+
+@pytest.mark.parametrize("name", FROZEN)
+def test_ids_are_frozen(name):
+    assert identity(name) == FROZEN[name]["id"]
+
+
+def test_every_kind_is_frozen():
+    assert {frozen["kind"] for frozen in FROZEN.values()} == set(configs.KINDS)
+
+
+def test_ids_are_the_same_in_another_process():
+    # Another hash seed and another folder.
+    program = (
+        "import json, sys\n"
+        "from trainer.config import decode_run, run_id\n"
+        "frozen = json.load(sys.stdin).values()\n"
+        "ids = [run_id(f['kind'], decode_run(f['kind'], f['config']), f['parents'])"
+        " for f in frozen]\n"
+        "print(json.dumps(ids))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        input=json.dumps(FROZEN),
+        capture_output=True,
+        text=True,
+        cwd="/",
+        env=tiny.environment(PYTHONHASHSEED="77"),
+        check=True,
+    )
+    assert json.loads(done.stdout) == [frozen["id"] for frozen in FROZEN.values()]
+
+
+def test_order_and_spelled_out_defaults_do_not_matter():
+    def of(tree):
+        return run_id("generator", decode_run("generator", tree), {"codes": "b" * 16})
+
+    tree = tiny.generator()
+    assert of(dict(reversed(tree.items()))) == of(tree)
+    assert of(tree | {"z_loss": 0.0, "seed": 0, "label_mode": "class"}) == of(tree)
+    assert of(configs.to_tree(decode_run("generator", tree))) == of(tree)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("generator", {"seed": 1}),
+        ("generator", {"iterations": 5}),
+        ("generator", {"batch_size": 16}),
+        ("generator", {"numerics": {"precision": "bf16"}}),
+        ("generator", {"numerics": {"cpu_threads": 2}}),
+        ("generator", {"optim": {**tiny.generator()["optim"], "beta1": 0.8}}),
+        ("generator", {"model": {**tiny.MODEL, "rope_cls": "identity"}}),
+        ("tokenizer", {"data": DATA | {"digest": "1" * 64}}),
+        ("tokenizer", {"data": DATA | {"digest": None}}),
+        ("tokenizer", {"quantizer": tiny.part("vq", codebook_size=32, dim=4, beta=0.3)}),
+        ("tokenizer", {"quantizer": tiny.part("fsq", levels=[4, 4, 2])}),
+        ("tokenizer", {"regularizer": tiny.CRT}),
+        ("samples", {"sample_seeds": [0, 2]}),
+        ("samples", {"sampling": {"cfg_scale": 1.75}}),
+    ],
+)  # fmt: skip
+def test_what_changes_results_changes_the_id(name, change):
+    assert identity(name, **change) != FROZEN[name]["id"]
+
+
+def test_kind_and_parents_are_in_the_id():
+    config = decode_run("generator", tiny.generator())
+    ids = {
+        run_id("generator", config, {"codes": "b" * 16}),
+        run_id("generator", config, {"codes": "e" * 16}),
+        run_id("generator", config, {}),
+        run_id("tokenizer", config, {"codes": "b" * 16}),
+    }
+    assert len(ids) == 4
+
+
+def test_a_parts_version_is_in_the_id(monkeypatch):
+    from trainer.quantizers import vq
+
+    part = dict(FROZEN["tokenizer"]["config"]["quantizer"])
+    part.pop("version")
+    assert identity("tokenizer", quantizer=part) == FROZEN["tokenizer"]["id"]
+    configs._decoded_parts.clear()
+    monkeypatch.setattr(vq, "VERSION", 2)
+    try:
+        assert identity("tokenizer", quantizer=part) != FROZEN["tokenizer"]["id"]
+    finally:
+        configs._decoded_parts.clear()
+
+
+def test_a_field_added_later_leaves_old_ids():
+    @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+    class Before:
+        width: int = 8
+
+    @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+    class After:
+        width: int = 8
+        # Its default may change; runs that hold the frozen value keep their ids.
+        depth: int = dataclasses.field(default=3, metadata={"id_default": 2})
+
+    assert id_tree(After(depth=2)) == id_tree(Before())
+    assert id_tree(After()) == {"width": 8, "depth": 3}
+
+
+def test_nothing_that_is_a_setting_is_in_a_config():
+    from trainer.run import Settings
+
+    settings = {field.name for field in dataclasses.fields(Settings)}
+    for cls in configs.CONFIGS.values():
+        assert not settings & {field.name for field in dataclasses.fields(cls)}
+
+
+def test_only_new_fields_have_an_id_default():
+    # It is for fields that were added after runs existed. These are they.
+    known = {("EvaluationConfig", "model_resolution"), ("TokenizerConfig", "trunk"),
+             ("GeneratorConfig", "trunk")}  # fmt: skip
+    found = {
+        (cls.__name__, field.name)
+        for cls in [*configs.CONFIGS.values(), configs.LlamaConfig, configs.OptimConfig,
+                    configs.DataConfig, configs.NumericsConfig, configs.SamplingConfig]
+        for field in dataclasses.fields(cls)
+        if "id_default" in field.metadata
+    }  # fmt: skip
+    assert found == known
