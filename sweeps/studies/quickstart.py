@@ -16,7 +16,7 @@ NO_DROPOUT = {"token_dropout": 0.0, "residual_dropout": 0.0, "ffn_dropout": 0.0}
 def study() -> Grid:
     return Grid(
         data={"dataset": part("digits"), "resolution": 32},
-        extractor={"width": 64, "iterations": 300},
+        extractor={"width": 64, "iterations": 150},
         tokenizer={
             "tokenizer": part(
                 "vqgan",
@@ -60,6 +60,7 @@ def study() -> Grid:
                 "num_samples": 500,
                 "sample_seeds": [0, 1],
                 "sampling": {"cfg_scale": 1.5},
+                "batch_size": 250,
             },
         },
         arms={
