@@ -30,6 +30,7 @@ STATES: tuple[State, ...] = (
     "preempted",
     "lost",
 )
+TRUNK = "trunk"  # role of the parent whose training a run goes on with
 GRACE_SECONDS = 300.0  # a heartbeat older than this is no sign of life
 _BEAT_SECONDS = 1.0
 _CLOCK_SECONDS = 60.0
@@ -176,11 +177,21 @@ def _parents_done(run: RunDir) -> bool:
         parents = run.config().get("parents", {})
     except (FileNotFoundError, DamagedError):
         return True
-    for parent in parents.values():
+    for role, parent in parents.items():
         folders = [RunDir.of(run.home, kind, parent) for kind in KINDS]
-        if not any(_endpoint_status(folder) == "done" for folder in folders):
+        ends = [_endpoint_status(folder) for folder in folders]
+        if not any(end is not None and may_follow(role, end) for end in ends):
             return False
     return True
+
+
+def may_follow(role: str, state: str) -> bool:
+    """Whether a run may begin when its parent of that role is in this state.
+
+    Behind a diverged trunk as well: it ends as diverged at once, as it would have ended alone, and
+    is counted with the others instead of never being heard of.
+    """
+    return state == "done" or (role == TRUNK and state == "diverged")
 
 
 def _process_alive(claim: dict[str, Any]) -> bool | None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from results_db.provenance import provenance
-from results_db.record import RunDir, run_status
+from results_db.record import RunDir, may_follow, run_status
 from sweeps.plan import Plan, PlannedRun, write_run
 from trainer import parts
 
@@ -318,8 +318,9 @@ class Ledger:
             entry = self.entries[run.id]
             if entry.place != "waiting":
                 continue
-            for parent in self.parents(entry).values():
-                if parent.place in ("failed", "diverged", "blocked"):
+            for role, parent in self.parents(entry).items():
+                bad = parent.place in ("failed", "diverged", "blocked")
+                if bad and not may_follow(role, parent.place):
                     entry.place = "blocked"
                     entry.reason = _blocked_by(parent)
                     break
@@ -350,7 +351,7 @@ class Ledger:
         for entry in self.to_do():
             leads = bundles.FOLLOWS.get(entry.run.kind) if bundles_runs else None
             if all(
-                parent.place == "done"
+                may_follow(role, parent.place)
                 or parent.run.id in followed
                 or (role == leads and parent.run.id in listed)
                 for role, parent in self.parents(entry).items()

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-from results_db.record import RunDir, read_endpoint, run_status
+from results_db.record import RunDir, may_follow, read_endpoint, run_status
 
 from . import retry, scheduler
 from .base import Context, Job
@@ -209,7 +209,7 @@ def _missing_parent(run: RunDir) -> str | None:
     for role, parent in run.config().get("parents", {}).items():
         folders = [path for path in run.home.glob(f"*/{parent}") if path.is_dir()]
         endpoint = read_endpoint(folders[0]) if folders else None
-        if endpoint is None or endpoint["status"] != "done":
+        if endpoint is None or not may_follow(role, endpoint["status"]):
             state = "not done" if endpoint is None else endpoint["status"]
             return f"its {role} {parent} is {state}"
     return None

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from results_db.plan_file import PlanFile
-from results_db.record import RunDir, run_status
+from results_db.record import RunDir, may_follow, run_status
 from sweeps.watch import RunLine, run_lines
 
 from . import queued
@@ -55,12 +55,13 @@ def study_status(home: str | os.PathLike[str], plan: PlanFile) -> StudyStatus:
     """What every run of `plan` is doing."""
     home = Path(home)
     queues = queued.look(home.resolve())
-    parents = {run.id: tuple(run.parents.values()) for run in plan.runs}
+    parents = {run.id: run.parents for run in plan.runs}
     states: dict[str, str] = {}
     lines = []
     for line in run_lines(home, plan):
         where = queues.runs.get(f"{line.kind}/{line.id}")
-        state = _state(home, line, where, queues, [states[parent] for parent in parents[line.id]])
+        above = {role: states[parent] for role, parent in parents[line.id].items()}
+        state = _state(home, line, where, queues, above)
         states[line.id] = state
         job = None if where is None else f"{where.job_id} {where.reason or ''}".strip()
         lines.append(replace(line, state=state, job=job))
@@ -84,7 +85,7 @@ def _state(
     line: RunLine,
     where: InQueue | None,
     queues: queued.Queues,
-    parents: Sequence[str],
+    parents: Mapping[str, str],  # role -> state
 ) -> str:
     if line.state in ("done", "diverged"):
         return line.state
@@ -101,6 +102,7 @@ def _state(
                 return "stale"
     if where is not None:
         return "held" if where.reason in _HELD else "queued"
-    if any(parent in ("failed", "diverged", "blocked") for parent in parents):
+    bad = [role for role, state in parents.items() if state in ("failed", "diverged", "blocked")]
+    if any(not may_follow(role, parents[role]) for role in bad):
         return "blocked"
     return line.state

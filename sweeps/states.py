@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from results_db.record import RunDir, run_state
+from results_db.record import RunDir, may_follow, run_state
 from trainer.config import KINDS
 
 from . import cost
@@ -46,7 +46,9 @@ def found(home: str | os.PathLike[str], drafts: Sequence[tuple[str, Draft]]) -> 
             else:
                 state = run_state(RunDir.of(home, draft.kind, run_id))
         if state in ("planned", "waiting"):
-            ready = all(result.states[parent] == "done" for parent in draft.parents.values())
+            ready = all(
+                may_follow(role, result.states[parent]) for role, parent in draft.parents.items()
+            )
             state = "planned" if ready else "waiting"
         result.states[run_id] = state
     return result

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from results_db.plan_file import PlanFile, current_plan_path, read_plan, study_names
-from results_db.record import RunDir, run_status
+from results_db.record import RunDir, may_follow, run_status
 from trainer.parts import nearest
 
 
@@ -71,7 +71,10 @@ def run_lines(home: str | os.PathLike[str], plan: PlanFile) -> list[RunLine]:
             if state in ("done", "diverged"):
                 hours = _gpu_hours(folder)
         if state in ("planned", "waiting"):
-            ready = all(states.get(parent) == "done" for parent in run.parents.values())
+            ready = all(
+                may_follow(role, states.get(parent, "planned"))
+                for role, parent in run.parents.items()
+            )
             state = "planned" if ready else "waiting"
         states[run.id] = state
         eta = (steps - step) / rate if rate and step is not None and steps is not None else None

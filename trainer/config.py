@@ -349,10 +349,9 @@ class EvaluationConfig:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     cfg_selection: Literal["fixed", "train_subset", "oracle"] = "fixed"  # how cfg_scale is chosen
     cfg_grid: tuple[PositiveFloat, ...] = ()  # scales tried by train_subset and oracle
-    model_resolution: PositiveInt | None = field(  # tokenizer: side at which it encodes and decodes;
-        default=None,  # None = data.resolution, to which images are resized for the metrics
-        metadata={"id_default": None},
-    )
+    # Tokenizer: side at which it encodes and decodes; None = data.resolution, to which images are
+    # resized for the metrics.
+    model_resolution: PositiveInt | None = field(default=None, metadata={"id_default": None})
     batch_size: PositiveInt = 64
     numerics: NumericsConfig = NumericsConfig()
 

@@ -24,8 +24,9 @@ import numpy as np
 import torch
 
 import results_db
+from results_db import spool
 from results_db.durable import DamagedError, append_line, canonical_json, write_bytes
-from results_db.record import Attempt, Conflict, Fenced, RunDir, claim, read_endpoint
+from results_db.record import Attempt, Conflict, Fenced, RunDir, claim, may_follow, read_endpoint
 
 from . import dist, flops, trunks
 from .config import STRICT, NonNegativeFloat, PositiveInt, decode, decode_run, run_id
@@ -248,9 +249,7 @@ def execute(path: str | os.PathLike[str], stop: Stop, after: int | None = None) 
         return Outcome(run_dir.path, endpoint["status"])
     for role, parent in parents.items():
         ended = read_endpoint(parent)
-        if ended is not None and ended["status"] == "diverged" and role == trunks.ROLE:
-            continue  # alone the run would have diverged too, and so it ends
-        if ended is None or ended["status"] != "done":
+        if ended is None or not may_follow(role, ended["status"]):
             state = "unfinished" if ended is None else ended["status"]
             return Outcome(
                 run_dir.path, "failed", "ParentNotDone", f"{role} {parent.id} is {state}"
@@ -466,6 +465,7 @@ def record(run: Run, result: Result, status: str, reason: str | None) -> None:
         "artifacts": run.artifacts,
     }
     run.attempt.write_endpoint(endpoint)
+    spool.record_remote(run.dir.home, run.dir)
 
 
 def own_columns(run: Run) -> dict[str, Any]:

@@ -11,10 +11,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
+from results_db.state import TRUNK
+
 from .config import GeneratorConfig, OptimConfig, Part, TokenizerConfig, TrunkConfig, run_id
 from .schedules import wsd_decay_start
 
-ROLE = "trunk"  # of the parent whose state a run takes over
+ROLE = TRUNK  # of the parent whose state a run takes over
 KINDS = ("tokenizer", "generator")
 
 Config = TokenizerConfig | GeneratorConfig
