@@ -11,8 +11,15 @@ import threading
 from collections.abc import Iterator
 
 from . import dist
-from .run import EXIT_BAD_INPUT, EXIT_DONE, EXIT_TRY_AGAIN, Stop, execute, outcome_line
-from .run import refuse_mixed_trees as refuse_mixed_trees
+from .run import (
+    EXIT_BAD_INPUT,
+    EXIT_DONE,
+    EXIT_TRY_AGAIN,
+    Stop,
+    execute,
+    outcome_line,
+    refuse_mixed_trees,
+)
 
 USAGE = "usage: python -m trainer RUN_DIR... | python -m trainer -   (run folders on stdin)"
 
