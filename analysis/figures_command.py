@@ -125,8 +125,6 @@ def make(
     setting (draws of the bootstrap) can be given to all. Raises ValueError in one line when the
     table does not allow it.
     """
-    from . import style
-
     module = parts.load("figures", name)
     df = prepare(df)
     missing = [column for column in module.NEEDS if column not in df.columns]
@@ -137,6 +135,19 @@ def make(
     if config is None and "Config" in vars(module):
         known = {f.name for f in dataclasses.fields(module.Config)}
         config = module.Config(**{k: v for k, v in (options or {}).items() if k in known})
+    try:
+        return _make(module, name, df, config, vectors)
+    except ValueError as error:
+        if str(error).startswith(f"{name}: "):
+            raise
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _make(
+    module: ModuleType, name: str, df: pd.DataFrame, config: Any, vectors: Vectors | None
+) -> Picture:
+    from . import style
+
     given: dict[str, Any] = {"config": config, "vectors": vectors}
     if vectors is None and vars(module).get("USES_VECTORS"):
         raise ValueError(f"{name}: needs the vectors of the runs (a database or a folder of them)")

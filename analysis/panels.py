@@ -143,21 +143,32 @@ def _known(value: Any) -> bool:
     return isinstance(value, int | float | np.number) and math.isfinite(value)
 
 
-def lines_by(df: pd.DataFrame, column: str, figure: str, arm: str = "arm") -> pd.DataFrame:
+def lines_by(
+    df: pd.DataFrame, column: str, figure: str, arm: str = "arm", factor: float = 1.25
+) -> pd.DataFrame:
     """`df` with a column `line`: the value of `column`, and the arm where a value has several arms.
 
-    Raises ValueError when there is only one value, since the figure compares values.
+    Raises ValueError unless there are values at least `factor` apart, since the figure compares
+    them.
     """
-    values = df[column].dropna()
-    if values.nunique() < 2:
-        only = "none" if not len(values) else style.count(float(values.iloc[0]))
-        raise ValueError(f"{figure}: needs two or more values of {column}; the table has {only}")
+    needs_factor(df, column, figure, factor)
     shared = df.groupby(column)[arm].nunique().max() > 1
     texts = [
         f"{style.count(float(value))}{f', {name}' if shared else ''}" if pd.notna(value) else None
         for value, name in zip(df[column], df[arm], strict=True)
     ]
     return df.assign(line=texts)
+
+
+def needs_factor(df: pd.DataFrame, column: str, figure: str, factor: float) -> None:
+    """Raises ValueError unless `column` has values at least `factor` apart."""
+    values = sorted({float(v) for v in df[column].dropna()})
+    if not values or values[-1] < factor * values[0]:
+        found = ", ".join(style.count(v) for v in values) or "none"
+        raise ValueError(
+            f"{figure}: needs values of {column} a factor of {factor:g} apart; "
+            f"the table has {found}"
+        )
 
 
 def line_looks(table: pd.DataFrame) -> dict[Any, style.Look]:
@@ -452,13 +463,14 @@ def compression_rows(
     bootstrap: int,
     seed: int,
     inference: bool = False,
+    factor: float = 1.25,
 ) -> pd.DataFrame:
     """Scaling of the lines that differ in how much the tokenizer compresses (`column`).
 
     Panels `loss` (bits per image, the only comparable loss here) and, where the table has one,
     `distance`; with `inference` also the distance against the FLOPs of drawing one image.
     """
-    lines = lines_by(df, column, figure)
+    lines = lines_by(df, column, figure, factor=factor)
     kept = need(lines, ("line", x), figure)
     metrics = {"loss": "val_bits_per_image"}
     if distance or any(d in df.columns and df[d].notna().any() for d in DISTANCES):

@@ -201,6 +201,7 @@ def ordered_looks(values: Iterable[Any]) -> dict[Any, Look]:
 # ---------------------------------------------------------------------------------------- log axes
 
 
+LEAST_DECADES = 0.12  # a log axis is no shorter: equal budgets should look equal
 _MULTIPLES: tuple[tuple[tuple[float, ...], int], ...] = (
     ((1, 2, 3, 4, 5, 6, 7, 8, 9), 1),
     ((1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8), 1),
@@ -259,7 +260,7 @@ def number(value: float) -> str:
     if value == 0:
         return "0"
     exponent = math.floor(math.log10(abs(value)) + 1e-9)
-    if -3 <= exponent <= 4:
+    if -4 <= exponent <= 4:
         return f"{value:.6g}"
     mantissa = value / 10.0**exponent
     power = f"10{str(exponent).translate(_RAISED)}"
@@ -278,7 +279,7 @@ _RAISED = str.maketrans(
 def numbers(values: Sequence[float]) -> list[str]:
     """Labels of one axis; numbers of one size get equally many decimals (3.0, 3.5, 4.0)."""
     texts = [number(value) for value in values]
-    everyday = all(1e-3 <= abs(value) < 1e5 for value in values)
+    everyday = all(1e-4 <= abs(value) < 1e5 for value in values)
     if len(values) > 1 and everyday and max(values) < 10 * min(values):
         decimals = max(len(text.partition(".")[2]) for text in texts)
         texts = [f"{value:.{decimals}f}" for value in values]
@@ -305,8 +306,9 @@ def log_axis(ax: Axes, which: str, pad: float = 0.05) -> None:
     Call it last: limits are set here, `pad` of the log span beyond the data on each side.
     """
     low, high = _data_range(ax, which)
-    span = max(math.log10(high / low), 0.02)
-    low, high = low / 10 ** (pad * span), high * 10 ** (pad * span)
+    span = math.log10(high / low)
+    beyond = 10 ** max(pad * span, (LEAST_DECADES - span) / 2)
+    low, high = low / beyond, high * beyond
     getattr(ax, f"set_{which}scale")("log")
     getattr(ax, f"set_{which}lim")(low, high)
     fix_log_ticks(ax, which)
@@ -323,7 +325,7 @@ def fix_log_ticks(ax: Axes, which: str) -> None:
     assert grid is not None
     cells = grid.ncols if which == "x" else grid.nrows
     room = max(0.75 * inches / cells, 0.5)
-    wide = max(low, high) >= 1e5 or min(low, high) < 1e-3
+    wide = max(low, high) >= 1e5 or min(low, high) < 1e-4
     letters = 0.16 if which == "y" else 0.33 if wide else 0.24  # inches one label takes, with air
     major, minor = log_ticks(min(low, high), max(low, high), min(letters / room, 0.45))
     axis.set_major_locator(FixedLocator(major))
@@ -349,6 +351,14 @@ def value_axis(ax: Axes, which: str, values: Sequence[float], log: bool = True) 
     axis.set_major_locator(FixedLocator(values))
     axis.set_major_formatter(FixedFormatter([count(v) for v in values]))
     axis.set_minor_locator(FixedLocator([]))
+
+
+def name_axis(ax: Axes, names: Sequence[str]) -> None:
+    """An x axis of names, at 0, 1, 2 ..."""
+    ax.set_xlim(-0.6, len(names) - 0.4)
+    ax.xaxis.set_major_locator(FixedLocator([float(i) for i in range(len(names))]))
+    ax.xaxis.set_major_formatter(FixedFormatter(list(names)))
+    ax.xaxis.set_minor_locator(FixedLocator([]))
 
 
 def position_axis(ax: Axes, last: int, first: int = 1) -> None:

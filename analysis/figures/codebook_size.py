@@ -40,6 +40,7 @@ def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
         x=config.x,
         distance=config.distance,
         figure="codebook_size",
+        factor=1.9,
         bootstrap=config.bootstrap,
         seed=config.seed,
     )

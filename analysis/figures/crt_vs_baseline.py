@@ -30,6 +30,9 @@ TITLE = "One arm against its baseline: frontiers and compute gain"
 PAPERS = ("CRT Fig. 8",)
 
 
+GAIN_SHOWN = 100.0  # the axis of the gain ends here and at its inverse
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
     arm: str | None = (
@@ -155,35 +158,51 @@ def draw(df: pd.DataFrame, config: Config = Config(), table: pd.DataFrame | None
 
 
 def _draw_gain(ax: Axes, gains: pd.DataFrame, shades: dict[str, style.Look]) -> None:
+    """The gains on a log axis that shows the data's range: extrapolation may leave the panel."""
+    inside_values: list[float] = []
     for metric, look in shades.items():
         for form, line in (("straight", "-"), ("floor", ":")):
-            mine = gains[
-                (gains["group"] == metric) & gains["layer"].str.startswith(form)
-            ].sort_values("x")
-            mine = mine[mine["y"].notna()].astype({"y": float})
+            mine = gains[(gains["group"] == metric) & gains["layer"].str.startswith(form)]
+            mine = mine[mine["y"].notna()].astype({"y": float}).sort_values("x")
+            if not len(mine):
+                continue
             inside = ~mine["layer"].str.endswith("outside data")
             ax.plot(mine["x"], mine["y"], line, color=look.color, lw=0.7, alpha=0.45)
-            ax.plot(
-                mine["x"].where(inside), mine["y"].where(inside), line, color=look.color, lw=1.3
-            )
+            y = mine["y"].where(inside)
+            ax.plot(mine["x"].where(inside), y, line, color=look.color, lw=1.3)
+            inside_values += y.dropna().tolist()
             band = mine[inside & mine["y_low"].notna() & mine["y_high"].notna()]
             if form == "straight" and len(band):
-                ax.fill_between(
-                    band["x"],
-                    band["y_low"].astype(float),
-                    band["y_high"].astype(float),
-                    color=look.color,
-                    alpha=0.13,
-                    lw=0,
-                )
+                low, high = band["y_low"].astype(float), band["y_high"].astype(float)
+                ax.fill_between(band["x"], low, high, color=look.color, alpha=0.13, lw=0)
+                inside_values += [*low, *high]
     if not len(ax.lines):
+        ax.set(xticks=[], yticks=[])
         ax.text(
             0.5, 0.5, "no gain can be given", transform=ax.transAxes, ha="center", color=style.MUTED
         )
         return
     style.log_axis(ax, "x")
     style.log_axis(ax, "y")
-    low, high = ax.get_ylim()
-    ax.set_ylim(min(low, 0.8), max(high, 1.25))
+    low = min([0.8, *inside_values])
+    high = max([1.25, *inside_values])
+    ax.set_ylim(max(low / 1.15, 1 / GAIN_SHOWN), min(high * 1.15, GAIN_SHOWN))
     style.fix_log_ticks(ax, "y")
     ax.axhline(1.0, color=style.MUTED, lw=0.7, ls=(0, (4, 2)), gid="reference", zorder=1)
+    low, high = ax.get_ylim()
+    for place, (metric, look) in enumerate(shades.items()):
+        y = gains.loc[(gains["group"] == metric) & gains["y"].notna(), "y"].astype(float)
+        if len(y) and not y.between(low, high).any():
+            words = (
+                f"{style.word_of(metric)}: gain {'above' if y.min() > high else 'below'} the axis"
+            )
+            ax.text(
+                0.97,
+                0.95 - 0.09 * place,
+                words,
+                transform=ax.transAxes,
+                ha="right",
+                va="top",
+                fontsize=5.8,
+                color=look.color,
+            )

@@ -28,8 +28,7 @@ class Config:
 def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
     """Panels `loss` and `distance` against the number of training images."""
     kept = panels.need(df, NEEDS, "data_set_size")
-    if kept["num_train"].nunique() < 2:
-        raise ValueError("data_set_size: needs two or more values of num_train; the table has one")
+    panels.needs_factor(kept, "num_train", "data_set_size", 1.25)
     metrics = {}
     loss = panels.loss_column(kept, "data_set_size")
     if loss in kept.columns and kept[loss].notna().any():

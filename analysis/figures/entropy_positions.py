@@ -142,6 +142,8 @@ def draw(
             else:
                 _draw_sizes(ax, part, looks, reference=panel == "sizes")
             x_label, y_label, *_ = axes[panel]
+            if panel in ("sizes", "skew") and part["x"].nunique() == 1:
+                x_label = f"arm (codebooks of {style.count(float(part['x'].iloc[0]))})"
             ax.set(xlabel=x_label, ylabel=y_label)
             style.panel_letter(ax, index)
         extra = [
@@ -157,29 +159,34 @@ def draw(
 def _draw_sizes(
     ax: style.Axes, part: pd.DataFrame, looks: dict[str, style.Look], reference: bool
 ) -> None:
+    """Entropies over codebook size; over the arms when all codebooks are of one size."""
     sizes = sorted({float(x) for x in part["x"]})
     order = list(looks)
+    one = len(sizes) == 1
     # Arms with equal codebooks stand side by side instead of on top of each other.
     shift = {arm: 2 ** (0.09 * (i - (len(order) - 1) / 2)) for i, arm in enumerate(order)}
-    for arm, look in looks.items():
+    for place, (arm, look) in enumerate(looks.items()):
         for series, points in part[part["group"] == arm].groupby("series", dropna=False):
-            hollow = series == "mean of positions"
+            x = points["x"].astype(float) * shift[arm] if not one else [float(place)] * len(points)
             ax.plot(
-                points["x"].astype(float) * shift[arm],
+                x,
                 points["y"],
                 look.marker,
                 color=look.color,
-                mfc="white" if hollow else look.color,
+                mfc="white" if series == "mean of positions" else look.color,
                 ms=4.2,
                 mew=0.9,
             )
-    style.value_axis(ax, "x", sizes)
-    if len(sizes) == 1:
-        ax.set_xlim(sizes[0] / 2, sizes[0] * 2)
+    if one:
+        style.name_axis(ax, order)
+        grid = np.array(ax.get_xlim())
+        level = np.full(2, np.log2(sizes[0]))
+    else:
+        style.value_axis(ax, "x", sizes)
+        grid = np.geomspace(*ax.get_xlim(), 20)
+        level = np.log2(grid)
     if reference:
-        low, high = ax.get_xlim()
-        grid = np.geomspace(low, high, 20)
-        ax.plot(grid, np.log2(grid), color=style.MUTED, lw=0.8, ls=(0, (4, 2)), zorder=1)
-        ax.set_ylim(bottom=0)
+        ax.plot(grid, level, color=style.MUTED, lw=0.8, ls=(0, (4, 2)), zorder=1)
+        ax.set_ylim(0, 1.08 * float(level.max()))
     else:
         ax.set_ylim(0, 1)

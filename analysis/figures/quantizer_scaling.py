@@ -38,11 +38,12 @@ def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
     if metric is None:
         raise ValueError("quantizer_scaling: the table has no rfid or rfcd")
     group = config.group or ("quantizer" if "quantizer" in kept.columns else "arm")
-    axes = [a for a in AXES if a in kept.columns and kept[a].nunique() > 1]
+    axes = [a for a in AXES if a in kept.columns and _swept(kept, a, group)]
     if not axes:
-        raise ValueError(f"quantizer_scaling: none of {', '.join(AXES)} has two values or more")
-    if group == "arm":
-        kept = kept.assign(arm=kept["arm"].astype(str).str.rsplit("-", n=1).str[0])
+        raise ValueError(
+            f"quantizer_scaling: none of {', '.join(AXES)} has values a factor of 1.9 apart within "
+            f"one {group}"
+        )
     lower = [c for c in ("codebook_usage", "lpips") if c in kept.columns and kept[c].notna().any()]
     rows: list[dict[str, object]] = []
     held = []
@@ -68,6 +69,12 @@ def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
     note = f"Each column moves one setting: {'; '.join(held)}." if held else ""
     table.attrs.update(axes=labels, note=note)
     return table
+
+
+def _swept(kept: pd.DataFrame, axis: str, group: str) -> bool:
+    """Whether some quantizer was made at values of `axis` that can be told apart."""
+    ends = kept.groupby(group)[axis].agg(["min", "max"])
+    return bool((ends["max"].astype(float) >= 1.9 * ends["min"].astype(float)).any())
 
 
 def draw(df: pd.DataFrame, config: Config = Config(), table: pd.DataFrame | None = None) -> Figure:

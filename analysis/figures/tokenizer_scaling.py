@@ -24,15 +24,14 @@ DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), "-.")
 class Config:
     distance: str | None = None  # gfid, gfcd or gfid_clip; None: the first that the table has
     # Column whose values are the lines; None: family or semantic_weight where the table has them,
-    # else the arm's name up to its last dash (so sem-ss and sem-bl are one line).
+    # else the arm, unless every arm has one tokenizer: then they are one line.
     group: str | None = None
 
 
 def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
     """One panel for each metric the table has."""
     kept = panels.need(df, NEEDS, "tokenizer_scaling")
-    if kept["tokenizer_params"].nunique() < 2:
-        raise ValueError("tokenizer_scaling: needs two or more values of tokenizer_params")
+    panels.needs_factor(kept, "tokenizer_params", "tokenizer_scaling", 1.5)
     kept = kept.assign(line=_lines(kept, config.group))
     metrics = [c for c in ("rfid", "rfcd", "lpips") if _has(kept, c)]
     if config.distance or any(_has(kept, d) for d in panels.DISTANCES):
@@ -81,7 +80,9 @@ def _lines(kept: pd.DataFrame, group: str | None) -> pd.Series:
     if _has(kept, "semantic_weight"):
         words = {True: "semantic regularisation", False: "without"}
         return (kept["semantic_weight"] > 0).map(words)
-    return kept["arm"].astype(str).str.rsplit("-", n=1).str[0]
+    if kept.groupby("arm")["tokenizer_params"].nunique().max() == 1:
+        return pd.Series("tokenizers", index=kept.index)
+    return kept["arm"].astype(str)
 
 
 def draw(df: pd.DataFrame, config: Config = Config(), table: pd.DataFrame | None = None) -> Figure:

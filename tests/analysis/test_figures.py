@@ -148,6 +148,31 @@ def test_the_gain_of_an_arm_over_a_worse_one_is_above_one() -> None:
         crt_vs_baseline.data(df[df["arm"] == "vq"], crt_vs_baseline.Config(bootstrap=0))
 
 
+def test_a_gain_far_beyond_the_data_does_not_stretch_its_axis() -> None:
+    df = fixture_table.table()
+    df.loc[df["arm"] == "crt", "val_loss"] *= 0.7  # what vq would need is astronomic
+    picture = figures_command.make(df, "crt_vs_baseline", options={"bootstrap": 0})
+    gain = picture.figure.axes[-1]
+    low, high = gain.get_ylim()
+    assert low >= 0.01 and high <= 100
+    assert "loss: gain above the axis" in [text.get_text() for text in gain.texts]
+
+
+def test_settings_that_differ_by_too_little_are_no_sweep() -> None:
+    df = fixture_table.table("codebook")
+    df["codebook_size"] = df["codebook_size"].map({1024: 1024, 16384: 1100, 131072: 1200})
+    with pytest.raises(ValueError, match="a factor of 1.9 apart; the table has 1k, 1.1k, 1.2k"):
+        figures_command.make(df, "codebook_size", options=FEW)
+
+
+def test_an_error_from_below_says_which_figure_it_stopped() -> None:
+    def nothing(identity: str, name: str) -> None:
+        raise ValueError(f"run_id: {identity!r} has no {name}")
+
+    with pytest.raises(ValueError, match="^conditional_entropy: run_id"):
+        figures_command.make(fixture_table.table(), "conditional_entropy", vectors=nothing)
+
+
 def test_the_reference_of_the_gain_can_be_chosen() -> None:
     config = crt_vs_baseline.Config(bootstrap=0, arm="vq", reference="crt")
     table = crt_vs_baseline.data(fixture_table.table(), config)

@@ -178,7 +178,7 @@ def test_figures_that_cannot_be_drawn_say_why(
     figures = Page(path.read_text()).texts["figures"]
     assert "2 figures this table does not allow" in figures
     assert "the table has no column gfid" in figures
-    assert "needs two or more values of tokens_per_image" in figures
+    assert "needs values of tokens_per_image a factor of 1.25 apart; the table has 64" in figures
 
 
 def test_a_poor_table_still_gives_a_page(tmp_path: Path) -> None:
