@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import socket
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -32,6 +33,7 @@ from ..options import parse_options
 from ..resources import Resources
 
 _OBJECT_STORE_BYTES = 100 * 2**20  # nothing goes through it but exit codes
+_CONNECT_SECONDS = 5.0
 _NOT_FOR_RAY = ("partition", "account", "qos", "constraint", "gpu_type", "minutes", "extra")
 
 
@@ -203,6 +205,8 @@ def _connected(address: str) -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if not address:
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    else:
+        _refuse_silence(address)
     import ray
 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
@@ -221,6 +225,17 @@ def _connected(address: str) -> Any:
     except ConnectionError as error:
         raise ValueError(f"address: {address!r}: {_first_line(error)}") from None
     return ray
+
+
+def _refuse_silence(address: str) -> None:
+    """ValueError when nothing listens at HOST:PORT; Ray itself would try for minutes."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit() or "/" in address:
+        return  # "auto", or a client's address: Ray's own affair
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+    except OSError as error:
+        raise ValueError(f"address: {address!r}: no Ray cluster there: {error}") from None
 
 
 def _make_task() -> Any:

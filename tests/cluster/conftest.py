@@ -16,11 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from daemons import TOYS, Place, Project, end_launches, make_project
+from daemons import TOYS, Place, Postgres, Project, end_launches, make_project, run_script
 
 sys.path.insert(0, str(TOYS))  # the stand-in trainer and its plan
 HERE = Path(__file__).parent
-_START_SECONDS = 400  # with the installation of packages
 
 
 @pytest.fixture(autouse=True)
@@ -49,16 +48,17 @@ def slurm_without_accounting() -> Iterator[Place]:
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
-    """The URL of a PostgreSQL server's empty database."""
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server on loopback."""
     _need("postgres", "PostgreSQL", any(Path("/usr/lib/postgresql").glob("*/bin/initdb")))
     base = Path(tempfile.mkdtemp(prefix="tlpg", dir="/tmp"))
     environment = {**os.environ, "PG_BASE": str(base), "PG_PORT": str(_free_port())}
+    server = Postgres(base=base, script=HERE / "pg_up.sh", environment=environment)
     try:
-        lines = _run(["bash", str(HERE / "pg_up.sh"), "up"], environment).split()
-        yield lines[0]
+        server.start()
+        yield server
     finally:
-        subprocess.run(["bash", str(HERE / "pg_up.sh"), "wipe"], env=environment, check=False)
+        subprocess.run(["bash", str(server.script), "wipe"], env=environment, check=False)
 
 
 @pytest.fixture(scope="session")
@@ -73,8 +73,8 @@ def ray_head() -> Iterator[Place]:
         "RAY_DASH": "false",
     }
     try:
-        _run(["bash", str(HERE / "ray_head.sh"), "up"], environment)
-        exports = _run(["bash", str(HERE / "ray_head.sh"), "env"], environment)
+        run_script(["bash", str(HERE / "ray_head.sh"), "up"], environment)
+        exports = run_script(["bash", str(HERE / "ray_head.sh"), "env"], environment)
         pairs = (word.split("=", 1) for word in exports.split() if "=" in word)
         yield Place(base=base, environment=dict(pairs))
     finally:
@@ -92,7 +92,7 @@ def _slurm(*arguments: str) -> Iterator[Place]:
     }
     environment = {**os.environ, "SLURM_BASE": str(base), **ports}
     try:
-        _run(["bash", str(HERE / "slurm_up.sh"), *arguments], environment)
+        run_script(["bash", str(HERE / "slurm_up.sh"), *arguments], environment)
         yield Place(base=base, environment={"SLURM_CONF": str(base / "etc/slurm.conf")})
     finally:
         command = ["bash", str(HERE / "slurm_down.sh"), "--wipe"]
@@ -104,20 +104,6 @@ def _need(script: str, what: str, installed: bool) -> None:
         return
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         pytest.skip(f"{what} is not installed here, and installing it needs root and apt-get")
-
-
-def _run(command: list[str], environment: dict[str, str]) -> str:
-    done = subprocess.run(
-        command,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=_START_SECONDS,
-    )
-    assert done.returncode == 0, f"{' '.join(command)}:\n{done.stdout[-3000:]}"
-    return done.stdout
 
 
 def _free_port() -> int:

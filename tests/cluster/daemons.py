@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+_START_SECONDS = 400  # with the installation of packages
 _started: list[subprocess.Popen[str]] = []
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -44,6 +46,52 @@ class Place:
         text = self.ask("squeue", "-h", "-r", "-t", "all", "-o", "%i|%T|%j|%P")
         names = ("id", "state", "name", "partition")
         return [dict(zip(names, line.split("|"), strict=True)) for line in text.splitlines()]
+
+
+@dataclass(kw_only=True)
+class Postgres:
+    """A PostgreSQL server that can be killed and started again."""
+
+    base: Path
+    script: Path
+    environment: Mapping[str, str]
+    url: str = ""
+
+    def start(self) -> None:
+        lines = run_script(["bash", str(self.script), "up"], self.environment).split()
+        self.url = next(
+            line for line in lines if line.startswith("postgresql+psycopg://postgres@1")
+        )
+
+    def kill(self) -> None:
+        """SIGKILL to the server and all its processes, without a word to anybody."""
+        pid = int((self.base / "data/postmaster.pid").read_text().split()[0])
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        for number in (pid, *map(int, children)):
+            os.kill(number, signal.SIGKILL)
+        until(lambda: not Path(f"/proc/{pid}").exists() or _is_zombie(pid), "the server is dead")
+        # Where nobody reaps it, the dead server looks alive to the next one.
+        for lock in (self.base / "data/postmaster.pid", *self.base.glob("sock/.s.PGSQL.*")):
+            lock.unlink()
+
+
+def run_script(command: list[str], environment: Mapping[str, str]) -> str:
+    """The output of a start script; its own words in the error when it fails."""
+    done = subprocess.run(
+        command,
+        env=dict(environment),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=_START_SECONDS,
+    )
+    assert done.returncode == 0, f"{' '.join(command)}:\n{done.stdout[-3000:]}"
+    return done.stdout
+
+
+def _is_zombie(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
 
 @dataclass(frozen=True, kw_only=True)

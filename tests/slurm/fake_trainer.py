@@ -15,6 +15,7 @@ import threading
 import time
 from pathlib import Path
 
+from results_db import spool
 from results_db.durable import write_json
 from results_db.record import Fenced, RunDir, claim, read_endpoint
 
@@ -93,6 +94,7 @@ def execute(run: RunDir, after: int | None) -> dict[str, object]:
     status = behaviour.get("status", "done")
     try:
         attempt.write_endpoint(endpoint(run, status))
+        spool.record_remote(run.home, run)
     except Fenced as error:
         attempt.finish("fenced", "Fenced", str(error))
         return answer | {"outcome": "fenced"}
