@@ -232,6 +232,16 @@ def test_a_damaged_endpoint_does_not_count(plan, tmp_path):
     assert first(again, "tokenizer").state == "planned"
 
 
+def test_another_runs_endpoint_does_not_count(plan, tmp_path):
+    first_one, second = [run for run in plan.runs if run.kind == "tokenizer"]
+    finished(tmp_path, first_one)
+    folder = write_run(tmp_path, second, {})
+    copied = (tmp_path / "tokenizer" / first_one.id / "endpoint.json").read_text()
+    (folder / "endpoint.json").write_text(copied)
+    again = make_plan(grid(), home=tmp_path)
+    assert [run.state for run in again.runs if run.kind == "tokenizer"] == ["done", "planned"]
+
+
 def test_table_rates_know_the_device():
     rates = Rates("NVIDIA H200")
     slow = Rates("Tesla T4")
@@ -347,6 +357,9 @@ def test_data_option_replaces_the_set_and_stays_out_of_ids(tmp_path):
     plans = [make_plan(bundled(), home=tmp_path, data=f"digits:{folder}") for folder in folders]
     assert [plan.locations for plan in plans] == [{"data": str(folder)} for folder in folders]
     assert [run.id for run in plans[0].runs] == [run.id for run in plans[1].runs]
+    split = grid(data={"dataset": part("digits", split_seed=3), "resolution": 32})
+    same_set = make_plan(split, home=tmp_path, data=f"digits:{tmp_path}")
+    assert first(same_set, "tokenizer").config.data.dataset.config.split_seed == 3
     with pytest.raises(ValueError, match="--data: 'digits'; allowed: NAME:FOLDER"):
         make_plan(bundled(), home=tmp_path, data="digits")
     with pytest.raises(ValueError, match="'digts' is unknown.*did you mean 'digits'"):
