@@ -181,7 +181,7 @@ def main() -> None:
     data_codes = {**data, "num_classes": CLASSES}
     tokenizer = lay_out(home, "tokenizer", tokenizer_tree(data, 64, 1), {})
     codes = codes_run(home, finished(tokenizer), data_codes, 8192)
-    named = count.generators()
+    named = {name.removeprefix("llama-"): model for name, model in count.generators().items()}
     print("job | units/s | share of ceiling | x LlamaGen | GiB | first step s | first step warm s")
     for name in chosen.generators:
         model = to_tree(named[name])
