@@ -83,7 +83,13 @@ def hold_out(fitted: Fitted, held: np.ndarray | None = None) -> tuple[Check, tup
     )
     target = data.take(held)
     columns = {role: values for role, values in target.columns.items() if role != "y"}
-    miss = np.log(fitted.law.curve(again.params, columns)[0]) - fitted.log_y[held]
+    with np.errstate(over="ignore", invalid="ignore"):
+        predicted = fitted.law.curve(again.params, columns)[0]
+    if not (np.isfinite(predicted) & (predicted > 0)).all():
+        text = "fitted without the largest runs, it predicts no number for them"
+        lost = notice("W-HOLD-OUT", text)
+        return Check(name="hold_out", passed=False, text=text, values=nothing), (lost,)
+    miss = np.log(predicted) - fitted.log_y[held]
     assert again.fitted_log_Bn is not None
     residuals = log_rest - again.fitted_log_Bn[0]
     inside = float(np.sqrt((residuals**2).sum() / (rest.num_rows - again.num_params)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -159,6 +160,15 @@ def fit_data(
         )
     log_y = np.log(data.columns["y"])
     point = law.solve(data, log_y, np.ones(data.num_rows), loss=used_loss, delta=delta)
+    lost = [key for key, value in point.params.items() if not np.isfinite(value[0])]
+    if lost:
+        return Fit(
+            status="not_finite",
+            reason=f"{', '.join(lost)} is too large for a number: the data do not hold this law",
+            warnings=data.notices,
+            checklist=(*checklist.data_items(data), checklist.code_item(about["data_hash"])),
+            **about,
+        )
     fitted = checks.Fitted(
         law=law, data=data, log_y=log_y, point=point, loss=used_loss, delta=delta
     )
@@ -167,7 +177,9 @@ def fit_data(
         about["reason"] = f"{name} is fitted by {used_loss} only; --loss {loss} was not used"
     made, draws, why = _draws(fitted, groups, bootstrap, by, seed, notices)
     arrays = {key: np.array([value[0]]) for key, value in point.params.items()}
-    derived = {key: float(value[0]) for key, value in law.derive(arrays).items()}
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        more = law.derive(arrays)
+    derived = {key: float(value[0]) for key, value in more.items() if np.isfinite(value[0])}
     ci95, se = _spread(law, draws)
     for key in law.beyond_zero:
         low, high = ci95.get(key, (None, None))
@@ -388,15 +400,21 @@ def _spread(
     """Intervals and standard errors of the parameters and of what is derived from them."""
     if not draws:
         return {}, {}
-    ci95: dict[str, tuple[float | None, float | None]] = {}
-    se: dict[str, float] = {}
-    for key, values in {**draws, **law.derive(draws)}.items():
-        finite = values[np.isfinite(values)]
-        if len(finite) < 2:
-            continue
-        ci95[key] = interval(finite)
-        se[key] = float(finite.std(ddof=1))
-    return ci95, se
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        everything = {**draws, **law.derive(draws)}
+    finite = {key: values[np.isfinite(values)] for key, values in everything.items()}
+    finite = {key: values for key, values in finite.items() if len(values) >= 2}
+    return {key: interval(values) for key, values in finite.items()}, errors(finite)
+
+
+def errors(draws: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """The standard deviation of the draws of each parameter."""
+    found = {}
+    for key, values in draws.items():
+        # Scaled first: an amplitude that is hardly determined has squares beyond any float.
+        largest = float(np.abs(values).max()) or 1.0
+        found[key] = float((values / largest).std(ddof=1)) * largest
+    return found
 
 
 def _beside(fitted: checks.Fitted) -> dict[str, dict[str, float]]:

@@ -22,7 +22,7 @@ from . import checklist, curse, envelopes
 from .codes import notice
 from .crossover import Line, crossover, gain
 from .envelopes import ENVELOPES, Points, pareto
-from .fit import BATCH_CELLS, fit_data
+from .fit import BATCH_CELLS, errors, fit_data
 from .fits import power_law
 from .law import Solved
 from .predict import intervals
@@ -355,7 +355,7 @@ def _resampled(
                 fits[form],
                 draws=kept,
                 ci95=dict(intervals(kept, names)),
-                se={key: float(kept[:, at].std(ddof=1)) for at, key in enumerate(names)},
+                se=errors({key: kept[:, at] for at, key in enumerate(names)}),
                 bootstrap=Bootstrap(
                     by=by,
                     draws=len(kept),

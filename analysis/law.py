@@ -136,6 +136,12 @@ class CurveLaw(Law):
     def public(self, theta_BP: np.ndarray, data: Data, log_y: np.ndarray) -> dict[str, np.ndarray]:
         """The law's parameters, name -> [B], of the solver's."""
 
+    def finite(self, theta_BP: np.ndarray, data: Data, log_y: np.ndarray) -> dict[str, np.ndarray]:
+        """`public`, with NaN for what no float can hold (an amplitude far from the data)."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            params = self.public(theta_BP, data, log_y)
+        return {name: np.where(np.isfinite(one), one, np.nan) for name, one in params.items()}
+
     @abstractmethod
     def remarks(self, params: Mapping[str, np.ndarray], data: Data) -> tuple[Notice, ...]:
         """Warnings that only this law can see, about its point fit."""
@@ -166,7 +172,7 @@ class CurveLaw(Law):
         if loss == "l1" and start is None and curve.num_rows <= MAX_EXACT_ROWS:
             theta_BP = least_absolute(curve, log_y, weights, theta_BP[0])[None]
             lowest = float((weights * np.abs(curve.log_y(theta_BP)[0] - log_y)).sum())
-        params = self.public(theta_BP, data, log_y)
+        params = self.finite(theta_BP, data, log_y)
         hit = found.at_bound_BP[best].copy()
         hit[list(self.floors(data))] = False
         return Solved(
@@ -210,7 +216,7 @@ class CurveLaw(Law):
             lowest[better] = found.objective_B[better]
             decrement[better] = found.decrement_B[better]
         return Solved(
-            params=self.public(theta, data, plain_y),
+            params=self.finite(theta, data, plain_y),
             theta_BP=theta,
             objective_B=lowest,
             decrement_B=decrement,
@@ -251,7 +257,7 @@ class CurveLaw(Law):
         size = np.sqrt(np.diag(hess)[free])
         scaled = hess[inside] / size / size[:, None]
         moved[:, free] -= (np.linalg.pinv(scaled, rcond=1e-12) @ (pull[:, free] / size).T).T / size
-        return self.public(np.clip(moved, curve.low_P, curve.high_P), data, log_y)
+        return self.finite(np.clip(moved, curve.low_P, curve.high_P), data, log_y)
 
 
 def floor(share_B: np.ndarray, log_y: np.ndarray) -> np.ndarray:

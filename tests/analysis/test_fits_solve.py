@@ -1,4 +1,4 @@
-"""The solver against independent ones: scipy's optimisers, linear programs, the published recipe."""
+"""The solver against independent ones: scipy's optimisers, linear programs, differences."""
 
 from __future__ import annotations
 
