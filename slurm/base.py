@@ -136,6 +136,13 @@ class BaseExecutor(abc.ABC):
         """
         raise QueueUnknown("this executor has no queue")
 
+    @classmethod
+    def option_names(cls) -> frozenset[str]:
+        """What `Context.options` may set, `KIND.` before a name aside; a study's own resources are
+        taken as far as they are among these.
+        """
+        return frozenset()
+
     def resources(self, kind: str) -> Resources:
         """What a run of `kind` asks for."""
         return Resources()

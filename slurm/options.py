@@ -15,6 +15,12 @@ from .resources import Resources, from_options
 _Options = TypeVar("_Options")
 
 
+def names(defaults: object, refused: Collection[str] = ()) -> frozenset[str]:
+    """All names that `parse_options` takes."""
+    found = {field.name for kind in (defaults, Resources()) for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    return frozenset(found - set(refused))
+
+
 def parse_options(
     defaults: _Options,
     context: Context,
@@ -33,9 +39,7 @@ def parse_options(
     extra: list[tuple[str, str]] = []
     special: dict[str, dict[str, object]] = {kind: {} for kind in KINDS}
     fields = {field.name for field in dataclasses.fields(defaults)}  # type: ignore[arg-type]
-    known = sorted(
-        (fields | {field.name for field in dataclasses.fields(Resources)}) - set(refused)
-    )
+    known = sorted(names(defaults, refused))
     for name, value in (context.options or {}).items():
         kind, dot, field = name.rpartition(".")
         if kind == "extra" and "extra" in known:

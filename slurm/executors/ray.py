@@ -29,7 +29,7 @@ from ..base import (
     worker_environment,
 )
 from ..bundling import Bundling
-from ..options import parse_options
+from ..options import names, parse_options
 from ..resources import Resources
 
 _OBJECT_STORE_BYTES = 100 * 2**20  # nothing goes through it but exit codes
@@ -75,6 +75,10 @@ class Executor(BaseExecutor):
         self._refs: dict[str, Any] = {}  # job id -> what Ray calls its result
         self._live: dict[tuple[str, ...], str] = {}  # run ids of a job -> its id, until it is gone
         self._reports: dict[str, JobReport] = {}
+
+    @classmethod
+    def option_names(cls) -> frozenset[str]:
+        return names(Options(), refused=_NOT_FOR_RAY)
 
     def resources(self, kind: str) -> Resources:
         return self._resources[kind]

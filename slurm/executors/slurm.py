@@ -32,7 +32,7 @@ from ..base import (
     QueueUnknown,
 )
 from ..bundling import Bundling
-from ..options import parse_options
+from ..options import names, parse_options
 from ..payload import Payload
 from ..resources import Resources
 
@@ -93,6 +93,10 @@ class Executor(BaseExecutor):
         self._submissions = 0
         self._pause = _FIRST_LOOK_SECONDS
         self._next_look = 0.0
+
+    @classmethod
+    def option_names(cls) -> frozenset[str]:
+        return names(Options())
 
     def resources(self, kind: str) -> Resources:
         return self._resources[kind]

@@ -43,6 +43,11 @@ def launch(
             "--resource", metavar="NAME=VALUE", help="For the executor, e.g. partition=gpu."
         ),
     ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option("--address", help="Of a running Ray cluster; default: one of this machine."),
+    ] = None,
+    hold: Annotated[bool, typer.Option("--hold", help="Submit to SLURM on hold.")] = False,
     weights: Annotated[
         list[str] | None,
         typer.Option("--weights", metavar="FILE=PATH", help="Where a pretrained file lies."),
@@ -72,6 +77,11 @@ def launch(
     made = make_plan(grid, home=home, data=data, overrides=sets or (), sharing=sharing)
     check_budget(made.totals(), max_gpu_hours, max_flops)
     settings = settings_of(device, weights, checkpoint_seconds, compile_models)
+    asked = opt.pairs("--resource", resources)
+    if address is not None:
+        asked["address"] = address
+    if hold:
+        asked["hold"] = True
     summary = launched(
         made,
         home,
@@ -82,7 +92,7 @@ def launch(
         wait=wait,
         yes=yes,
         progress=not quiet,
-        resources=opt.pairs("--resource", resources),
+        resources=asked,
     )
     if as_json:
         import dataclasses
@@ -132,8 +142,14 @@ def launched(
     from slurm.launch import launch as run_launch
     from trainer import parts
 
-    attached = parts.load("slurm.executors", on).Executor.attached
-    study = {} if on == "local" else made.resources
+    executor = parts.load("slurm.executors", on).Executor
+    # A study may name what several places understand; each takes its own.
+    known = executor.option_names()
+    study = {
+        name: value
+        for name, value in made.resources.items()
+        if name.rpartition(".")[2] in known or (name.startswith("extra.") and "extra" in known)
+    }
     return run_launch(
         made,
         executor=on,
@@ -141,7 +157,7 @@ def launched(
         settings=settings,
         workers=workers,
         gpus=gpus,
-        wait=wait or attached,
+        wait=wait or executor.attached,
         yes=yes or on == "local",
         progress=progress,
         options={**study, **(resources or {})} or None,

@@ -78,6 +78,12 @@ def test_unknown_options_are_refused_by_name(
     assert "\n" not in str(caught.value) and "allowed" in str(caught.value)
 
 
+def test_it_knows_the_names_of_its_options(name: str) -> None:
+    found = executor(name).option_names()
+    assert "colour" not in found
+    assert not found or {"gpus", "cpus"} <= found
+
+
 def test_without_a_launch_its_queue_is_empty(name: str, tmp_path: Path) -> None:
     from slurm import queued
 
