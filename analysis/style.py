@@ -563,9 +563,10 @@ def text_width(text: str, size: float) -> float:
 
 def settle(fig: Figure) -> None:
     """Lays the figure out once and for all: saved twice, at any resolution, it is the same."""
-    if fig.get_layout_engine() is not None:
+    engine = fig.get_layout_engine()
+    if engine is not None:
         for _ in range(2):  # one pass leaves labels a little outside
-            fig.draw_without_rendering()
+            engine.execute(fig)
         fig.set_layout_engine("none")
 
 

@@ -98,6 +98,7 @@ def test_the_picture_is_its_csv(drawn: Path) -> None:
     done = done.loc[runs.index]
     assert np.allclose(runs["y"], done["gfcd"])
     assert np.allclose(runs["y_high"] - runs["y"], done["gfcd_std"], rtol=1e-6)
+    assert np.allclose(runs["y"] - runs["y_low"], done["gfcd_std"], rtol=1e-6)
     assert set(table["layer"]) == {"run", "frontier", "fit straight", "fit floor"}
 
 
