@@ -9,6 +9,7 @@ run's row, the choices and the code, so that `check` can say what has changed si
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
 import inspect
 import io
@@ -24,6 +25,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from pydantic import TypeAdapter, ValidationError
 
 from . import parts
 
@@ -45,6 +47,7 @@ ALIASES = {
     "schedule": ("schedule", "vcq_schedule"),
     "cfg_scale": ("cfg_scale", "cfg", "guidance"),
 }
+COMMON_OPTIONS = ("bootstrap", "seed")  # always allowed, also where nothing is fitted
 IDS_IN_METADATA = 2000  # beyond this many runs a picture carries their hash; figures.json has all
 
 
@@ -133,8 +136,7 @@ def make(
     if not len(df):
         raise ValueError(f"{name}: the table has no rows")
     if config is None and "Config" in vars(module):
-        known = {f.name for f in dataclasses.fields(module.Config)}
-        config = module.Config(**{k: v for k, v in (options or {}).items() if k in known})
+        config = _config(module, name, options or {})
     try:
         return _make(module, name, df, config, vectors)
     except ValueError as error:
@@ -232,6 +234,7 @@ def draw_all(
     wanted = parts.names("figures") if names is None else tuple(names)
     for name in wanted:
         parts.load("figures", name)  # a wrong name is refused before anything is drawn
+    _refuse_unknown(options or {}, wanted)
     index = _read_index(out_dir)
     done = []
     for name in wanted:
@@ -334,6 +337,47 @@ def code_hash(name: str) -> str:
     for part in (module, panels, style):
         total.update(Path(str(part.__file__)).read_bytes())
     return total.hexdigest()[:16]
+
+
+def _config(module: ModuleType, name: str, options: dict[str, Any]) -> Any:
+    """The figure's Config with those of `options` that it has, checked and converted by type."""
+    known = {f.name for f in dataclasses.fields(module.Config)}
+    given = {
+        key: (value,) if isinstance(value, str) and _wants_tuple(module.Config, key) else value
+        for key, value in options.items()
+        if key in known
+    }
+    try:
+        return TypeAdapter(module.Config).validate_python(given)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field_name = ".".join(str(step) for step in first["loc"])
+        message = first["msg"][:1].lower() + first["msg"][1:]
+        raise ValueError(f"{name}: {field_name}: {first['input']!r}; {message}") from None
+
+
+def _wants_tuple(cls: type, field_name: str) -> bool:
+    """Whether a lone text given for the field stands for a tuple of one."""
+    return str(next(f.type for f in dataclasses.fields(cls) if f.name == field_name)).startswith(
+        "tuple"
+    )
+
+
+def _refuse_unknown(options: dict[str, Any], wanted: Sequence[str]) -> None:
+    """ValueError for an option that none of the `wanted` figures has: a typo must not pass."""
+    known: set[str] = set()
+    for name in wanted:
+        module = parts.load("figures", name)
+        if "Config" in vars(module):
+            known |= {f.name for f in dataclasses.fields(module.Config)}
+    for option in options:
+        if option not in known | set(COMMON_OPTIONS):
+            near = difflib.get_close_matches(option, known, n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise ValueError(
+                f"option: no figure drawn here has {option!r}{hint}; known: "
+                f"{', '.join(sorted(known))}"
+            )
 
 
 def _call(function: Callable[..., Any], df: pd.DataFrame, given: dict[str, Any]) -> Any:

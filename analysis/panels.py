@@ -218,12 +218,20 @@ def scaling_rows(
     bootstrap: int = 1000,
     seed: int = 0,
     reference: str | None = None,
+    envelope: str = "pareto",
 ) -> tuple[list[dict[str, Any]], Comparison]:
     """Rows of a metric against FLOPs: runs with error bars, frontiers, fits with their bands; and
     the comparison.
     """
     comparison = compared(
-        df, x=x, y=y, group=group, reference=reference, bootstrap=bootstrap, seed=seed
+        df,
+        x=x,
+        y=y,
+        group=group,
+        reference=reference,
+        envelope=envelope,
+        bootstrap=bootstrap,
+        seed=seed,
     )
     runs = df[df["status"].eq("done")] if "status" in df.columns else df
     rows = run_rows(runs, x, y, group=group, panel=panel)

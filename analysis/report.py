@@ -111,6 +111,7 @@ def _comparisons(
                 y=metric,
                 group="arm",
                 reference=None,
+                envelope="pareto",
                 bootstrap=bootstrap,
                 seed=seed,
             )

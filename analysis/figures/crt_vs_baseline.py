@@ -43,6 +43,7 @@ class Config:
     )
     x: str = "flops_train"  # FLOPs column: flops_train, flops_total or flops_paper
     distance: str | None = None  # gfid, gfcd or gfid_clip; None: the first that the table has
+    envelope: str = "pareto"  # what is fitted: pareto, binned, hull, isoflop or model
     bootstrap: int = 1000  # draws of the bands; 0: no bands
     seed: int = 0  # of the bootstrap
 
@@ -82,6 +83,7 @@ def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
             panel=metric,
             bootstrap=config.bootstrap,
             seed=config.seed,
+            envelope=config.envelope,
             reference=reference,
         )
         rows.extend(made)

@@ -27,6 +27,7 @@ class Config:
     y: str | None = None  # gfid, gfcd or gfid_clip; None: the first of them that the table has
     group: str = "arm"  # column whose values are the lines
     forms: tuple[str, ...] = ("straight", "floor")  # laws drawn: without and with a floor
+    envelope: str = "pareto"  # what is fitted: pareto, binned, hull, isoflop or model
     bootstrap: int = 1000  # draws of the band; 0: no band
     seed: int = 0  # of the bootstrap
     label_points: bool = False  # a name beside every run
@@ -47,6 +48,7 @@ def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
         forms=config.forms,
         bootstrap=config.bootstrap,
         seed=config.seed,
+        envelope=config.envelope,
     )
     table = panels.tidy(rows)
     samples = f"{y}_num_samples"

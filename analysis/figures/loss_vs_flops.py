@@ -36,6 +36,7 @@ class Config:
         "straight",
         "floor",
     )  # laws drawn: without and with an irreducible loss
+    envelope: str = "pareto"  # what is fitted: pareto, binned, hull, isoflop or model
     bootstrap: int = 1000  # draws of the band; 0: no band
     seed: int = 0  # of the bootstrap
     label_points: bool = False  # a name beside every run
@@ -54,6 +55,7 @@ def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
         forms=config.forms,
         bootstrap=config.bootstrap,
         seed=config.seed,
+        envelope=config.envelope,
     )
     table = panels.tidy(rows)
     table.attrs.update(

@@ -265,6 +265,23 @@ def test_figures_a_table_does_not_allow_are_reported_in_one_line(tmp_path: Path)
         assert "\n" not in str(caught.value)
 
 
+def test_options_are_checked_by_name_and_type(tmp_path: Path) -> None:
+    df = fixture_table.table()
+    draw = figures_command.draw_all
+    with pytest.raises(ValueError, match="'bootstrp' .did you mean 'bootstrap'"):
+        draw(df, tmp_path, THREE, options={"bootstrp": 3})
+    with pytest.raises(ValueError, match="loss_vs_flops: bootstrap: 'many'"):
+        figures_command.make(df, "loss_vs_flops", options={"bootstrap": "many"})
+    with pytest.raises(ValueError, match="envelope"):
+        figures_command.make(df, "loss_vs_flops", options=FEW | {"envelope": "nothing"})
+    picture = figures_command.make(
+        df, "loss_vs_flops", options=FEW | {"forms": "straight", "envelope": "binned"}
+    )
+    assert picture.config["forms"] == ["straight"]
+    assert picture.table is not None and "fit floor" not in set(picture.table["layer"])
+    assert not list(tmp_path.glob("*.png"))
+
+
 def test_all_figures_are_tried_when_none_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
