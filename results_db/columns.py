@@ -73,6 +73,7 @@ WIDE_COLUMNS: dict[str, tuple[str, str]] = {
     **_METRICS,
     **_RUN_COLUMNS,
     "tokenizer_params": ("Int64", "trainable parameters of the generator's tokenizer"),
+    "gpu_hours_planned": ("float64", "device hours that the plan expected of the generator"),
     **_MADE_BY,
 }
 

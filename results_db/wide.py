@@ -211,6 +211,8 @@ def _row(
         if row[name] is None:
             planned = member["planned"].get(name)
             row[name] = planned if _fits(WIDE_COLUMNS[name][0], planned) else None
+    hours = member["planned"].get("gpu_hours")
+    row["gpu_hours_planned"] = hours if _fits("float64", hours) else None
     if tokenizer is not None:
         row["tokenizer_params"] = _tokenizer_params(tokenizer, members, runs)
     for name in _FROM_ANCESTORS:
@@ -312,6 +314,7 @@ def _is_axis(name: str, columns: Columns) -> bool:
 _NOT_METRICS = frozenset(COLUMNS) | {
     *("study", "arm", "run_id", "tokenizer_id", "codes_id", "status", "reason", "dataset"),
     *("attempts", "commit", "dirty", "finished_at", "tokenizer_params"),
+    "gpu_hours_planned",
 }
 
 

@@ -220,6 +220,20 @@ class Hours:
 
     value: float
     source: str  # measured, table or default
+    # At the fastest and the slowest that was measured; None where there is no spread.
+    interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Speed:
+    """FLOP/s of a few iterations of one shape, timed by `plan --calibrate`."""
+
+    hardware: str
+    shape: tuple[Any, ...]
+    precision: str
+    rate: float  # median of the timed pieces
+    low: float  # slowest piece
+    high: float  # fastest piece
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,14 +250,21 @@ class _Timed:
 
 @dataclass(slots=True)
 class Rates:
-    """FLOP/s by shape of run, measured where a run of that shape has ended on this hardware.
+    """FLOP/s by shape of run, measured where a run of that shape has ended on this hardware or was
+    timed by `plan --calibrate`; the former counts for more.
 
-    Without a name of the hardware, the one on which most runs have ended counts.
+    Without a name of the hardware, the one on which most runs have ended counts, or was timed last.
     """
 
     hardware: str | None = None  # name of the device that will be used; None: not known
     _timed: dict[str, dict[tuple[Any, ...], list[_Timed]]] = field(default_factory=dict)
-    _rates: dict[tuple[Any, ...], float] = field(default_factory=dict)
+    _rates: dict[tuple[Any, ...], tuple[float, ...]] = field(default_factory=dict)
+    _speeds: list[Speed] = field(default_factory=list)
+
+    def add_speeds(self, speeds: Iterable[Speed]) -> None:
+        """What was timed, the newest last."""
+        self._speeds += speeds
+        self._rates.clear()
 
     def add(self, shape: tuple[Any, ...], flops_compute: float, columns: Mapping[str, Any]) -> None:
         """A finished run: its shape, the FLOPs it computed, and its endpoint's columns."""
@@ -255,30 +276,43 @@ class Rates:
 
     def hours(self, kind: str, work: Work) -> Hours:
         """Device hours of a run that is not done."""
-        rate = self._rate(work.shape, lambda shape: shape == work.shape)
-        if rate is not None:
-            return Hours(work.flops_compute / rate / 3600, "measured")
+        rates = self._timed_rates(work.shape, lambda shape: shape == work.shape)
+        if rates:
+            spread = (max(rates), min(rates)) if len(rates) > 1 else None
+            return _measured(work, statistics.median(rates), spread)
+        for speed in reversed(self._speeds_here()):
+            if (speed.shape, speed.precision) == (work.shape, work.precision):
+                return _measured(work, speed.rate, (speed.high, speed.low))
         # Other shapes of the same family are a better guess than a data sheet, but no measurement.
         family = work.shape[0]
-        rate = self._rate((family,), lambda shape: shape[0] == family)
-        source = "default"
-        if rate is None:
+        rates = self._timed_rates((family,), lambda shape: shape[0] == family)
+        rates = rates or tuple(s.rate for s in self._speeds_here() if s.shape[0] == family)
+        if rates:
+            rate, source = statistics.median(rates), "default"
+        else:
             rate, source = self._assumed(kind, work.precision)
         return Hours(max(work.flops_compute / rate, work.steps * STEP_SECONDS) / 3600, source)
 
-    def _rate(self, key: tuple[Any, ...], fits: Callable[[tuple[Any, ...]], bool]) -> float | None:
-        """Median FLOP/s of the longer half of the runs that fit: short ones are mostly setup."""
+    def _timed_rates(
+        self, key: tuple[Any, ...], fits: Callable[[tuple[Any, ...]], bool]
+    ) -> tuple[float, ...]:
+        """FLOP/s of the longer half of the runs that fit: short ones are mostly setup."""
         if key not in self._rates:
             shapes = self._timed.get(self._device() or "", {})
             timed = [one for shape, found in shapes.items() if fits(shape) for one in found]
             longest = max((one.flops for one in timed), default=0.0)
-            rates = [one.rate for one in timed if one.flops >= longest / 2]
-            self._rates[key] = statistics.median(rates) if rates else 0.0
-        return self._rates[key] or None
+            self._rates[key] = tuple(one.rate for one in timed if one.flops >= longest / 2)
+        return self._rates[key]
+
+    def _speeds_here(self) -> list[Speed]:
+        device = self._device()
+        return [speed for speed in self._speeds if speed.hardware == device]
 
     def _device(self) -> str | None:
-        if self.hardware is not None or not self._timed:
+        if self.hardware is not None:
             return self.hardware
+        if not self._timed:
+            return self._speeds[-1].hardware if self._speeds else None
         numbers = {name: sum(map(len, shapes.values())) for name, shapes in self._timed.items()}
         return max(numbers, key=lambda name: numbers[name])
 
@@ -294,6 +328,14 @@ class Rates:
         if device.upper().startswith("CPU"):
             return CPU_FLOPS, "default"
         return PEAKS[DEFAULT_DEVICE][column] * share, "default"
+
+
+def _measured(work: Work, rate: float, spread: tuple[float, float] | None) -> Hours:
+    """Hours at a measured FLOP/s; `spread` is the fastest and the slowest."""
+    hours = work.flops_compute / 3600
+    if spread is None:
+        return Hours(hours / rate, "measured")
+    return Hours(hours / rate, "measured", (hours / spread[0], hours / spread[1]))
 
 
 def local_gpu() -> str | None:
@@ -325,7 +367,8 @@ def totals(runs: Iterable[Any]) -> dict[str, Any]:
     """Sums over planned runs, each counted once: runs, FLOPs, device hours, and the same by kind.
 
     `flops_train` is what all of them compute together; `flops_train_without_sharing` what the
-    results would cost if no two had a trunk in common. `gpu_hours_left` and `flops_left` leave out
+    results would cost if no two had a trunk in common. `gpu_hours_low` and `gpu_hours_high` take
+    the ends of the intervals of runs that have one. `gpu_hours_left` and `flops_left` leave out
     what is done.
     """
     by_kind: dict[str, dict[str, Any]] = {}
@@ -338,6 +381,9 @@ def totals(runs: Iterable[Any]) -> dict[str, Any]:
         entry["flops_train"] += run.flops_marginal
         entry["flops_train_without_sharing"] += 0 if run.is_segment else run.flops_train
         entry["gpu_hours"] += run.gpu_hours
+        low, high = run.gpu_hours_interval or (run.gpu_hours, run.gpu_hours)
+        entry["gpu_hours_low"] += low
+        entry["gpu_hours_high"] += high
         entry["flops_left"] += 0 if done else run.flops_marginal
         entry["gpu_hours_left"] += 0 if done else run.gpu_hours
     total = {name: sum(entry[name] for entry in by_kind.values()) for name in _SUMS}
@@ -345,8 +391,8 @@ def totals(runs: Iterable[Any]) -> dict[str, Any]:
 
 
 _SUMS = (
-    *("runs", "done", "segments", "flops_train", "flops_train_without_sharing", "gpu_hours"),
-    *("flops_left", "gpu_hours_left"),
+    *("runs", "done", "segments", "flops_train", "flops_train_without_sharing"),
+    *("gpu_hours", "gpu_hours_low", "gpu_hours_high", "flops_left", "gpu_hours_left"),
 )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from results_db.durable import create_exclusive, read_json, write_json
+from results_db.plan_file import current_plan_path, read_plan, study_names
 from results_db.record import RunDir, now_text
 from trainer import trunks
 from trainer.config import KINDS, SCHEME, canonical_json, to_tree
@@ -44,6 +45,8 @@ class PlannedRun:
     hours_source: str  # measured, table or default
     state: str
     flops_shared: int = 0  # of flops_train, those of the trunk
+    gpu_hours_interval: tuple[float, float] | None = None  # where the speed was measured repeatedly
+    shape: tuple[Any, ...] = ()  # runs of equal shape have equal throughput
 
     @property
     def flops_marginal(self) -> int:
@@ -138,12 +141,16 @@ class Plan:
         with _collecting_later():
             content = self._identity()
             content["hash"] = _hash(content)
+            before = _predictions(home, self.study)
             for entry, run in zip(content["runs"], self.runs, strict=True):
                 entry["params"] = run.params
                 entry["flops_train"] = run.flops_train
                 entry["flops_marginal"] = run.flops_marginal
                 entry["gpu_hours"] = run.gpu_hours
                 entry["hours_source"] = run.hours_source
+                if run.state in ("done", "diverged") and run.id in before:
+                    # What was expected of it, not what is known by now.
+                    entry |= before[run.id]
             content["dropped"] = [{"cell": cell, "reason": why} for cell, why in self.dropped]
             content["created_at"] = now_text()
             folder = Path(home) / "studies" / self.study
@@ -155,6 +162,18 @@ class Plan:
         if not current.exists() or read_json(current) != pointer:
             write_json(current, pointer)
         return path
+
+
+def _predictions(home: str | os.PathLike[str], study: str) -> dict[str, dict[str, Any]]:
+    """Hours of the runs of a study as its plan had them so far."""
+    path = current_plan_path(home, study) if study in study_names(home) else None
+    if path is None:
+        return {}
+    names = ("gpu_hours", "hours_source")
+    return {
+        run.id: {name: run.facts[name] for name in names if name in run.facts}
+        for run in read_plan(path).runs
+    }
 
 
 def _hash(identity: Mapping[str, Any]) -> str:
@@ -202,6 +221,7 @@ def _run_json(run: PlannedRun) -> dict[str, Any]:
         "params_non_embedding": run.params_non_embedding,
         "flops_paper": run.flops_paper,
         "hours_source": run.hours_source,
+        "gpu_hours_interval": run.gpu_hours_interval,
         "trunk": _trunk_json(run),
     }
 
@@ -289,6 +309,8 @@ def _planned(run_id: str, draft: Draft, state: str, rates: cost.Rates) -> Planne
         flops_shared=draft.work.flops_shared,
         flops_paper=draft.work.flops_paper,
         gpu_hours=hours.value,
+        gpu_hours_interval=hours.interval,
         hours_source=hours.source,
+        shape=draft.work.shape,
         state=state,
     )

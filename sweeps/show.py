@@ -30,6 +30,10 @@ def plan(made: Plan, *, each_run: bool = False) -> None:
     if totals["segments"]:
         console.print(_saving(totals), markup=False)
     console.print(f"Hours: {_sources(made.runs)}.", markup=False)
+    if any(run.gpu_hours_interval for run in made.runs):
+        low, high = hours(totals["gpu_hours_low"]), hours(totals["gpu_hours_high"])
+        line = f"Between {low} and {high} hours at the fastest and slowest that was measured."
+        console.print(line, markup=False)
     for warning in made.warnings[:MOST_DROPPED]:
         console.print(f"warning: {warning}", markup=False)
     if made.missing_data:
@@ -151,7 +155,7 @@ def _sources(runs: Iterable[PlannedRun]) -> str:
     for run in runs:
         numbers[run.hours_source] += 1
     meaning = {
-        "measured": "measured on finished runs of the same shape",
+        "measured": "measured on runs of the same shape, finished or timed by --calibrate",
         "table": "from the device's peak and an assumed share of it",
         "default": "from a default rate, or the rate of other shapes here",
     }

@@ -12,7 +12,7 @@ from typing import Any
 from results_db.record import RunDir, may_follow, run_state
 from trainer.config import KINDS
 
-from . import cost
+from . import calibration, cost
 from .graph import Draft
 
 MOST_ENDPOINTS = 2000  # of other studies, read for their throughput
@@ -61,9 +61,10 @@ def rates_of(
     hardware: str | None,
 ) -> cost.Rates:
     """Throughputs of what has ended in this home: this plan's own runs, and the generators and
-    tokenizers of other studies.
+    tokenizers of other studies; and what was timed for it.
     """
     rates = cost.Rates(hardware)
+    rates.add_speeds(calibration.speeds(home))
     for run_id, draft in drafts:
         if run_id in there.columns:
             rates.add(draft.work.shape, draft.work.flops_compute, there.columns[run_id])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,39 @@ class RunLine:
     gpu_hours_predicted: float | None
     gpu_hours: float | None  # of a finished run
     job: str | None = None  # its job in a queue, with the queue's reason (slurm/status.py fills it)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpentHours:
+    """Device hours of the finished runs of a study, and what its plan expected of the same."""
+
+    runs: int
+    predicted: float
+    actual: float
+
+    def text(self) -> str:
+        """A line for people."""
+        ratio = f" ({self.actual / self.predicted:.2f} of it)" if self.predicted else ""
+        return (
+            f"device hours of {self.runs} finished runs: {self.actual:.3g}, "
+            f"predicted {self.predicted:.3g}{ratio}"
+        )
+
+
+def spent_hours(lines: Iterable[RunLine]) -> SpentHours | None:
+    """Predicted against actual; None when nothing is finished."""
+    finished = [
+        (line.gpu_hours_predicted, line.gpu_hours)
+        for line in lines
+        if line.gpu_hours is not None and line.gpu_hours_predicted is not None
+    ]
+    if not finished:
+        return None
+    return SpentHours(
+        runs=len(finished),
+        predicted=sum(predicted for predicted, _ in finished),
+        actual=sum(actual for _, actual in finished),
+    )
 
 
 def study_plan(home: str | os.PathLike[str], study: str) -> PlanFile:

@@ -23,7 +23,7 @@ from PIL import Image
 from results_db.durable import read_json, write_json
 from results_db.record import RunDir, claim
 
-from . import parts
+from . import flops, parts
 from .config import (
     CodesConfig,
     GeneratorConfig,
@@ -33,6 +33,7 @@ from .config import (
     run_id,
     to_tree,
 )
+from .encode import Codes
 from .optim import Diverged
 from .run import (
     Run,
@@ -96,8 +97,9 @@ def measure(spec: Mapping[str, Any]) -> dict[str, Any]:
     SPEC: {"device": "auto", "seconds": of each job, "settings": more settings of a run, "jobs":
     [{"kind": "generator", "config": .., "codes": config of its codes, "tokenizer": config},
     {"kind": "tokenizer", "config": .., "random_images": false}]}, configs as plain data.
-    RESULT: {"hardware", "results": [{"seconds_per_step": [..], "peak_memory_bytes": ..} or
-    {"error": ".."}]}, in the order of the jobs.
+    RESULT: {"hardware", "results": [{"seconds_per_step": [..], "unit": "tokens/s" or "images/s",
+    "units_per_step", "flops_per_step", "peak_memory_bytes"} or {"error": ".."}]}, in the order of
+    the jobs.
     """
     device = pick_device(spec["device"])
     results = []
@@ -137,7 +139,8 @@ def _measure_one(
         try:
             stage_function(run.kind)(run)
         except Enough:
-            return {"seconds_per_step": meter.windows, "peak_memory_bytes": _peak(device)}
+            measured = {"seconds_per_step": meter.windows, "peak_memory_bytes": _peak(device)}
+            return {**measured, **_per_step(config, parents)}
     raise AssertionError("the loop ended before it was timed")
 
 
@@ -154,6 +157,20 @@ def timed(config: TokenizerConfig | GeneratorConfig) -> TokenizerConfig | Genera
         own = dataclasses.replace(part.config, start_iteration=0)
         changes["adversarial"] = dataclasses.replace(part, config=own)
     return dataclasses.replace(config, **changes)
+
+
+def _per_step(
+    config: TokenizerConfig | GeneratorConfig, parents: Mapping[str, RunDir]
+) -> dict[str, Any]:
+    """What one iteration of the timed run does."""
+    one = dataclasses.replace(config, iterations=1)
+    if isinstance(one, TokenizerConfig):
+        total = flops.tokenizer_flops_train(one)
+        return {"unit": "images/s", "units_per_step": one.batch_size, "flops_per_step": total}
+    codes = Codes(parents["codes"])
+    total = flops.generator_flops_train(one, codes.codebook_size, codes.tokens_per_image)
+    tokens = one.batch_size * codes.tokens_per_image
+    return {"unit": "tokens/s", "units_per_step": tokens, "flops_per_step": total}
 
 
 def _lay_out(home: Path, kind: str, config: Any, parents: Mapping[str, RunDir]) -> RunDir:
@@ -251,11 +268,11 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     spec, result = arguments
     try:
-        write_json(result, measure(read_json(spec)))
+        found = measure(read_json(spec))
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        found = {"error": str(error)}
+    write_json(result, found)
+    return 2 if "error" in found else 0
 
 
 if __name__ == "__main__":

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from . import options as opt
+
+if TYPE_CHECKING:
+    from ..calibration import Timing
+    from ..plan import Plan
+
+CALIBRATION_SECONDS = 3.0  # of each shape
 
 
 def plan(
@@ -20,6 +27,15 @@ def plan(
         str | None,
         typer.Option("--hardware", help="Device to estimate hours for, e.g. 'NVIDIA H100'."),
     ] = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="First time a few iterations of every shape.")
+    ] = False,
+    on: Annotated[str, typer.Option("--on", help="Where to calibrate: local.")] = "local",
+    device: opt.Device = "auto",
+    weights: Annotated[
+        list[str] | None,
+        typer.Option("--weights", metavar="FILE=PATH", help="Pretrained files, to calibrate."),
+    ] = None,
     max_gpu_hours: opt.MaxHours = None,
     max_flops: opt.MaxFlops = None,
     runs: Annotated[bool, typer.Option("--runs", help="One line per run, however many.")] = False,
@@ -28,20 +44,26 @@ def plan(
 ) -> None:
     """Runs of a study, their state, FLOPs and GPU-hours.
 
-    Shared runs count once; cells that a filter drops are listed with the reason.
+    Shared runs count once; cells that a filter drops are listed with the reason. With --calibrate
+    the hours rest on the speed of this machine, which later plans use too.
     """
     from ..cost import check_budget, local_gpu
     from ..plan import make_plan
 
     grid = opt.grid_of(study, options, scale)
-    made = make_plan(
-        grid,
-        home=home,
-        data=data,
-        overrides=sets or (),
-        hardware=hardware or local_gpu(),
-        sharing=sharing,
-    )
+
+    def made_for(hardware: str | None) -> Plan:
+        return make_plan(
+            grid, home=home, data=data, overrides=sets or (), hardware=hardware, sharing=sharing
+        )
+
+    made = made_for(hardware or local_gpu())
+    if calibrate:
+        timings = _calibrated(made, on, device, weights, home)
+        for timing in timings:
+            opt.say(timing.text(), error=True)
+        entries = [timing.entry for timing in timings if timing.entry is not None]
+        made = made_for(hardware or (entries[0]["hardware"] if entries else local_gpu()))
     if as_json:
         opt.print_json(made.to_json())
     else:
@@ -49,3 +71,30 @@ def plan(
 
         show.plan(made, each_run=runs)
     check_budget(made.totals(), max_gpu_hours, max_flops)
+
+
+def _calibrated(
+    made: Plan, on: str, device: str, weights: list[str] | None, home: Path
+) -> list[Timing]:
+    """Times the shapes of a plan where its runs would train."""
+    import sys
+
+    from slurm.base import CODE_ROOT, worker_environment
+
+    from .. import calibration
+    from .launch import settings_of
+
+    if on != "local":
+        raise ValueError(f"--on: {on!r} cannot calibrate; allowed: local")
+    settings: dict[str, Any] = settings_of(device, weights)
+    settings["locations"] = {**made.locations, **settings["locations"]}
+    command = [sys.executable, "-P", "-m", "trainer.calibrate"]
+    environment = worker_environment(CODE_ROOT, TOKENLAW_HOME=str(Path(home).absolute()))
+    return calibration.calibrate(
+        made,
+        calibration.local(command, environment),
+        home=home,
+        settings=settings,
+        seconds=CALIBRATION_SECONDS,
+        place=on,
+    )

@@ -38,7 +38,7 @@ def results(
     name = None if study is None else opt.source_name(study)
     frame = read.endpoints(name, wide=wide, home=home)
     if form == "table":
-        _write(out, results_text(frame, wide=wide))
+        _write(out, results_text(frame, wide=wide) + _hours_line(name, home))
     elif form == "csv":
         _write(out, read.flat(frame).to_csv(index=False, lineterminator="\n"))
     elif form == "json":
@@ -57,6 +57,16 @@ def _json_text(frame: pd.DataFrame) -> str:
 
     records = frame.astype(object).where(frame.notna(), None).to_dict(orient="records")
     return json.dumps(records, allow_nan=False) + "\n"
+
+
+def _hours_line(study: str | None, home: Path) -> str:
+    """What the finished runs of a study took, against its plan."""
+    from .. import watch as watching
+
+    if study is None:
+        return ""
+    spent = watching.spent_hours(watching.run_lines(home, watching.study_plan(home, study)))
+    return "" if spent is None else f"{spent.text()}\n"
 
 
 def _write(out: Path | None, text: str) -> None:

@@ -53,9 +53,13 @@ def _status_json(study: str, lines: list[Any]) -> dict[str, Any]:
 
     from slurm import status as statuses
 
+    from .. import watch as watching
+
+    spent = watching.spent_hours(lines)
     return {
         "study": study,
         "counts": statuses.counts(lines),
+        "hours": None if spent is None else dataclasses.asdict(spent),
         "runs": [dataclasses.asdict(line) for line in lines],
     }
 
@@ -66,6 +70,7 @@ def _status_text(study: str, lines: list[Any], *, each_run: bool) -> str:
     from slurm import status as statuses
 
     from .. import show
+    from .. import watch as watching
 
     numbers = statuses.counts(lines)
     states = [
@@ -91,12 +96,8 @@ def _status_text(study: str, lines: list[Any], *, each_run: bool) -> str:
             console.print()
             console.print(show.table(_COLUMNS, [_row(line) for line in shown]))
     text = "\n".join(line.rstrip() for line in capture.get().splitlines())
-    finished = [line for line in lines if line.gpu_hours is not None and line.gpu_hours_predicted]
-    if finished:
-        predicted = sum(line.gpu_hours_predicted for line in finished)
-        took = sum(line.gpu_hours for line in finished)
-        text += f"\ndevice hours of finished runs: {took:.3g}, planned {predicted:.3g}"
-    return text
+    spent = watching.spent_hours(lines)
+    return text if spent is None else f"{text}\n{spent.text()}"
 
 
 _COLUMNS = [("run", "left"), ("kind", "left"), ("arm", "left"), ("axes", "left")]
