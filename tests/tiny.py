@@ -317,9 +317,13 @@ def assert_same(found: RunDir, expected: RunDir) -> None:
     assert first is not None, f"{found.path}: no endpoint"
     assert second is not None, f"{expected.path}: no endpoint"
     assert same_result(first, second), f"{first}\n{second}"
-    assert outputs(found) == outputs(expected)
+    files, expected_files = outputs(found), outputs(expected)
+    assert files == expected_files, (
+        f"files differ: {set(files.items()) ^ set(expected_files.items())}"
+    )
     if expected.log_path.exists():
-        assert log_entries(found) == log_entries(expected)
+        lines, expected_lines = log_entries(found), log_entries(expected)
+        assert lines == expected_lines, f"log lines differ: {lines} {expected_lines}"
 
 
 def temporaries(folder: Path) -> list[Path]:

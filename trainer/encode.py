@@ -17,7 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from results_db.durable import read_json, sha256_file, write_bytes, write_json
+from results_db.durable import (
+    read_json,
+    sha256_file,
+    sweep_temporaries,
+    sync_folder,
+    write_bytes,
+    write_json,
+)
 from results_db.record import RunDir
 
 from . import data, flops, stage1, state
@@ -68,6 +75,8 @@ def encode(run: Run) -> Result:
     encode_images = torch.compile(tokenizer.encode) if run.compile else tokenizer.encode
     folder = run.dir.path / "codes"
     folder.mkdir(exist_ok=True)
+    sync_folder(run.dir.path)
+    sweep_temporaries(folder, all_writers=True)  # of attempts that died
 
     @torch.inference_mode()
     def codes_of(pixels_BCHW: Tensor) -> np.ndarray:

@@ -25,7 +25,13 @@ import torch
 
 import results_db
 from results_db import spool
-from results_db.durable import DamagedError, append_line, canonical_json, write_bytes
+from results_db.durable import (
+    DamagedError,
+    append_line,
+    canonical_json,
+    sweep_temporaries,
+    write_bytes,
+)
 from results_db.record import Attempt, Conflict, Fenced, RunDir, claim, may_follow, read_endpoint
 
 from . import dist, flops, trunks
@@ -246,6 +252,9 @@ def execute(path: str | os.PathLike[str], stop: Stop, after: int | None = None) 
         return Outcome(Path(path), "failed", type(error).__name__, _first_line(error))
     endpoint = read_endpoint(run_dir)
     if endpoint is not None:
+        # A writer may have died between the endpoint and the end of its own tidying up.
+        for folder in (run_dir.path, run_dir.attempts_path):
+            sweep_temporaries(folder)
         return Outcome(run_dir.path, endpoint["status"])
     for role, parent in parents.items():
         ended = read_endpoint(parent)
