@@ -207,7 +207,7 @@ def _run_json(run: PlannedRun) -> dict[str, Any]:
     return {
         "id": run.id,
         "kind": run.kind,
-        "arm": run.arm,
+        "arm": "+".join(dict.fromkeys(member.arm for member in run.members)),
         "axes": run.axes,
         "parents": list(run.parents.values()),
         "params": run.params,
