@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -125,7 +125,7 @@ def axes(
     }
 
 
-def point_text(row: pd.Series) -> str:
+def point_text(row: Mapping[str, Any]) -> str:
     """How a run is called beside its point: size and iterations where known, else the start of its
     id.
     """
@@ -235,6 +235,7 @@ def scaling_rows(
     )
     runs = df[df["status"].eq("done")] if "status" in df.columns else df
     rows = run_rows(runs, x, y, group=group, panel=panel)
+    texts = {row["run_id"]: row["text"] for row in rows}
     for arm in style.arm_order(comparison.frontiers):
         one = comparison.frontiers[arm]
         ids = one.points.run_ids or ("",) * len(one.points.x)
@@ -247,6 +248,7 @@ def scaling_rows(
                     "run_id": identity,
                     "x": px,
                     "y": py,
+                    "text": texts.get(identity),
                 }
             )
         for form in forms:
@@ -294,26 +296,37 @@ def run_rows(
     """One row per run with a number in `x` and `y`; the spread over sample seeds is the error
     bar.
     """
-    rows = []
-    spread = f"{y}_std"
     usable = runs[runs[x].notna() & runs[y].notna()]
-    for _, run in usable.iterrows():
-        half = float(run[spread]) if spread in usable.columns and pd.notna(run[spread]) else None
-        series = [str(run[c]) for c in (joined_by, "train_seed") if c in usable.columns]
+    spread = usable[f"{y}_std"] if f"{y}_std" in usable.columns else pd.Series(index=usable.index)
+    joined = [c for c in (joined_by, "train_seed") if c in usable.columns]
+    named = [c for c in ("size", "params", "iterations", "run_id") if c in usable.columns]
+    rows = []
+    for px, py, half in zip(
+        usable[x].astype(float),
+        usable[y].astype(float),
+        pd.to_numeric(spread, errors="coerce").astype(float),
+        strict=True,
+    ):
+        known = not math.isnan(half)
         rows.append(
             {
                 "panel": panel,
                 "layer": "run",
-                "group": str(run[group]) if group else "",
-                "run_id": str(run.get("run_id", "")),
-                "series": "/".join(series),
-                "x": float(run[x]),
-                "y": float(run[y]),
-                "y_low": float(run[y]) - half if half is not None else None,
-                "y_high": float(run[y]) + half if half is not None else None,
-                "text": point_text(run),
+                "x": px,
+                "y": py,
+                "y_low": py - half if known else None,
+                "y_high": py + half if known else None,
             }
         )
+    groups = usable[group].astype(str) if group else [""] * len(usable)
+    ids = usable["run_id"].astype(str) if "run_id" in usable.columns else [""] * len(usable)
+    series = usable[joined].astype(str).agg("/".join, axis=1) if joined else [""] * len(usable)
+    texts = [
+        point_text(dict(zip(named, values, strict=True)))
+        for values in usable[named].itertuples(index=False, name=None)
+    ]
+    for row, name, identity, line, text in zip(rows, groups, ids, series, texts, strict=True):
+        row.update(group=name, run_id=identity, series=line, text=text)
     return sorted(rows, key=lambda row: (row["group"], row["series"], row["x"], row["run_id"]))
 
 
@@ -613,7 +626,7 @@ def averages(
 
 def provenance_note(comparison: Comparison, bars: bool) -> str:
     """What the picture stands on: number of runs, what was left out, how the bands were made."""
-    words = [f"{comparison.n} runs"]
+    words = [f"{comparison.n:,} runs"]
     if comparison.n_left_out:
         reasons = "; ".join(f"{one.count} ({one.reason})" for one in comparison.left_out)
         words.append(f"left out: {reasons}")

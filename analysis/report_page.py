@@ -165,7 +165,11 @@ function explore(name) {
   button.textContent = open ? "Show the printed figure" : "Zoom and hover";
   if (open && !plot.dataset.drawn) {
     var spec = JSON.parse(document.getElementById("data-" + name).textContent);
-    Plotly.newPlot(plot, spec.data, spec.layout, { responsive: true, displaylogo: false });
+    Plotly.newPlot(plot, spec.data, spec.layout, {
+      responsive: true, displaylogo: false, modeBarButtons: [
+        ["zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "autoScale2d", "resetScale2d", "toImage"]
+      ]
+    });
     plot.dataset.drawn = "yes";
   }
 }
