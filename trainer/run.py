@@ -272,7 +272,7 @@ def execute(path: str | os.PathLike[str], stop: Stop, after: int | None = None) 
     except Fenced as error:
         return Outcome(run_dir.path, "fenced", "Fenced", str(error))
     except (ValueError, OSError) as error:
-        return Outcome(run_dir.path, "failed", type(error).__name__, _first_line(error))
+        return Outcome(run_dir.path, "failed", _class_of(error), _first_line(error))
     return _attempt(Run(run_dir, config, parents, settings, attempt, device, stop))
 
 
@@ -303,8 +303,7 @@ def _attempt(run: Run) -> Outcome:
     except torch.OutOfMemoryError as error:
         error_class, message = "OutOfMemory", _first_line(error)
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        error_class, message = "DiskFull" if full else type(error).__name__, _first_line(error)
+        error_class, message = _class_of(error), _first_line(error)
         _print_trace(run)
     except (ValueError, DamagedError, Conflict) as error:
         error_class, message = type(error).__name__, _first_line(error)
@@ -358,6 +357,12 @@ def wait_for_first(run_dir: RunDir, stop: Stop) -> Outcome:
 def _print_trace(run: Run) -> None:
     print(f"--- {run.kind} {run.id}, attempt {run.attempt.number}", file=sys.stderr)
     traceback.print_exc()
+
+
+def _class_of(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "DiskFull"
+    return type(error).__name__
 
 
 def _first_line(error: BaseException) -> str:
