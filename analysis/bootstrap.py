@@ -83,9 +83,10 @@ def weights_of_some(
     num_rows: int, num_some: int, draws: int, rng: np.random.Generator
 ) -> np.ndarray:
     """As `weights` when every row is a cluster, for `num_some` of `num_rows` rows only."""
-    share = num_some / num_rows
-    total = rng.binomial(num_rows, share, size=draws)
-    return rng.multinomial(total, np.full(num_some, 1.0 / num_some)).astype(float)
+    total = rng.binomial(num_rows, num_some / num_rows, size=draws)
+    picks = rng.integers(num_some, size=int(total.sum()))
+    flat = picks + num_some * np.repeat(np.arange(draws), total)
+    return np.bincount(flat, minlength=draws * num_some).reshape(draws, num_some).astype(float)
 
 
 def noise_factor(num_rows: int, num_params: int) -> tuple[float, float]:

@@ -19,8 +19,8 @@ from .table import Data
 
 BINS_PER_DECADE = 4.0
 MODEL_POINTS = 12  # points of the model-based envelope
-# Runs that this many others dominate are on no resample's Pareto set (probability e^-30).
-DEPTH = 30
+# A run that this many others dominate is in a resample's Pareto set with probability e^-15 at most.
+DEPTH = 15
 THIN_ABOVE = 400  # runs from which that is used
 
 

@@ -491,6 +491,9 @@ def _refit(
         same = len(log_y) == 1 or bool((log_y == log_y[:1]).all())
         chosen = _points_data(part, points.log_x_k, log_y[0], None)
         can = law.enough(chosen, points.use_Bk.astype(float))
+        if options["loss"] == "l2" and can.any():
+            answer[form] = _own_points(law, arm.fits[form], points, can)
+            continue
         typical = log_y[0] if same else log_y.mean(axis=0)
         start = law.warm(arm.fits[form].params, chosen, typical)
         params = {key: np.full(len(weights_Bn), np.nan) for key in arm.fits[form].params}
@@ -507,6 +510,26 @@ def _refit(
                 params[key][can] = values
         answer[form] = params
     return answer
+
+
+def _own_points(
+    law: power_law.Law, fit: Fit, points: Points, can: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Least squares through each draw's own points, put side by side without the unused places."""
+    use = points.use_Bk[can]
+    # Used places first, in their order.
+    order = np.argsort(~use, axis=1, kind="stable")[:, : int(use.sum(axis=1).max())]
+    log_y = np.broadcast_to(points.log_y_Bk, points.use_Bk.shape)[can]
+    again = law.least_squares(
+        points.log_x_k[order],
+        np.take_along_axis(log_y, order, axis=1),
+        np.take_along_axis(use, order, axis=1),
+        fit.params,
+    )
+    params = {key: np.full(len(can), np.nan) for key in fit.params}
+    for key, values in again.items():
+        params[key][can] = np.where(np.isfinite(values), values, np.nan)
+    return params
 
 
 def _joined(found: list[dict[str, dict[str, np.ndarray]]]) -> dict[str, dict[str, np.ndarray]]:

@@ -13,8 +13,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from .optimum import num_distinct as num_distinct
 from .result import Notice
-from .solve import Curve, least_absolute, minimise
+from .solve import Curve, least_absolute, minimise, some_rows
 from .table import Data
 
 # Starts count as agreeing when their objectives differ by less than this fraction.
@@ -161,14 +162,22 @@ class CurveLaw(Law):
         if log_y.ndim == 2 or weights.ndim == 2:
             assert start is not None
             return self._refit(data, curve, log_y, weights, loss=loss, delta=delta, start=start)
-        # Beside another objective's fit (`start`) its optimum is the one start.
-        starts = self.starts(curve, log_y, weights) if start is None else start.theta_BP
-        found = minimise(curve, log_y, weights, starts, loss=loss, delta=delta)
+        if start is None:
+            # In a large table some of the rows tell which start is the best one.
+            rows = some_rows(log_y, weights)
+            thin = curve if len(rows) == curve.num_rows else curve.thin(rows)
+            starts = self.starts(thin, log_y[rows], weights[rows])
+            found = minimise(thin, log_y[rows], weights[rows], starts, loss=loss, delta=delta)
+        else:  # beside another objective's fit, whose optimum is the one start
+            thin, starts = curve, start.theta_BP
+            found = minimise(curve, log_y, weights, starts, loss=loss, delta=delta)
+        agree = _agreeing(found.objective_B, loss)
+        if thin is not curve:
+            starts = found.theta_BP[int(np.argmin(found.objective_B))][None]
+            found = minimise(curve, log_y, weights, starts, loss=loss, delta=delta)
         best = int(np.argmin(found.objective_B))
         lowest = float(found.objective_B[best])
         theta_BP = found.theta_BP[best : best + 1]
-        # The stand-in for L1 is not exact, so its minima agree less closely.
-        slack = lowest * (1e-3 if loss == "l1" else AGREE) + 1e-12
         if loss == "l1" and start is None and curve.num_rows <= MAX_EXACT_ROWS:
             theta_BP = least_absolute(curve, log_y, weights, theta_BP[0])[None]
             lowest = float((weights * np.abs(curve.log_y(theta_BP)[0] - log_y)).sum())
@@ -182,7 +191,7 @@ class CurveLaw(Law):
             decrement_B=found.decrement_B[best : best + 1],
             fitted_log_Bn=curve.log_y(theta_BP),
             at_bound=tuple(np.array(self.names(data)[-len(hit) :])[hit]),
-            agree=float(np.mean(found.objective_B <= found.objective_B[best] + slack)),
+            agree=agree,
             num_params=theta_BP.shape[1],
             notices=self.remarks(params, data),
         )
@@ -260,6 +269,14 @@ class CurveLaw(Law):
         return self.finite(np.clip(moved, curve.low_P, curve.high_P), data, log_y)
 
 
+def _agreeing(objective_B: np.ndarray, loss: str) -> float:
+    """The share of starts that ended in the best minimum."""
+    lowest = float(objective_B.min())
+    # The stand-in for L1 is not exact, so its minima agree less closely.
+    slack = lowest * (1e-3 if loss == "l1" else AGREE) + 1e-12
+    return float(np.mean(objective_B <= lowest + slack))
+
+
 def floor(share_B: np.ndarray, log_y: np.ndarray) -> np.ndarray:
     """A floor given in units of the lowest y; exactly 0 when it cannot be told from none."""
     return np.where(share_B < NO_FLOOR, 0.0, share_B) * np.exp(log_y.min())
@@ -291,15 +308,6 @@ def distinct(*columns: np.ndarray) -> np.ndarray:
     """A number for each row; equal rows (to 9 digits) have equal numbers."""
     keys = np.stack([np.round(np.log(one), 9) for one in columns], axis=1)
     return np.unique(keys, axis=0, return_inverse=True)[1].ravel()
-
-
-def num_distinct(ids_n: np.ndarray, weights_Bn: np.ndarray) -> np.ndarray:
-    """How many different `ids` have weight in each draw, [B]."""
-    total = np.zeros((len(weights_Bn), int(ids_n.max()) + 1))
-    order = np.argsort(ids_n, kind="stable")
-    first = np.flatnonzero(np.diff(ids_n[order], prepend=-1))
-    total[:, ids_n[order][first]] = np.add.reduceat(weights_Bn[:, order], first, axis=1)
-    return (total > 0).sum(axis=1)
 
 
 def sizes(columns: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray] | None:

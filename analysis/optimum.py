@@ -11,6 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 
 
+def num_distinct(ids_n: np.ndarray, weights_Bn: np.ndarray) -> np.ndarray:
+    """How many different `ids` have weight in each draw, [B]."""
+    order = np.argsort(ids_n, kind="stable")
+    first = np.flatnonzero(np.diff(ids_n[order], prepend=-1))
+    return (np.add.reduceat(weights_Bn[:, order], first, axis=1) > 0).sum(axis=1)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Minima:
     """The minimum of every budget in every draw; NaN where `inside_BG` is False."""
@@ -62,10 +69,7 @@ def minima(
         u = (log_size - middle) / width
         w = weights_Bn[:, rows]
         y = np.broadcast_to(y_Bn, (num_draws, len(x)))[:, rows]
-        seen = np.zeros((num_draws, ids.max() + 1))
-        for at in range(len(rows)):
-            seen[:, ids[at]] += w[:, at]
-        can = (seen > 0).sum(axis=1) > degree
+        can = num_distinct(ids, w) > degree
         power = u[:, None] ** np.arange(degree + 1)
         gram = np.einsum("bm,mi,mj->bij", w, power, power)
         right = (w * y) @ power

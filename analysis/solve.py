@@ -12,8 +12,10 @@ Legend: B draws, n rows, K terms, P parameters, G grid points.
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -25,8 +27,10 @@ LOSSES: Final = ("huber", "l1", "l2")
 L1_KNEE: Final = 1e-3
 # The continuation in delta divides the knee by this much at a time.
 KNEE_STEP: Final = 6.0
-# Rows that are looked at while the grid is searched; the polish uses all of them.
-MAX_GRID_ROWS: Final = 1500
+# Rows on which the grid is searched, and those of a large table on which the starts are compared;
+# the last polish uses all rows.
+GRID_ROWS: Final = 300
+THIN_ROWS: Final = 1500
 # Grid points with this many times the best squared error are no starts.
 HOPELESS: Final = 50.0
 # Draws solved at a time: bounds the memory of a batch.
@@ -49,11 +53,19 @@ class Curve(ABC):
         """log y [B, n], its derivatives [B, n, P], what `bend` needs (None: first order only)."""
 
     @abstractmethod
+    def thin(self, rows: np.ndarray) -> Curve:
+        """The same curve on some of its rows."""
+
+    @abstractmethod
     def bend(self, slope_Bn: np.ndarray, jac_BnP: np.ndarray, extra: np.ndarray) -> np.ndarray:
         """sum_i slope_i (second derivative of log y_i), [B, P, P]."""
 
+    def of(self, draws_B: np.ndarray) -> Curve:
+        """The curve of these draws only; another one where draws have rows of their own."""
+        return self
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+
+@dataclass(frozen=True, kw_only=True, eq=False)  # no slots: cached properties
 class Terms(Curve):
     """A sum of exponentials and floors on one table."""
 
@@ -74,6 +86,18 @@ class Terms(Curve):
         """The parameters that are no amplitudes."""
         return tuple(
             one for one in range(self.features_KnP.shape[2]) if one not in self.amplitude_K
+        )
+
+    @cached_property
+    def _outer(self) -> np.ndarray:
+        """The outer products of the features, [K n, P P]."""
+        num_params = self.features_KnP.shape[2]
+        flat = self.features_KnP.reshape(-1, num_params)
+        return (flat[:, :, None] * flat[:, None, :]).reshape(-1, num_params * num_params)
+
+    def thin(self, rows: np.ndarray) -> Terms:
+        return dataclasses.replace(
+            self, features_KnP=self.features_KnP[:, rows], offset_Kn=self.offset_Kn[:, rows]
         )
 
     def _shares(self, theta_BP: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -110,11 +134,53 @@ class Terms(Curve):
         if num_terms == 1:  # log y is linear in theta
             assert not self.floors
             return np.zeros((len(slope_Bn), num_params, num_params))
-        flat = self.features_KnP.reshape(num_terms * num_rows, num_params)
-        outer = (flat[:, :, None] * flat[:, None, :]).reshape(-1, num_params * num_params)
         weighted = (slope_Bn[:, None, :] * extra).reshape(len(slope_Bn), -1)
-        own = (weighted @ outer).reshape(-1, num_params, num_params)
+        own = (weighted @ self._outer).reshape(-1, num_params, num_params)
         return own - np.matmul((jac_BnP * slope_Bn[:, :, None]).transpose(0, 2, 1), jac_BnP)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class OwnRows(Curve):
+    """The power law with a floor, theta = (E / unit, log a, b), where every draw has its own x.
+
+    Resamples of a frontier select a few of many runs each; only those are looked at.
+    """
+
+    u_Bk: np.ndarray  # log x about its middle
+    log_unit: float  # log of the unit of E
+    low_P: np.ndarray
+    high_P: np.ndarray
+
+    @property
+    def num_rows(self) -> int:  # type: ignore[override]
+        return self.u_Bk.shape[1]
+
+    def of(self, draws_B: np.ndarray) -> OwnRows:
+        return dataclasses.replace(self, u_Bk=self.u_Bk[draws_B])
+
+    def thin(self, rows: np.ndarray) -> OwnRows:
+        return dataclasses.replace(self, u_Bk=self.u_Bk[:, rows])
+
+    def log_y(self, theta_BP: np.ndarray) -> np.ndarray:
+        power_Bk = np.exp(theta_BP[:, 1:2] - theta_BP[:, 2:] * self.u_Bk)
+        return np.log(theta_BP[:, :1] * np.exp(self.log_unit) + power_Bk)
+
+    def slopes(self, theta_BP: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        power_Bk = np.exp(theta_BP[:, 1:2] - theta_BP[:, 2:] * self.u_Bk)
+        y_Bk = theta_BP[:, :1] * np.exp(self.log_unit) + power_Bk
+        share_Bk = power_Bk / y_Bk
+        jac_BkP = np.stack([np.exp(self.log_unit) / y_Bk, share_Bk, -self.u_Bk * share_Bk], axis=2)
+        return np.log(y_Bk), jac_BkP, share_Bk
+
+    def bend(self, slope_Bn: np.ndarray, jac_BnP: np.ndarray, extra: np.ndarray) -> np.ndarray:
+        weight_Bk = slope_Bn * extra
+        answer = -np.matmul((jac_BnP * slope_Bn[:, :, None]).transpose(0, 2, 1), jac_BnP)
+        answer[:, 1, 1] += weight_Bk.sum(axis=1)
+        first = (weight_Bk * self.u_Bk).sum(axis=1)
+        answer[:, 1, 2] -= first
+        answer[:, 2, 1] -= first
+        answer[:, 2, 2] += (weight_Bk * self.u_Bk**2).sum(axis=1)
+        return answer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -174,7 +240,8 @@ def newton(
         if not live.size:
             break
         theta, w, y = theta_BP[live], w_Bn[live], y_Bn[live]
-        z, jac, extra = curve.slopes(theta)
+        own = curve if live.size == num_draws else curve.of(live)
+        z, jac, extra = own.slopes(theta)
         r = z - y
         size = np.abs(r)
         slope = w * np.clip(r, -delta, delta)  # w rho'(r)
@@ -184,7 +251,7 @@ def newton(
         inside = above if extra is None else np.where(size <= delta, w, 0.0)
         hess = np.matmul((jac * inside[:, :, None]).transpose(0, 2, 1), jac)
         if extra is not None:
-            hess = hess + curve.bend(slope, jac, extra)
+            hess = hess + own.bend(slope, jac, extra)
         scale = np.sqrt(np.matmul(above[:, None, :], jac * jac)[:, 0]) + 1e-150
 
         pinned = ((theta <= curve.low_P) & (grad > 0)) | ((theta >= curve.high_P) & (grad < 0))
@@ -197,7 +264,7 @@ def newton(
         move = np.matmul(vectors, (g / (bowl + damping_B[live][:, None]))[:, :, None])[:, :, 0]
         trial = np.clip(theta - np.where(pinned, 0.0, move / scale), curve.low_P, curve.high_P)
 
-        got = (w * losses(curve.log_y(trial) - y, delta)).sum(axis=1)
+        got = (w * losses(own.log_y(trial) - y, delta)).sum(axis=1)
         better = got < best_B[live]
         tiny = best_B[live] < 1e-28 * curve.num_rows  # an exact fit
         decrement_B[live[tiny]] = 0.0
@@ -317,9 +384,8 @@ def grid_starts(
     Variable projection: at fixed exponents the amplitudes solve a non-negative least squares
     problem on relative errors (weights 1/y).
     """
-    rows = _some_rows(terms, log_y, weights)
-    features = terms.features_KnP[:, rows]
-    offset = terms.offset_Kn[:, rows]
+    rows = some_rows(log_y, weights, GRID_ROWS)
+    features, offset = terms.features_KnP[:, rows], terms.offset_Kn[:, rows]
     y, w = log_y[rows], np.sqrt(weights[rows])
     exponents = list(terms.exponents)
     num_terms = len(terms.amplitude_K)
@@ -327,8 +393,8 @@ def grid_starts(
     # Terms with one amplitude add up; a term without one is moved to the other side.
     log_GKn = np.einsum("gq,knq->gkn", terms.grid_GQ, features[:, :, exponents]) + offset - y
     value_GKn = np.exp(np.minimum(log_GKn, 300.0)) * w
-    columns = np.zeros((len(terms.grid_GQ), len(linear), len(rows)))
-    target = np.broadcast_to(w, (len(terms.grid_GQ), len(rows))).copy()
+    columns = np.zeros((len(terms.grid_GQ), len(linear), len(y)))
+    target = np.broadcast_to(w, (len(terms.grid_GQ), len(y))).copy()
     for term in range(num_terms):
         if terms.amplitude_K[term] < 0:
             target -= value_GKn[:, term]
@@ -366,11 +432,10 @@ def grid_starts(
     return np.clip(starts, terms.low_P, terms.high_P)
 
 
-def _some_rows(terms: Terms, log_y: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Row numbers with weight, thinned evenly along the sorted features when there are many."""
+def some_rows(log_y: np.ndarray, weights: np.ndarray, most: int = THIN_ROWS) -> np.ndarray:
+    """Rows with weight; `most` of them, evenly along the sorted values, when there are many."""
     rows = np.flatnonzero(weights > 0)
-    if len(rows) <= MAX_GRID_ROWS:
+    if len(rows) <= 2 * most:
         return rows
-    keys = [log_y[rows], *terms.features_KnP[:, rows].sum(axis=0).T]
-    order = rows[np.lexsort(keys)]
-    return order[np.linspace(0, len(order) - 1, MAX_GRID_ROWS).astype(int)]
+    order = rows[np.argsort(log_y[rows], kind="stable")]
+    return np.sort(order[np.linspace(0, len(order) - 1, most).astype(int)])

@@ -111,7 +111,7 @@ class Data:
             if values.dtype.kind == "f":
                 total.update(values.astype("<f8").tobytes())
             else:
-                total.update("\0".join(str(one) for one in values).encode())
+                total.update("\0".join(values.tolist()).encode())
         return total.hexdigest()[:16]
 
 
@@ -400,7 +400,7 @@ def _true(column: pd.Series) -> np.ndarray:
 def _labels(frame: pd.DataFrame) -> tuple[str, ...]:
     """The run id of each row, or its number in the table."""
     if "run_id" in frame.columns:
-        return tuple(frame["run_id"].astype(str))
+        return tuple(frame["run_id"].astype(str).tolist())
     return tuple(f"row {one}" for one in frame.index)
 
 

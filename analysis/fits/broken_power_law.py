@@ -6,6 +6,7 @@ f sets how gradual the change is. It needs many points: six parameters at most f
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, final
@@ -73,6 +74,9 @@ class Broken(Curve):
         share = np.exp(z - total)
         of_floor = np.exp(self.log_unit - total)
         return total, np.concatenate([of_floor[:, :, None], share[:, :, None] * jac], 2), None
+
+    def thin(self, rows: np.ndarray) -> Broken:
+        return dataclasses.replace(self, u=self.u[rows])
 
     def bend(self, slope_Bn: np.ndarray, jac_BnP: np.ndarray, extra: np.ndarray) -> np.ndarray:
         raise AssertionError("first order only")

@@ -10,8 +10,9 @@ import numpy as np
 
 from .. import law as base
 from ..codes import notice
+from ..optimum import lines
 from ..result import Notice
-from ..solve import Curve, Terms, grid_starts
+from ..solve import Curve, OwnRows, Terms, grid_starts, newton
 from ..table import Data
 
 REQUIRES: Final = ("x", "y")
@@ -97,6 +98,42 @@ class Law(base.CurveLaw):
             decrement_B=np.zeros(1),
             agree=1.0,
         )
+
+    def least_squares(
+        self,
+        log_x_Bk: np.ndarray,
+        log_y_Bk: np.ndarray,
+        use_Bk: np.ndarray,
+        params: Mapping[str, float],
+    ) -> dict[str, np.ndarray]:
+        """The least squares law of every draw through its own points, from the point fit `params`.
+
+        For floor "none" in closed form, for "free" by Newton.
+        """
+        middle = float(log_x_Bk[use_Bk].mean())
+        u_Bk = np.where(use_Bk, log_x_Bk - middle, 0.0)
+        v_Bk = np.where(use_Bk, log_y_Bk, 0.0)
+        if self.config.floor == "none":
+            slope, level, _ = lines(u_Bk, v_Bk, use_Bk)
+            return {"a": np.exp(level - slope * middle), "b": -slope}
+        assert self.config.floor == "free"
+        unit, span = float(log_y_Bk[use_Bk].min()), float(np.ptp(log_y_Bk[use_Bk]))
+        curve = OwnRows(
+            u_Bk=u_Bk,
+            log_unit=unit,
+            low_P=np.array([0.0, unit - 25.0, -STEEPEST]),
+            high_P=np.array([np.exp(span), unit + span + 25.0, STEEPEST]),
+        )
+        first = [
+            params["E"] * np.exp(-unit),
+            np.log(params["a"]) - params["b"] * middle,
+            params["b"],
+        ]
+        start = np.repeat([first], len(u_Bk), axis=0)
+        theta = newton(curve, v_Bk, use_Bk.astype(float), start, delta=np.inf).theta_BP
+        with np.errstate(over="ignore"):
+            a = np.exp(theta[:, 1] + theta[:, 2] * middle)
+        return {"E": base.floor(theta[:, 0], np.array([unit])), "a": a, "b": theta[:, 2]}
 
     def remarks(self, params: Mapping[str, np.ndarray], data: Data) -> tuple[Notice, ...]:
         if self.config.floor == "free" and params["E"][0] == 0.0:
