@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from . import style
-from .frontier import compare
+from .frontier import compare, pareto
 from .result import Comparison
 
 COLUMNS = ("panel", "layer", "group", "run_id", "series", "x", "y", "y_low", "y_high", "text")
@@ -508,7 +508,8 @@ def compression_rows(
     sampled = "flops_sample" in kept.columns and kept["flops_sample"].notna().any()
     if inference and sampled and "distance" in metrics:
         metric = metrics["distance"]
-        rows += run_rows(kept, "flops_sample", metric, group="line", panel="inference")
+        made = run_rows(kept, "flops_sample", metric, group="line", panel="inference")
+        rows += made + _best_rows(made)
         labels["inference"] = axes(kept, {"": ("flops_sample", metric)})[""]
     table = tidy(rows)
     words = "; ".join(sorted({label for x_y in labels.values() for label in x_y[:2]}))
@@ -522,6 +523,18 @@ def compression_rows(
     return table
 
 
+def _best_rows(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of every line the runs that no cheaper run of it beats, as its frontier."""
+    best = []
+    for line in sorted({row["group"] for row in runs}):
+        mine = [row for row in runs if row["group"] == line]
+        x, y = (np.array([row[name] for row in mine]) for name in ("x", "y"))
+        best += [
+            mine[i] | {"layer": "frontier", "y_low": None, "y_high": None} for i in pareto(x, y)
+        ]
+    return best
+
+
 def draw_compression(
     found: Sequence[Axes], table: pd.DataFrame, looks: dict[Any, style.Look]
 ) -> None:
@@ -530,6 +543,11 @@ def draw_compression(
         if panel == "best":
             continue
         draw_scaling(found[index], table, looks, panel=panel, join=panel != "inference")
+        if panel == "inference":
+            for key, look in looks.items():
+                best = table[(table["panel"] == panel) & (table["layer"] == "frontier")]
+                best = best[best["group"] == str(key)].sort_values("x")
+                found[index].plot(best["x"], best["y"], color=look.color, lw=1.1, zorder=3)
         found[index].set(xlabel=style.short(x_label), ylabel=style.short(y_label))
         style.panel_letter(found[index], index, "" if panel != "inference" else "cost of an image")
 

@@ -19,7 +19,14 @@ from PIL import Image
 from text_boxes import collisions, outside
 
 from analysis import figures_command, panels, parts, published, style
-from analysis.figures import crt_vs_baseline, distance_vs_flops, loss_vs_flops
+from analysis.figures import (
+    ablation,
+    crt_vs_baseline,
+    distance_vs_flops,
+    entropy_positions,
+    loss_vs_flops,
+    vcq_schedules,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 FEW = {"bootstrap": 20}
@@ -204,6 +211,57 @@ def test_an_axis_may_have_another_name() -> None:
     df = fixture_table.table("ablation").rename(columns={"crt_layers": "layers"})
     df = df.rename(columns={"crt_weight": "axis_lambda"})
     assert figures_command.make(df, "ablation").run_ids
+
+
+def test_the_schedule_table_stands_beside_the_papers() -> None:
+    # VCQ, schedule table; t* at 256 tokens and 1.28M images is ours (docs/vcq.md).
+    expected = {
+        "constant": (16384, 16384.0, 0.05469, 2),
+        "cosine": (16384, 5963.68, 0.04432, 9),
+        "cosine-large": (11264, 4100.42, 0.04225, 9),
+        "linear": (16384, 8193.0, 0.04896, 4),
+        "power": (16384, 4696.33, 0.04106, 12),
+    }
+    df = pd.DataFrame(
+        [
+            {"arm": arm, "run_id": arm, "status": "done", "schedule": arm.split("-")[0]}
+            | {"codebook_size": k_max, "tokens_per_image": 256}
+            for arm, (k_max, *_) in expected.items()
+        ]
+    )
+    table = vcq_schedules.data(df)
+    summary = table[table["layer"] == "summary"].set_index("group")
+    for arm, (k_max, mean, bpp, star) in expected.items():
+        row = summary.loc[arm]
+        assert row["k_max"] == k_max and row["t_star"] == star
+        assert row["k_mean"] == pytest.approx(mean, abs=0.006)
+        assert row["bpp"] == pytest.approx(bpp, abs=6e-6)
+    assert "cosine: the paper prints K mean 5964, 0.044 BPP, t* 5" in table.attrs["note"]
+    assert "cosine-large: the paper prints K mean 4100" in table.attrs["note"]
+
+
+def test_an_ablation_moves_one_setting_at_a_time() -> None:
+    df = fixture_table.table("ablation")
+    table = ablation.data(figures_command.prepare(df))
+    one = table[table["group"] == "one size"]
+    layers = one[one["panel"] == "crt_layers/generation"]
+    weights = one[one["panel"] == "crt_weight/generation"]
+    assert sorted(layers["x"].unique()) == [0, 2, 4, 6]
+    assert sorted(weights["x"].unique()) == [0.5, 1, 2, 4, 8, 16]
+    means = table[table["group"] == "mean over sizes"]
+    means = means[means["panel"] == "crt_layers/generation"]
+    at_two = df[(df["crt_layers"] == 2) & (df["crt_weight"] == 4)]
+    assert means.loc[means["x"] == 2, "y"].item() == pytest.approx(at_two["gfcd"].mean())
+
+
+def test_corrected_entropies_add_and_never_exceed_the_codebook() -> None:
+    df = figures_command.prepare(fixture_table.table("codebook"))
+    get = fixture_table.vectors(df, images=400)
+    table = entropy_positions.data(df, vectors=get)
+    entropy = table[table["panel"] == "entropy"]
+    assert entropy.loc[entropy["group"] == "vq-1k", "y"].max() <= 10.0
+    for codes, mine in entropy.groupby("run_id"):
+        assert (mine["y"].to_numpy() > get(str(codes), "entropy.npz")["entropy_bits"]).all()
 
 
 # ------------------------------------------------------------------------------ files and metadata
