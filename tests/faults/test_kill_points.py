@@ -43,20 +43,28 @@ def calm(scratch):
     torch.set_num_threads(1)
     home = scratch / "calm"
     with steady(), tiny.fewer_digits(train=24, val=12):
-        # Several checkpoints each, and one that is dropped again.
-        tree = tiny.extractor(iterations=3, batch_size=8)
+        # Several checkpoints each, one of which is dropped again; all at the digits' own 8 px.
+        small = {"data": tiny.data(8)}
+        tree = tiny.extractor(iterations=3, batch_size=8, **small)
         extractor = tiny.done(home, "extractor", tree, checkpoint_steps=2)
-        tree = tiny.crt(iterations=3, batch_size=4)
+        half = {**tiny.tokenizer()["tokenizer"], "ch_mult": [1, 1]}
+        tree = tiny.crt(tokenizer=half, iterations=3, batch_size=4, **small)
         tokenizer = tiny.done(home, "tokenizer", tree, checkpoint_steps=2)
-        tree = tiny.codes(num_train=None)
+        tree = tiny.codes(num_train=None, **small)
         codes = tiny.done(home, "codes", tree, {"tokenizer": tokenizer})
         tree = tiny.generator(iterations=3)
         generator = tiny.done(home, "generator", tree, {"codes": codes}, checkpoint_steps=1)
         parents = {"tokenizer": tokenizer, "codes": codes, "generator": generator}
         parents["extractor"] = extractor
-        tree = tiny.samples(num_samples=10, batch_size=5)
+        tree = tiny.samples(num_samples=6, batch_size=3, **small)
         evaluation = tiny.done(home, "evaluation", tree, parents, checkpoint_steps=1)
         yield {run.kind: run for run in (extractor, tokenizer, codes, generator, evaluation)}
+
+
+def children_seconds():
+    """CPU time of all children so far."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -67,9 +75,13 @@ def test_every_point_of_a_run(kind, calm, scratch, capsys):
     faults = [Fault("SIGKILL", at) for at in everywhere]
     # The disk is full for one call at odd points, and stays full from even ones on.
     faults += [Fault("ENOSPC", at, lasting=at % 2 == 0) for at in everywhere]
+    before = children_seconds()
     found = problems(run_dir, scratch, faults)
     with capsys.disabled():
-        print(f"\n{kind}: {len(calls)} points, {len(faults)} cases, {len(found)} bad")
+        spent = children_seconds() - before
+        print(
+            f"\n{kind}: {len(calls)} points, {len(faults)} cases, {len(found)} bad, {spent:.0f} s"
+        )
     assert len(calls) > 80
     assert found == []
 
