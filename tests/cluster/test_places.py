@@ -1,4 +1,5 @@
-"""One study, any place: begun on SLURM, continued on Ray, finished on this machine, in one table."""
+"""One study, any place: begun on SLURM, continued on Ray, finished on this machine, in one
+table."""
 
 import json
 import os

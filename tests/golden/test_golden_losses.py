@@ -2,7 +2,8 @@
 
 Another processor or torch rounds differently, so there they are compared with a tolerance; on the
 kind of machine that made them they are compared exactly. To accept new numbers after a change that
-is meant to move them: `python tests/golden/test_golden_losses.py`, and raise the VERSION of the part.
+is meant to move them: `python tests/golden/test_golden_losses.py`, and raise the VERSION of the
+part.
 """
 
 from __future__ import annotations
