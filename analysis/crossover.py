@@ -18,7 +18,7 @@ from .result import Crossover, Gain, number
 
 # How far beyond the data of both arms a crossing is looked for, in decades.
 SEARCH_DECADES = 2.0
-GRID_PER_DECADE = 60
+GRID_PER_DECADE = 24
 GAIN_POINTS = 40
 
 
@@ -81,7 +81,9 @@ def crossover(first: Line, second: Line, *, form: str, direction: str = "lower")
             better_below=None,
             better_above=None,
         )
-    num = int(np.log10(high / low) * GRID_PER_DECADE) + 2
+    # The difference of two straight lines is straight: its ends tell its root exactly.
+    straight = "E" not in first.point and "E" not in second.point
+    num = 2 if straight else int(np.log10(high / low) * GRID_PER_DECADE) + 2
     grid = np.linspace(np.log(low), np.log(high), num)
     sign = 1.0 if direction == "lower" else -1.0
 

@@ -95,6 +95,7 @@ def draw(
     """The envelope `name` of each resample; bins begin at `start`, `point` is the model's fit."""
     x = data.columns["x"]
     num_draws = len(weights_Bn)
+    same = len(log_y_Bn) == 1
     log_y_Bn = np.broadcast_to(log_y_Bn, weights_Bn.shape)
     value = log_y_Bn if direction == "lower" else -log_y_Bn
     if name == "isoflop":
@@ -115,7 +116,7 @@ def draw(
         use = np.zeros(weights_Bn.shape, dtype=bool)
         np.put_along_axis(use, won.row_BG, won.use_BG, axis=1)
     elif name in ("pareto", "hull"):
-        use = _pareto_draws(x, value, weights_Bn)
+        use = _pareto_draws(x, value, weights_Bn, same)
         if name == "hull":
             for one in range(num_draws):
                 rows = np.flatnonzero(use[one])
@@ -136,11 +137,14 @@ def draw(
     )
 
 
-def _pareto_draws(x: np.ndarray, value_Bn: np.ndarray, weights_Bn: np.ndarray) -> np.ndarray:
+def _pareto_draws(
+    x: np.ndarray, value_Bn: np.ndarray, weights_Bn: np.ndarray, same: bool
+) -> np.ndarray:
     """Which runs are in the Pareto set of each resample, [B, n]."""
     use = np.zeros(value_Bn.shape, dtype=bool)
+    # `same`: all draws have the same values.
     present = np.where(weights_Bn > 0, value_Bn, np.inf)
-    if len(value_Bn) == 1 or (value_Bn == value_Bn[:1]).all():
+    if same:
         order = np.lexsort([np.arange(len(x)), value_Bn[0], x])
         present = present[:, order]
         lowest = np.minimum.accumulate(present, axis=1)

@@ -85,8 +85,10 @@ def fit_groups(
     if where is not None:
         frame = frame[keep(frame, where)]
     found: dict[str, Fit] = {}
-    for name in sorted(frame[column].dropna().astype(str).unique()):
-        part = frame[frame[column].astype(str) == name]
+    frame = frame[frame[column].notna()]
+    number, names = pd.factorize(frame[column].astype(str), sort=True)
+    for at, name in enumerate(str(one) for one in names):
+        part = frame[number == at]
         try:
             one = fit(part, law, **keywords)
         except NoRows as error:

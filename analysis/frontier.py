@@ -24,7 +24,6 @@ from .crossover import Line, crossover, gain
 from .envelopes import ENVELOPES, Points, pareto
 from .fit import BATCH_CELLS, errors, fit_data
 from .fits import power_law
-from .law import Solved
 from .predict import intervals
 from .result import (
     Bootstrap,
@@ -54,13 +53,12 @@ FORM_FACTOR: Final = 1.5  # ratio of two forms' crossings or gains that is a war
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Arm:
-    """One arm on its way: its runs, its envelope and the solved forms."""
+    """One arm on its way: its runs, its envelope and the fitted forms."""
 
     name: str
     data: Data
     points: Points
     fits: dict[str, Fit]
-    solved: dict[str, Solved]  # forms with numbers
     draws: dict[str, dict[str, np.ndarray]]  # form -> parameter -> [B], NaN where a draw failed
 
 
@@ -264,7 +262,6 @@ def _arm(
         start=start,
     )
     fits: dict[str, Fit] = {}
-    solved: dict[str, Solved] = {}
     for form in FORMS:
         law = _law(form)
         if points.status != "ok":
@@ -287,15 +284,7 @@ def _arm(
             run_checks=("minimum", "range"),
         )
         fits[form] = dataclasses.replace(one, group=name)
-        if one.status == "ok":
-            solved[form] = law.solve(
-                chosen,
-                np.log(chosen.columns["y"]),
-                np.ones(chosen.num_rows),
-                loss=loss,
-                delta=delta,
-            )
-    return Arm(name=name, data=data, points=points, fits=fits, solved=solved, draws={})
+    return Arm(name=name, data=data, points=points, fits=fits, draws={})
 
 
 def _resampled(
@@ -431,11 +420,11 @@ def _by_residual(
     answer: dict[str, dict[str, dict[str, np.ndarray]]] = {arm.name: {} for arm in arms}
     widest = 1.0
     for form in FORMS:
-        used = [arm for arm in arms if form in arm.solved]
+        used = [arm for arm in arms if arm.fits[form].status == "ok"]
         if not used:
             continue
         pool = np.concatenate([arm.fits[form].residuals for arm in used])
-        num_params = sum(arm.solved[form].num_params for arm in used)
+        num_params = sum(len(arm.fits[form].params) for arm in used)
         if noise is None and len(pool) <= num_params:
             text = f"{form}: {len(pool)} points and {num_params} parameters: no interval"
             notices.append(notice("W-NO-DOF", text))
@@ -484,7 +473,7 @@ def _refit(
     )
     answer: dict[str, dict[str, np.ndarray]] = {}
     for form in forms:
-        if form not in arm.solved or points.status != "ok":
+        if arm.fits[form].status != "ok" or points.status != "ok":
             continue
         law = _law(form)
         log_y = points.log_y_Bk
@@ -755,8 +744,14 @@ def _checklist(
     made: Bootstrap | None,
     arms: list[Arm],
 ) -> tuple[Item, ...]:
-    starts = {f"{arm.name}, {form}": one.agree for arm in arms for form, one in arm.solved.items()}
-    lowest = min((one for one in starts.values() if one is not None), default=1.0)
+    agree = [
+        check.values["starts_agreeing"]
+        for arm in arms
+        for fit in arm.fits.values()
+        for check in fit.checks
+        if check.name == "minimum"
+    ]
+    lowest = min((one for one in agree if one is not None), default=1.0)
     return (
         *checklist.fit_items(
             law="power_law",

@@ -306,8 +306,11 @@ def few_or_flat(data: Data, least: int, spread: tuple[str, ...]) -> Refusal | No
 
 def distinct(*columns: np.ndarray) -> np.ndarray:
     """A number for each row; equal rows (to 9 digits) have equal numbers."""
-    keys = np.stack([np.round(np.log(one), 9) for one in columns], axis=1)
-    return np.unique(keys, axis=0, return_inverse=True)[1].ravel()
+    ids = np.zeros(len(columns[0]), dtype=np.int64)
+    for one in columns:
+        _, own = np.unique(np.round(np.log(one), 9), return_inverse=True)
+        _, ids = np.unique(ids * (int(own.max()) + 1) + own, return_inverse=True)
+    return ids
 
 
 def sizes(columns: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray] | None:
