@@ -13,7 +13,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, final
 
@@ -68,6 +68,12 @@ class Executor(BaseExecutor):
         if self._code.warning:
             context.say(self._code.warning)
         self._ray = _connected(self.options.address)
+        if context.gpus is None and not self._ray.cluster_resources().get("GPU"):
+            # Nobody asked for GPUs and there are none: as on a machine without any, the CPU it is.
+            asked = {name.rpartition(".")[0] for name in context.options or {} if "gpus" in name}
+            for kind, wanted in self._resources.items():
+                if not asked & {"", kind}:
+                    self._resources[kind] = replace(wanted, gpus=0)
         self._check_fits()
         self._task = self._ray.remote(_make_task())
         self._numbers = itertools.count(1)
