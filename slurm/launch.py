@@ -24,7 +24,7 @@ from sweeps.plan import Plan, PlannedRun, write_run
 from trainer import parts
 
 from . import bundles, progress, queued, retry
-from .base import BaseExecutor, Context, Job, JobReport, NotSubmitted
+from .base import BaseExecutor, Context, Job, JobReport, NotSubmitted, QueueUnknown
 from .intents import Intent, await_turn, open_intent
 
 EXIT_DONE, EXIT_FAILED, EXIT_TRY_AGAIN = 0, 1, 75
@@ -35,6 +35,7 @@ _ELSEWHERE_SECONDS = 2.0  # between looks at runs that other processes are at
 _QUEUE_SECONDS = 30.0  # between looks at queues that other launches submitted to
 _LATER_SECONDS = 60.0  # before asking again a queue that was full for this user
 _TOUCH_SECONDS = 30.0  # between signs of life for launches on other hosts
+_PATIENCE_SECONDS = (2.0, 5.0, 10.0)  # with a queue that does not answer
 _STARTS = 2  # tries at a run whose worker ends before it claims the run
 
 Place = Literal["waiting", "given", "elsewhere", "done", "diverged", "failed", "blocked"]
@@ -167,10 +168,10 @@ def launch(
                 if executor_class.chains:
                     # One launch after the other decides what is missing, each with a fresh look.
                     await_turn(intent, say=display.say)
-                    ledger.read(queued.look(home))
+                    ledger.read(_answered(home, executor))
                     while ledger.unsettled():
                         time.sleep(1.0)
-                        ledger.read(queued.look(home))
+                        ledger.read(_answered(home, executor))
                     if stuck := ledger.queues.stuck.get(executor):
                         executor_class.withdraw(stuck)
                 ledger.warn(display.say)
@@ -193,6 +194,21 @@ def launch(
         ledger.block()
         ingest(home)
     return ledger.summary(executor, interrupted, stopped, time.monotonic() - started)
+
+
+def _answered(home: Path, executor: str) -> queued.Queues:
+    """A look at the queues, of which the one that will be submitted to must answer: what it holds
+    already would be submitted again.
+
+    Raises QueueUnknown after a few tries.
+    """
+    for seconds in (*_PATIENCE_SECONDS, None):
+        queues = queued.look(home)
+        if executor not in queues.unknown:
+            return queues
+        if seconds is not None:
+            time.sleep(seconds)
+    raise QueueUnknown(f"{executor} cannot be asked: {queues.unknown[executor]}; try again later")
 
 
 def ingest(home: Path) -> None:
@@ -633,7 +649,10 @@ class _Loop:
         elsewhere = [e for e in self._ledger.entries.values() if e.place == "elsewhere"]
         if now >= self._next_queue and any(entry.queued for entry in elsewhere):
             self._next_queue = now + _QUEUE_SECONDS
-            self._ledger.queues = queued.look(self._ledger.home)
+            seen = queued.look(self._ledger.home)
+            # A queue that has nothing to say for once has not lost its jobs.
+            if set(seen.unknown) <= set(self._ledger.queues.unknown):
+                self._ledger.queues = seen
         for entry in elsewhere:
             state = self._ledger.look(entry)
             if entry.place == "waiting" and state == "failed":

@@ -128,7 +128,18 @@ class Executor(BaseExecutor):
                     self._reports[job_id] = JobReport(phase="queued", reason="submitted")
         self._pause = _FIRST_LOOK_SECONDS
         self._next_look = time.monotonic() + self._pause
+        self._tell([job for job in jobs if ids[job.key] is not None])
         return [ids[job.key] for job in jobs]
+
+    def _tell(self, jobs: Sequence[Job]) -> None:
+        minutes = sorted({job.resources.minutes or 0 for job in jobs})
+        if minutes:
+            span = f"{minutes[0]}" if len(minutes) == 1 else f"{minutes[0]} to {minutes[-1]}"
+            margin, extra = self.options.margin, self.options.extra_minutes
+            self.context.say(
+                f"{len(jobs)} jobs submitted with time limits of {span} min "
+                f"({margin:g} x the estimate + {extra:g} min, unless given)"
+            )
 
     def _room(self) -> int:
         """How many more jobs this user may put into the queue."""

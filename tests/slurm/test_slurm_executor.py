@@ -15,6 +15,7 @@ from results_db.record import RunDir, claim
 from slurm import base, control, intents, queued
 from slurm.executors import slurm as slurm_executor
 from slurm.launch import Summary, launch
+from slurm.resources import Resources
 from sweeps.plan import Plan
 
 SCRIPT = Path(__file__).with_name("launch_toy.py")
@@ -202,6 +203,39 @@ def test_a_queue_that_does_not_answer_changes_nothing(
     assert executor.poll()["100"].phase == "running"
 
 
+def test_a_queue_that_does_not_answer_refuses_a_launch(
+    home: Path, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("slurm.launch._PATIENCE_SECONDS", (0.0, 0.0))
+    run(two_stage_plan(), home)
+    cluster.switch(queue_down=True)
+    with pytest.raises(base.QueueUnknown, match="Unable to contact slurm controller"):
+        run(two_stage_plan(generators=3), home)
+    assert cluster.calls("sbatch") == 2
+    cluster.switch(queue_down=False)
+    assert len(run(two_stage_plan(generators=3), home).submitted) == 2
+
+
+def test_the_local_launch_takes_over_what_no_queue_answers_for(
+    home: Path, cluster: FakeCluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = two_stage_plan()
+    run(plan, home)
+    cluster.switch(queue_down=True)
+    local = launch(plan, home=home, settings={"device": "cpu"}, workers=2, progress=False)
+    assert local.done == 6 and "cannot be asked" in capsys.readouterr().err
+
+
+def test_no_password_is_left_behind(
+    home: Path, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOKENLAW_DB", "postgresql+psycopg://u:hunter2@127.0.0.1:1/x")
+    run(two_stage_plan(), home)
+    files = [path for path in home.rglob("*") if path.is_file()]
+    assert files and not [path for path in files if b"hunter2" in path.read_bytes()]
+    assert "hunter2" not in json.dumps(cluster.jobs()) + json.dumps(cluster.state()["calls"])
+
+
 def test_what_the_queue_lost_is_submitted_again(home: Path, cluster: FakeCluster) -> None:
     plan = two_stage_plan()
     run(plan, home)
@@ -308,8 +342,6 @@ srun --unbuffered --output FOLDER/%A_%a_%t_log.out --cpus-per-task=4 RUN"""
 def test_the_batch_script_is_what_it_should_be() -> None:
     from submitit.slurm.slurm import _make_sbatch_string
 
-    from slurm.resources import Resources
-
     parameters = slurm_executor.sbatch_parameters(
         name="toy.tl-0.1",
         study="toy",
@@ -349,12 +381,16 @@ EVIL += ["a" * 300, "\u202egpu", "'a'"]
 
 @pytest.mark.parametrize("evil", EVIL)
 @pytest.mark.parametrize("field", ["partition", "account", "qos", "constraint", "gpu_type"])
-def test_injected_resources_are_refused(
-    home: Path, cluster: FakeCluster, field: str, evil: str
-) -> None:
+def test_injected_resources_are_refused(field: str, evil: str) -> None:
     with pytest.raises(ValueError, match=field) as caught:
-        run(two_stage_plan(), home, **{field: evil})
+        Resources(**{field: evil})  # type: ignore[arg-type]
     assert str(caught.value).isprintable()
+
+
+def test_what_is_refused_never_reaches_sbatch(home: Path, cluster: FakeCluster) -> None:
+    for evil in EVIL[:4]:
+        with pytest.raises(ValueError, match="partition"):
+            run(two_stage_plan(), home, partition=evil)
     assert cluster.calls("sbatch") == 0 and not Path("CANARY").exists()
 
 
