@@ -167,8 +167,8 @@ def published(frame: pd.DataFrame, num_starts: int) -> float:
 
     def value(theta: np.ndarray) -> float:
         a, b, e, alpha, beta = theta
-        model = np.exp(a - alpha * log_n) + np.exp(b - beta * log_d) + np.exp(e)
-        size = np.abs(np.log(model) - log_l)
+        model = np.logaddexp(np.logaddexp(a - alpha * log_n, b - beta * log_d), e)
+        size = np.abs(model - log_l)
         inside = np.minimum(size, DELTA)
         return float((inside * (size - 0.5 * inside)).sum())
 

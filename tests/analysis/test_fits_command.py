@@ -274,6 +274,12 @@ def test_checks_warn_where_they_should() -> None:
     )
     assert "W-LACK-OF-FIT" in codes(command.fit(twice, bootstrap=0, loss="l2"))
     assert "W-LACK-OF-FIT" not in codes(command.fit(twice, bootstrap=0, loss="l2", floor="free"))
+    # A law of optima is not held against rows that are none.
+    grid = pd.DataFrame({"C": np.repeat(x[::6], 9), "u": np.tile(np.linspace(-1, 1, 9), 5)})
+    grid["N"] = 0.1 * grid["C"] ** 0.5 * np.exp(grid["u"])
+    grid["loss"] = 20 * grid["C"] ** -0.05 * (1 + 0.05 * grid["u"] ** 2)
+    optima = command.fit(grid, law="isoflop", bootstrap=0)
+    assert next(one for one in optima["checks"] if one["name"] == "hold_out")["passed"] is None
     # One wild run at the end of the range.
     wild = bent.copy()
     wild.loc[29, "loss"] *= 1.4
