@@ -58,8 +58,7 @@ def fit(
     needs = parts.load("fits", law).REQUIRES
     asked = {"x": x, "y": y, "n": n, "d": d, "group": group if "group" in needs else None}
     data = prepare(frame, asked, needs, where=where, end_points=end_points)
-    if made.x_is_compute:
-        refuse_mixed_losses(data, "the rows")
+    refuse_mixed_losses(data, "the rows", "y" if made.x_is_compute else "x")
     return fit_data(
         data,
         law,

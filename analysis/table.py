@@ -265,9 +265,9 @@ def prepare(
     )
 
 
-def refuse_mixed_losses(data: Data, what: str) -> None:
-    """ValueError if y is a loss per token and the rows differ in codebook or tokens per image."""
-    name = data.roles["y"]
+def refuse_mixed_losses(data: Data, what: str, role: str = "y") -> None:
+    """ValueError if `role` is a loss per token and the rows differ in codebook or length."""
+    name = data.roles[role]
     if name not in PER_TOKEN:
         return
     for column in TOKEN_COLUMNS:
@@ -279,12 +279,12 @@ def refuse_mixed_losses(data: Data, what: str) -> None:
                 f"{one:g}" if isinstance(one, float) else str(one) for one in found[:6]
             )
             offer = (
-                "use --y val_bits_per_image"
+                f"use --{role} val_bits_per_image"
                 if "val_bits_per_image" in data.frame.columns
                 else f"use bits per image: {name} x tokens_per_image / ln 2"
             )
             raise ValueError(
-                f"--y: {name} is a loss per token and {what} differ in {column} ({shown}), "
+                f"--{role}: {name} is a loss per token and {what} differ in {column} ({shown}), "
                 f"so it is not one quantity; {offer}, or pick one value with --where"
             )
 

@@ -232,6 +232,9 @@ def test_losses_per_token_are_not_mixed_in_one_fit() -> None:
     with pytest.raises(ValueError, match=r"differ in codebook_size \(1024, 16384\)"):
         command.fit(frame, bootstrap=0)
     assert command.fit(frame, group="codebook_size", bootstrap=0)["n"] == 24
+    joint = frame.assign(gfid=frame["val_loss"] ** 3, arm=["a", "b"] * 12)
+    with pytest.raises(ValueError, match="--x: val_loss is a loss per token"):
+        command.fit(joint, law="gfid_from_loss", x="val_loss", y="gfid", group="arm", bootstrap=0)
 
 
 def test_tables_are_read_by_their_ending(tmp_path: Path) -> None:
