@@ -125,6 +125,25 @@ def test_isoflop_envelope_needs_sizes_and_uses_minima() -> None:
     assert none.frontiers["all"].fits["straight"].status == "no_envelope"
 
 
+def test_the_pareto_set_of_each_draw_is_the_pareto_set_of_its_runs() -> None:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {"C": rng.integers(1, 9, 30), "loss": rng.integers(1, 9, 30), "run_id": range(30)}
+    )
+    data = prepare(frame, {"x": "C", "y": "loss"}, ("x", "y"))
+    weights = rng.poisson(1.0, (60, 30)).astype(float)
+    plain = np.log(data.columns["y"])[None]
+    moved = plain + np.round(rng.normal(0, 0.3, (60, 30)), 1)
+    for log_y in (plain, moved):
+        found = envelopes.draw("pareto", data, log_y, weights, direction="lower", start=1.0)
+        assert found.row_k is not None
+        for draw in range(60):
+            rows = np.flatnonzero(weights[draw] > 0)
+            values = np.broadcast_to(log_y, weights.shape)[draw]
+            wanted = rows[pareto(data.columns["x"][rows], values[rows])]
+            assert found.row_k[found.use_Bk[draw]].tolist() == wanted.tolist()
+
+
 def test_thinning_keeps_every_run_that_a_resample_can_select() -> None:
     rng = np.random.default_rng(0)
     num = 3000
