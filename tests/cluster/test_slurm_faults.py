@@ -12,7 +12,7 @@ from toy import attempts, folder, two_stage_plan
 
 pytestmark = pytest.mark.cluster
 
-SLOW = {"steps": 40, "seconds": 0.25}
+SLOW = {"steps": 60, "seconds": 0.25}
 PLAN = two_stage_plan(1)
 TOKENIZER, CODES, GENERATOR, EVALUATION = PLAN.runs
 
@@ -66,54 +66,42 @@ def test_preempted_by_a_higher_partition(project: Project, slurm: Place, tmp_pat
     assert end["outcome"] == "preempted", "it saved when it was asked to"
 
 
-def test_requeued_by_an_administrator(project: Project, slurm: Place, tmp_path: Path) -> None:
-    prepared(tmp_path, SLOW)
-    launch = project.start(tmp_path, slurm)
-    started(tmp_path)
-    slurm.ask("scontrol", "requeue", job_of(tmp_path))
-    check(tmp_path, ended(launch), 2)
-    assert job_of(tmp_path, 1) == job_of(tmp_path, 2), "the same job, queued again"
+def requeue(home: Path, slurm: Place) -> None:
+    slurm.ask("scontrol", "requeue", job_of(home))
 
 
-def test_worker_killed(project: Project, slurm: Place, tmp_path: Path) -> None:
-    prepared(tmp_path, SLOW)
-    launch = project.start(tmp_path, slurm)
-    started(tmp_path)
-    os.kill(claim_pid(tmp_path), signal.SIGKILL)
-    check(tmp_path, ended(launch), 2)
-    assert job_of(tmp_path, 1) == job_of(tmp_path, 2), "tried again in the same job"
+def kill_worker(home: Path, slurm: Place) -> None:
+    os.kill(claim_pid(home), signal.SIGKILL)
 
 
-def test_step_killed(project: Project, slurm: Place, tmp_path: Path) -> None:
-    prepared(tmp_path, SLOW)
-    launch = project.start(tmp_path, slurm)
-    started(tmp_path)
-    status = Path(f"/proc/{claim_pid(tmp_path)}/status").read_text()
-    payload = int(status.split("PPid:")[1].split()[0])
-    os.kill(payload, signal.SIGKILL)
-    check(tmp_path, ended(launch), 2)
-    assert job_of(tmp_path, 1) != job_of(tmp_path, 2), "submitted again"
+def kill_step(home: Path, slurm: Place) -> None:
+    status = Path(f"/proc/{claim_pid(home)}/status").read_text()
+    os.kill(int(status.split("PPid:")[1].split()[0]), signal.SIGKILL)
 
 
-def test_node_set_down_and_up(project: Project, slurm: Place, tmp_path: Path) -> None:
-    prepared(tmp_path, SLOW)
-    launch = project.start(tmp_path, slurm)
-    started(tmp_path)
-    node = slurm.ask("sinfo", "-h", "-N", "-o", "%N").split()[0]
-    slurm.ask("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
-    # It comes back when its daemon registers again, by itself or because it is told to.
-    until(lambda: "idle" in slurm.ask("sinfo", "-h", "-o", "%T"), "the node is back")
-    check(tmp_path, ended(launch), 2)
+# What is done to the job, and whether the next attempt is by the same job.
+FAULTS = {"requeue": (requeue, True), "worker": (kill_worker, True), "step": (kill_step, False)}
 
 
-def test_time_limit(project: Project, slurm: Place, tmp_path: Path) -> None:
-    prepared(tmp_path, {"steps": 130, "seconds": 0.5})
-    options = {"minutes": 1, "signal_seconds": 25}
-    launch = project.start(tmp_path, slurm, options=options)
-    launched = ended(launch, 200)
-    tries = attempts(tmp_path, GENERATOR)
+def test_requeue_kills_and_the_time_limit(project: Project, slurm: Place, tmp_path: Path) -> None:
+    # All at once, since most of the time is spent waiting.
+    late = tmp_path / "time"
+    prepared(late, {"steps": 130, "seconds": 0.5})
+    limited = project.start(late, slurm, options={"minutes": 1, "signal_seconds": 25})
+    launches = {}
+    for name in FAULTS:
+        prepared(tmp_path / name, SLOW)
+        launches[name] = project.start(tmp_path / name, slurm)
+    for name, (fault, _) in FAULTS.items():
+        started(tmp_path / name)
+        fault(tmp_path / name, slurm)
+    for name, (_, same) in FAULTS.items():
+        check(tmp_path / name, ended(launches[name]), 2)
+        assert (job_of(tmp_path / name, 1) == job_of(tmp_path / name, 2)) is same, name
+    launched = ended(limited, 200)
+    tries = attempts(late, GENERATOR)
     assert tries >= 2, "65 seconds of work do not fit into a minute"
-    check(tmp_path, launched, tries)
+    check(late, launched, tries)
 
 
 def test_cancelled_and_launched_again(project: Project, slurm: Place, tmp_path: Path) -> None:
@@ -125,3 +113,14 @@ def test_cancelled_and_launched_again(project: Project, slurm: Place, tmp_path: 
     until(lambda: (folder(tmp_path, GENERATOR) / "attempts/001.end.json").exists(), "saved")
     again = project.launch(tmp_path, slurm)
     check(tmp_path, again, 2)
+
+
+def test_node_set_down_and_up(project: Project, slurm: Place, tmp_path: Path) -> None:
+    prepared(tmp_path, SLOW)
+    launch = project.start(tmp_path, slurm)
+    started(tmp_path)
+    node = slurm.ask("sinfo", "-h", "-N", "-o", "%N").split()[0]
+    slurm.ask("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+    # It comes back when its daemon registers again, by itself or because it is told to.
+    until(lambda: "idle" in slurm.ask("sinfo", "-h", "-o", "%T"), "the node is back")
+    check(tmp_path, ended(launch), 2)
