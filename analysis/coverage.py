@@ -1,4 +1,5 @@
-"""How often the printed intervals hold the truth, by simulation from a law and a study's own design.
+"""How often the printed intervals hold the truth, by simulation from a law and a study's own
+design.
 
 Take the fitted parameters of a study and its columns, draw new runs with its noise, fit them as the
 study was fitted, and count. An interval of 95% that covers 60% is worse than none.
