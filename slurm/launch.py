@@ -274,6 +274,7 @@ class Ledger:
         known = provenance()
         self._code = known["commit"], known["dirty"]
         self.queues = queued.Queues()
+        self._begun: tuple[float, float] | None = None  # time and share when the display began
 
     def parents(self, entry: Entry) -> dict[str, Entry]:
         """role -> parent."""
@@ -412,16 +413,28 @@ class Ledger:
                 left += entry.seconds * (1.0 - min(max(share, 0.0), 1.0))
             elif entry.place == "waiting":
                 left += entry.seconds
+        share = 1.0 - left / total if total else 1.0
         return progress.View(
             total=len(self.entries),
             done=self.count("done", "diverged"),
             failed=self.count("failed"),
             blocked=self.count("blocked"),
             queued=self.count("waiting", "given", "elsewhere") - len(running),
-            share=1.0 - left / total if total else 1.0,
-            eta_seconds=None,
+            share=share,
+            eta_seconds=self._eta(share),
             running=running,
         )
+
+    def _eta(self, share: float) -> float | None:
+        """Seconds left at the pace so far; None while there is little to tell it from."""
+        now = time.monotonic()
+        if self._begun is None:
+            self._begun = now, share
+        began, share_then = self._begun
+        gained = share - share_then
+        if gained < 0.05 or now - began < 5.0:
+            return None
+        return (now - began) * (1.0 - share) / gained
 
     def summary(
         self, executor: str, interrupted: bool, stopped: str | None, seconds: float

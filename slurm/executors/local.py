@@ -34,7 +34,7 @@ from ..base import (
 )
 
 _STILLBORN_LIMIT = 3  # workers in a row that end before they take up any run
-_END_SECONDS = 10.0  # for workers to leave after their input is closed
+_END_SECONDS = 60.0  # for workers to save and leave after their input is closed
 _MEMORY_EVENTS = (
     Path("/sys/fs/cgroup/memory.events"),
     Path("/sys/fs/cgroup/memory/memory.oom_control"),
@@ -137,14 +137,17 @@ class Executor(BaseExecutor):
         self._closed = True
         for worker in self._workers.values():
             worker.leaving = True
+            if worker.task is not None:
+                _signal(worker, signal.SIGTERM)
             if worker.process.stdin is not None:
                 _close_quietly(worker.process.stdin)
         deadline = time.monotonic() + _END_SECONDS
         while self._workers and time.monotonic() < deadline:
             for key, _ in self._selector.select(0.1):
                 self._read(*key.data)
-        for worker in list(self._workers.values()):
+        for worker in self._workers.values():
             _signal(worker, signal.SIGKILL)
+        for worker in list(self._workers.values()):
             self._ended(worker)
         self._selector.close()
 

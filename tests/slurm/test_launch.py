@@ -111,6 +111,22 @@ def test_a_worker_is_used_again(home: Path, fake_trainer: object) -> None:
     assert len(pids) == 1
 
 
+def test_each_worker_has_a_gpu_of_its_own(
+    home: Path, fake_trainer: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    plan = two_stage_plan(generators=4)
+    for planned in plan.runs:
+        behave(folder(home, planned), {"seconds": 0.1})
+    summary = launch(plan, home=home, settings={"device": "auto"}, progress=False)
+    assert summary.exit_code == 0
+    used = {}
+    for planned in plan.runs:
+        record = json.loads((folder(home, planned) / "attempts/001.json").read_text())
+        used.setdefault(record["pid"], set()).add(record["gpus"])
+    assert sorted(used.values(), key=str) == [{"3"}, {"5"}]
+
+
 def test_an_exception_is_tried_once_more(home: Path, fake_trainer: object) -> None:
     plan = two_stage_plan()
     behave(folder(home, plan.runs[2]), {"fail_at": 1}, {})
