@@ -38,7 +38,7 @@ def scratch(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def calm(scratch):
+def finished(scratch):
     """One finished run of each kind. Doing them also warms this process, which is forked."""
     torch.set_num_threads(1)
     home = scratch / "calm"
@@ -68,8 +68,8 @@ def children_seconds():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_point_of_a_run(kind, calm, scratch, capsys):
-    run_dir = calm[kind]
+def test_every_point_of_a_run(kind, finished, scratch, capsys):
+    run_dir = finished[kind]
     calls = points(fresh(run_dir, scratch / f"points-{kind}"))
     everywhere = range(1, len(calls) + 1)
     faults = [Fault("SIGKILL", at) for at in everywhere]
@@ -115,10 +115,10 @@ def torn_load(run, modules, optimizers):
     return content["step"], content["extra"]
 
 
-def test_the_harness_finds_a_writer_that_saves_in_place(calm, scratch, monkeypatch, capsys):
+def test_the_harness_finds_a_writer_that_saves_in_place(finished, scratch, monkeypatch, capsys):
     monkeypatch.setattr(state, "save", torn_save)
     monkeypatch.setattr(state, "load", torn_load)
-    run_dir = calm["generator"]
+    run_dir = finished["generator"]
     calls = points(fresh(run_dir, scratch / "points-bad"))
     faults = [Fault("SIGKILL", at) for at in range(1, len(calls) + 1)]
     found = problems(run_dir, scratch, faults)
@@ -129,7 +129,7 @@ def test_the_harness_finds_a_writer_that_saves_in_place(calm, scratch, monkeypat
     assert all("the second attempt ended with" in message for _, message in found)
 
 
-def test_the_harness_finds_a_resume_that_is_not_exact(calm, scratch, monkeypatch):
+def test_the_harness_finds_a_resume_that_is_not_exact(finished, scratch, monkeypatch):
     real = state.load
 
     def forgetful(run, modules, optimizers):
@@ -141,7 +141,7 @@ def test_the_harness_finds_a_resume_that_is_not_exact(calm, scratch, monkeypatch
         return found
 
     monkeypatch.setattr(state, "load", forgetful)
-    run_dir = calm["generator"]
+    run_dir = finished["generator"]
     calls = points(fresh(run_dir, scratch / "points-forgetful"))
     faults = [Fault("SIGKILL", at) for at in range(10, len(calls), 15)]
     found = problems(run_dir, scratch, faults)
