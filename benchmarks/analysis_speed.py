@@ -5,7 +5,8 @@
 The published recipe (arXiv:2404.10102) minimises the same objective from 4,500 starts with L-BFGS-B
 and a numeric gradient. `--starts` takes fewer of them, evenly spread. The table has the columns
 `Model Size`, `Training FLOP` and `loss`; without one, TOKENLAW_DATA or ../shared/data is looked at,
-and then a synthetic table of the same size is used. One thread is enough.
+and then a synthetic table of the same size is used. One thread is enough; goals are held against cpu
+seconds, which a busy machine does not change.
 """
 
 from __future__ import annotations
@@ -124,9 +125,9 @@ def main() -> int:
     missed = [
         one.what.strip()
         for one in rows
-        if one.goal_seconds is not None and one.wall_seconds > one.goal_seconds
+        if one.goal_seconds is not None and one.cpu_seconds > one.goal_seconds
     ]
-    print("goals missed (wall): " + (", ".join(missed) or "none"))
+    print("goals missed (cpu seconds): " + (", ".join(missed) or "none"))
     if given.json is not None:
         answer = {
             "rows": [asdict(one) for one in rows],
