@@ -5,8 +5,8 @@
 The published recipe (arXiv:2404.10102) minimises the same objective from 4,500 starts with L-BFGS-B
 and a numeric gradient. `--starts` takes fewer of them, evenly spread. The table has the columns
 `Model Size`, `Training FLOP` and `loss`; without one, TOKENLAW_DATA or ../shared/data is looked at,
-and then a synthetic table of the same size is used. One thread is enough; goals are held against cpu
-seconds, which a busy machine does not change.
+and then a synthetic table of the same size is used. One thread is enough; goals are held against
+cpu seconds, which a busy machine does not change.
 """
 
 from __future__ import annotations
