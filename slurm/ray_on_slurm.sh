@@ -51,6 +51,7 @@ done
 
 for step in "${started[@]}"; do kill "$step" 2>/dev/null; done
 wait
+rm -rf "$TEMPORARY" # this script runs where the head ran
 if [ "$again" = 1 ] && [ "$code" != 0 ]; then
   # Not after `scancel`: then the job is being ended, and comes back no more.
   [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" -o %T)" = RUNNING ] && scontrol requeue "$SLURM_JOB_ID"
