@@ -57,6 +57,14 @@ def test_jobs_stand_behind_what_they_wait_for() -> None:
         seen.add(job.key)
 
 
+def test_what_others_wait_for_stays_alone() -> None:
+    made = jobs(two_stage_plan(generators=2, tokenizers=3), minutes=1000.0, least_jobs=1)
+    leaders = [job for job in made if kinds(job)[0] == "tokenizer"]
+    # One that fails must not keep the children of the others from starting.
+    assert [kinds(job) for job in leaders] == [["tokenizer", "codes"]] * 3
+    assert len(made) == 6
+
+
 def test_small_runs_fill_the_time_given() -> None:
     plan = two_stage_plan(generators=60)  # each with its evaluation: 140 s
     assert len(jobs(plan, minutes=70.0, least_jobs=1)) == 1 + 2
