@@ -247,6 +247,11 @@ class Graph:
             return cost.codes_work(config, of("tokenizer"))
         if kind == "generator":
             codes = self.drafts[parents["codes"]]
+            images = codes.config.num_train or codes.config.data.num_train
+            if config.num_train is not None and config.num_train > images:
+                raise ValueError(
+                    f"num_train: {config.num_train} is not allowed; the codes have {images} images"
+                )
             tokenizer = self.drafts[codes.parents["tokenizer"]].config
             return cost.generator_work(config, codes.config, tokenizer)
         if config.subject == "tokenizer":

@@ -259,6 +259,13 @@ class CodesConfig:
     batch_size: PositiveInt = 64  # crops per forward pass
     numerics: NumericsConfig = NumericsConfig()
 
+    def __post_init__(self) -> None:
+        if self.num_train is not None and self.num_train > self.data.num_train:
+            raise ValueError(
+                f"num_train: {self.num_train} is not allowed; the data have "
+                f"{self.data.num_train} images"
+            )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LlamaConfig:
@@ -371,6 +378,11 @@ class EvaluationConfig:
             raise ValueError(
                 f"sample_seeds: {self.sample_seeds!r} is not allowed; must be different seeds, at "
                 "least one"
+            )
+        if self.subject == "tokenizer" and (self.num_samples or 0) > self.data.num_val:
+            raise ValueError(
+                f"num_samples: {self.num_samples} is not allowed; the validation set has "
+                f"{self.data.num_val} images"
             )
         if self.subject == "generator" and self.num_samples is None:
             raise ValueError("num_samples: is required for a generator")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -110,6 +111,8 @@ def settings_of(
     compile_models: bool | None = None,
 ) -> dict[str, Any]:
     """settings.json of every run: how and where, never what."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise ValueError(f"--device: {device!r} is unknown; allowed: auto, cpu, cuda, cuda:N")
     found = opt.pairs("--weights", weights)
     settings: dict[str, Any] = {"device": device, "locations": {}}
     if found:
