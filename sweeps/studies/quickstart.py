@@ -32,7 +32,7 @@ def study() -> Grid:
                 "patchgan", ndf=16, n_layers=2, start_iteration=80, ramp_iterations=30, weight=0.1
             ),
             "augment": "crop",  # a mirrored digit is no digit
-            "iterations": 130,
+            "iterations": 120,
             "batch_size": 16,
             "optim": {"name": "adam", **ADAM, "lr_peak": 2e-3},
         },
@@ -80,6 +80,6 @@ def study() -> Grid:
                     "L": {"generator.model.width": 96, "generator.model.layers": 4},
                 },
             ),
-            Axis("iterations", (60, 180, 540), path="generator.iterations"),
+            Axis("iterations", (50, 150, 450), path="generator.iterations"),
         ),
     )
