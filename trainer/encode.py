@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -103,19 +104,18 @@ def encode(run: Run) -> Result:
             name = f"{split}-{number:05d}.npy"
             shape = (len(indices), CROPS[policy], length)
             if (kept := _finished_shard(folder, name, shape)) is None:
-                per_chunk = max(1, config.batch_size // CROPS[policy])
                 codes = np.empty(shape, dtype)
-                for at in range(0, len(indices), per_chunk):
+                at = 0
+                for crops in _crops(images, indices, policy, config):
                     if run.stopping():
                         raise Preempted(f"stopped in shard {name}")
-                    part_indices = indices[at : at + per_chunk].tolist()
-                    crops = images.crops_of(part_indices, policy, config.crop_ratio)
                     codes[at : at + len(crops)] = codes_of(crops.flatten(0, 1)).reshape(
                         len(crops), *shape[1:]
                     )
+                    at += len(crops)
                     done += len(crops)
                     rate = done / max(1e-9, time.monotonic() - clock)
-                    run.progress(first + at + len(crops), total, f"codes {split}", rate)
+                    run.progress(first + at, total, f"codes {split}", rate)
                 kept = _write_shard(run, folder, name, codes)
             shards[split].append(kept)
 
@@ -171,6 +171,20 @@ def encode(run: Run) -> Result:
             "codebook_size": num_codes,
         },
     )
+
+
+def _crops(
+    images: data.Images, indices: Tensor, policy: str, config: CodesConfig
+) -> Iterator[Tensor]:
+    """uint8 [images, n, 3, R, R] of `indices`, about a batch at a time; the next images are decoded
+    while the device encodes these.
+    """
+    pieces = indices.split(max(1, config.batch_size // CROPS[policy]))
+
+    def make(number: int) -> Tensor:
+        return images.crops_of(pieces[number].tolist(), policy, config.crop_ratio)
+
+    return data.ahead(make, 0, len(pieces))
 
 
 def _npy_bytes(array: np.ndarray) -> bytes:
