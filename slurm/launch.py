@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from results_db.provenance import provenance
 from results_db.record import RunDir, may_follow, run_status
-from sweeps.plan import Plan, PlannedRun, write_run
+from sweeps.plan import Plan, PlannedRun, check_written, write_run
 from trainer import parts
 
 from . import bundles, progress, queued, retry
@@ -123,7 +123,8 @@ def launch(
         progress: bars on a terminal, lines elsewhere; without, messages only (all on stderr).
         options: the executor's own.
 
-    Raises ValueError for an unknown executor or option, or data that are not at hand.
+    Raises ValueError for an unknown executor or option, or data that are not at hand; Overtaken,
+    with nothing given out, when a new plan is needed.
     """
     if plan.missing_data:
         raise ValueError(plan.missing_data)
@@ -380,9 +381,15 @@ class Ledger:
         return found
 
     def write_folders(self, settings: Mapping[str, Any]) -> None:
-        """Makes the folders of the runs to do, with this launch's settings."""
-        for entry in self.to_do():
-            write_run(self.home, entry.run, settings)
+        """Makes the folders of the runs to do, with this launch's settings.
+
+        Raises Overtaken when a run not done yet waits for others than the plan says.
+        """
+        for entry in self.entries.values():
+            if entry.place == "waiting":
+                write_run(self.home, entry.run, settings)
+            elif entry.place == "elsewhere":
+                check_written(self.home, entry.run)
 
     def threads(self) -> int:
         """Most CPU threads that a run to do uses."""

@@ -234,8 +234,17 @@ def _trunk_json(run: PlannedRun) -> dict[str, Any] | None:
     return {"id": found, "role": trunk.role, "start": trunk.start, "end": run.config.iterations}
 
 
+class Overtaken(RuntimeError):
+    """A segment of a trunk begins elsewhere than planned: another launch, of other lengths, made
+    its folder since the plan was. A new plan takes it as it is.
+    """
+
+
 def write_run(home: str | os.PathLike[str], run: PlannedRun, settings: Mapping[str, Any]) -> Path:
-    """Makes the run's folder: config.json, once, and settings.json; returns the folder."""
+    """Makes the run's folder: config.json, once, and settings.json; returns the folder.
+
+    Raises Overtaken, before settings.json is touched.
+    """
     run_dir = RunDir.of(home, run.kind, run.id)
     run_dir.path.mkdir(parents=True, exist_ok=True)
     content = {
@@ -245,9 +254,22 @@ def write_run(home: str | os.PathLike[str], run: PlannedRun, settings: Mapping[s
         "config": to_tree(run.config),
         "parents": run.parents,
     }
-    create_exclusive(run_dir.config_path, canonical_json(content).encode() + b"\n")
+    if not create_exclusive(run_dir.config_path, canonical_json(content).encode() + b"\n"):
+        check_written(home, run)
     write_json(run_dir.settings_path, dict(settings))
     return run_dir.path
+
+
+def check_written(home: str | os.PathLike[str], run: PlannedRun) -> None:
+    """Raises Overtaken when the folder of a run says that it waits for other runs than planned.
+
+    Only a segment's id leaves open where it begins.
+    """
+    if not run.is_segment:
+        return
+    written = RunDir.of(home, run.kind, run.id).config()["parents"]
+    if written != run.parents:
+        raise Overtaken(f"{run.kind} {run.id}: another launch began it elsewhere; launch again")
 
 
 # ----------------------------------------------------------------------------------------- the plan

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from ..plan import Plan
 
 INTERRUPTED = 130
+_PLANS = 10  # in a row that other launches may overtake: each time they began one more segment
 
 Workers = Annotated[
     int | None,
@@ -75,7 +78,8 @@ def launch(
     from ..plan import make_plan
 
     grid = opt.grid_of(study, options, scale)
-    made = make_plan(grid, home=home, data=data, overrides=sets or (), sharing=sharing)
+    plan = partial(make_plan, grid, home=home, data=data, overrides=sets or (), sharing=sharing)
+    made = plan()
     check_budget(made.totals(), max_gpu_hours, max_flops)
     settings = settings_of(device, weights, checkpoint_seconds, compile_models)
     asked = opt.pairs("--resource", resources)
@@ -94,6 +98,7 @@ def launch(
         yes=yes,
         progress=not quiet,
         resources=asked,
+        replan=plan,
     )
     if as_json:
         import dataclasses
@@ -138,12 +143,17 @@ def launched(
     yes: bool = True,
     progress: bool = True,
     resources: dict[str, Any] | None = None,
+    replan: Callable[[], Plan],
 ) -> Summary:
     """Launches a plan; executors whose jobs end with this command are always waited for, and only
     a place that costs money or other people's time asks first.
+
+    `replan` makes the plan anew when another launch has begun its trunks in another way since.
     """
     from slurm.launch import launch as run_launch
     from trainer import parts
+
+    from ..plan import Overtaken
 
     executor = parts.load("slurm.executors", on).Executor
     # A study may name what several places understand; each takes its own.
@@ -153,18 +163,25 @@ def launched(
         for name, value in made.resources.items()
         if name.rpartition(".")[2] in known or (name.startswith("extra.") and "extra" in known)
     }
-    return run_launch(
-        made,
-        executor=on,
-        home=home,
-        settings=settings,
-        workers=workers,
-        gpus=gpus,
-        wait=wait or executor.attached,
-        yes=yes or on == "local",
-        progress=progress,
-        options={**study, **(resources or {})} or None,
-    )
+    for plans_left in reversed(range(_PLANS)):
+        try:
+            return run_launch(
+                made,
+                executor=on,
+                home=home,
+                settings=settings,
+                workers=workers,
+                gpus=gpus,
+                wait=wait or executor.attached,
+                yes=yes or on == "local",
+                progress=progress,
+                options={**study, **(resources or {})} or None,
+            )
+        except Overtaken:
+            if not plans_left:
+                raise
+            made, yes = replan(), True
+    raise AssertionError("unreachable")
 
 
 def quickstart(
@@ -185,13 +202,15 @@ def quickstart(
     from ..plan import make_plan
     from . import analyse, results
 
-    made = make_plan(opt.grid_of(study, options, scale), home=home, data=data, overrides=sets or ())
+    grid = opt.grid_of(study, options, scale)
+    plan = partial(make_plan, grid, home=home, data=data, overrides=sets or ())
+    made = plan()
     totals = made.totals()
     opt.say(
         f"{made.study}: {totals['runs']} runs, {totals['done']} done; "
         f"results go to {Path(home).absolute()}"
     )
-    summary = launched(made, home, settings_of(device), workers=workers)
+    summary = launched(made, home, settings_of(device), workers=workers, replan=plan)
     opt.say(summary.text())
     if summary.exit_code:
         return INTERRUPTED if summary.interrupted else summary.exit_code

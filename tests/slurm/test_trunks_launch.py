@@ -1,16 +1,23 @@
 """Launching trunks: segments in order, branches behind theirs, and what a diverged one leaves."""
 
 import json
+from functools import partial
 from pathlib import Path
 
+import pytest
 from fake_trainer import behave
 from toy import attempts, folder, planned
 
-from results_db.record import may_follow
+from results_db.record import RunDir, may_follow, read_endpoint
 from slurm.launch import launch
 from slurm.status import study_status
-from sweeps.plan import Plan
+from sweeps.grid import Axis, Grid, part
+from sweeps.plan import Overtaken, Plan, make_plan, write_run
+from sweeps.verbs.launch import launched
 from sweeps.watch import study_plan
+
+DATA = {"dataset": part("digits", split_seed=0), "digest": "0" * 64, "num_classes": 10}
+DATA |= {"num_train": 1437, "num_val": 360, "resolution": 32}
 
 
 def trunk_plan() -> Plan:
@@ -56,3 +63,49 @@ def test_status_does_not_call_them_blocked(home: Path, fake_trainer: object) -> 
     launch(plan, home=home, settings={"device": "cpu"}, workers=2, progress=False)
     lines = study_status(home, study_plan(home, "toy")).lines
     assert [line.state for line in lines] == ["done", "done", "diverged", "failed", "done", "done"]
+
+
+def lengths(*iterations: int) -> Grid:
+    """Generators of several lengths, whose trunk is cut where each of them leaves it."""
+    return Grid(
+        name="lengths",
+        data=DATA,
+        tokenizer={
+            "tokenizer": part("vqgan", ch=16, ch_mult=[1, 2, 2], z_channels=16),
+            "quantizer": part("vq", codebook_size=64, dim=8),
+            "iterations": 10,
+            "batch_size": 8,
+        },
+        generator={
+            "model": {"width": 32, "layers": 1, "heads": 1, "hidden_multiple": 32},
+            "batch_size": 8,
+            "optim": {"schedule": "wsd", "decay_share": 0.25},
+        },
+        axes=(Axis("iterations", iterations, path="generator.iterations"),),
+    )
+
+
+@pytest.mark.parametrize("first, second", [((8, 12, 16), (8, 16)), ((8, 16), (8, 12, 16))])
+def test_two_launches_that_cut_one_trunk_in_different_ways(
+    home: Path, fake_trainer: object, first: tuple[int, ...], second: tuple[int, ...]
+) -> None:
+    """Both are planned, then one writes its folders, in which segments begin where it wants."""
+    replan = partial(make_plan, lengths(*second), home=home)
+    mine, other = replan(), make_plan(lengths(*first), home=home)
+    for run in other.runs:
+        write_run(home, run, {"device": "cpu"})
+    with pytest.raises(Overtaken, match="launch again"):
+        launch(mine, home=home, settings={"device": "cpu"}, workers=2, progress=False)
+    assert not list(home.glob("*/*/attempts/*.json")), "nothing was given out"
+
+    settings = {"device": "cpu"}
+    summary = launched(mine, home, settings, workers=2, progress=False, replan=replan)
+    assert summary.exit_code == 0 and summary.done == summary.total
+    generators = [RunDir(path.parent) for path in home.glob("generator/*/endpoint.json")]
+    assert len(generators) == 3 + len(second), "three segments, and the branches"
+    for run in generators:
+        begun = json.loads(run.attempt_path(1).read_text())["started_at"]
+        for role, parent in run.config()["parents"].items():
+            kind = "codes" if role == "codes" else "generator"
+            ended = read_endpoint(RunDir.of(home, kind, parent))
+            assert ended is not None and ended["finished_at"] <= begun
