@@ -78,20 +78,19 @@ class Attention(nn.Module):
         self.q_norm = nn.LayerNorm(self.head_size, bias=False) if config.qk_norm else nn.Identity()
         self.k_norm = nn.LayerNorm(self.head_size, bias=False) if config.qk_norm else nn.Identity()
 
-    def forward(
-        self, x_BTD: Tensor, table_TF2: Tensor | None, cache: Cache | None, start: int
-    ) -> Tensor:
-        batch, length, width = x_BTD.shape
+    def project(self, x_BTD: Tensor, table_TF2: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values [B, H, T, E]."""
         qkv = self.wqkv(x_BTD).unflatten(-1, (3, self.heads, self.head_size))
         q_BTHE, k_BTHE, v_BTHE = qkv.unbind(2)
         q_BTHE, k_BTHE = self.q_norm(q_BTHE), self.k_norm(k_BTHE)
         if table_TF2 is not None:
             q_BTHE, k_BTHE = rotate(q_BTHE, table_TF2), rotate(k_BTHE, table_TF2)
         q, k, v = (t.transpose(1, 2).to(v_BTHE.dtype) for t in (q_BTHE, k_BTHE, v_BTHE))
-        if cache is not None:
-            k, v = cache.extend(k, v, start)
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=length > 1)
-        return self.wo(out.transpose(1, 2).reshape(batch, length, width))
+        return q, k, v
+
+    def merge(self, attended_BHTE: Tensor) -> Tensor:
+        """The heads' outputs, joined and mixed: [B, T, D]."""
+        return self.wo(attended_BHTE.transpose(1, 2).flatten(2))
 
 
 class SwiGLU(nn.Module):
@@ -126,18 +125,31 @@ class Block(nn.Module):
         x_BTD: Tensor,
         table_TF2: Tensor | None = None,
         class_BD: Tensor | None = None,
-        cache: Cache | None = None,
-        start: int = 0,
     ) -> Tensor:
-        if self.adaln is None:
-            attended = self.attention(self.attention_norm(x_BTD), table_TF2, cache, start)
+        """Whole sequences, as in training."""
+        q, k, v, modulation = self.before(x_BTD, table_TF2, class_BD)
+        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.after(x_BTD, attended, modulation)
+
+    def before(
+        self, x_BTD: Tensor, table_TF2: Tensor | None, class_BD: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Queries, keys and values [B, H, T, E], and the modulation [B, 1, 6 D] of AdaLN."""
+        normed, modulation = self.attention_norm(x_BTD), None
+        if self.adaln is not None:
+            assert class_BD is not None
+            modulation = self.adaln(F.silu(class_BD))[:, None]
+            gamma, beta, *_ = modulation.chunk(6, dim=-1)
+            normed = normed * (1 + gamma) + beta
+        return *self.attention.project(normed, table_TF2), modulation
+
+    def after(self, x_BTD: Tensor, attended_BHTE: Tensor, modulation: Tensor | None) -> Tensor:
+        """The block's output, from its input and what its heads attended to."""
+        attended = self.attention.merge(attended_BHTE)
+        if modulation is None:
             x_BTD = x_BTD + self.residual_dropout(attended)
             return x_BTD + self.ffn_dropout(self.ffn(self.ffn_norm(x_BTD)))
-        assert class_BD is not None
-        modulation = self.adaln(F.silu(class_BD))[:, None].chunk(6, dim=-1)
-        gamma1, beta1, alpha1, gamma2, beta2, alpha2 = modulation
-        normed = self.attention_norm(x_BTD) * (1 + gamma1) + beta1
-        attended = self.attention(normed, table_TF2, cache, start)
+        _, _, alpha1, gamma2, beta2, alpha2 = modulation.chunk(6, dim=-1)
         x_BTD = x_BTD + alpha1 * self.residual_dropout(attended)
         normed = self.ffn_norm(x_BTD) * (1 + gamma2) + beta2
         return x_BTD + alpha2 * self.ffn_dropout(self.ffn(normed))
@@ -266,6 +278,10 @@ class Generator(nn.Module):
             x_BTD = x_BTD + self.positions[position : position + 1]
         else:
             table = self.rope[position : position + 1]
+        if torch.is_autocast_enabled(x_BTD.device.type):
+            x_BTD = x_BTD.to(torch.get_autocast_dtype(x_BTD.device.type))  # as in `hidden`
         for block, cache in zip(self.blocks, caches, strict=True):
-            x_BTD = block(x_BTD, table, class_BD, cache, position)
+            q, k, v, modulation = block.before(x_BTD, table, class_BD)
+            k, v = cache.extend(k, v, position)
+            x_BTD = block.after(x_BTD, F.scaled_dot_product_attention(q, k, v), modulation)
         return self.head(self.final_norm(x_BTD, class_BD))[:, 0].float()
