@@ -197,6 +197,8 @@ class _Samples:
         self._generator, self._generator_config = load_generator(
             run.parents["generator"], run.device
         )
+        if config.numerics.precision == "bf16":
+            sampling.cast_matrices(self._generator, torch.bfloat16)
         self._sizes = legal_sizes(run.parents["tokenizer"], self._generator.tokens_per_image)
         self._decode = tokenizer.decode
         if run.compile and self.num >= COMPILE_FROM:

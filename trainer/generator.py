@@ -281,6 +281,7 @@ class Generator(nn.Module):
         if torch.is_autocast_enabled(x_BTD.device.type):
             x_BTD = x_BTD.to(torch.get_autocast_dtype(x_BTD.device.type))  # as in `hidden`
         for block, cache in zip(self.blocks, caches, strict=True):
+            assert isinstance(block, Block)
             q, k, v, modulation = block.before(x_BTD, table, class_BD)
             k, v = cache.extend(k, v, position)
             x_BTD = block.after(x_BTD, F.scaled_dot_product_attention(q, k, v), modulation)

@@ -9,10 +9,13 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from .config import SamplingConfig
 from .generator import Generator
+
+DRAW_BLOCK = 128  # codes of a block, when a code is drawn
 
 
 def guidance_scales(
@@ -81,9 +84,40 @@ def draw(
         before = ordered.softmax(1).cumsum(1) - ordered.softmax(1)
         cut = torch.zeros_like(logits, dtype=torch.bool).scatter(1, order, before >= sampling.top_p)
         logits = logits.masked_fill(cut, -math.inf)
-    cumulative = logits.softmax(1).cumsum(1)
-    target = uniform_B.to(cumulative)[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, target, right=True)[:, 0].clamp_max(logits.shape[1] - 1)
+    return invert((logits - logits.amax(1, keepdim=True)).exp(), uniform_B)
+
+
+def invert(weight_BV: Tensor, uniform_B: Tensor) -> Tensor:
+    """Where the running sum of each row's weights passes the share `uniform_B` of their total.
+
+    In two levels, blocks and then the codes of one block, so that only the sums of blocks are read
+    twice. A code of no weight is never chosen, whatever the rounding.
+    """
+    batch, codes = weight_BV.shape
+    size = min(codes, DRAW_BLOCK)
+    blocks = F.pad(weight_BV, (0, -codes % size)).view(batch, -1, size)
+    passed = blocks.sum(2).cumsum(1)
+    target_B1 = uniform_B.to(passed)[:, None] * passed[:, -1:]
+    block_B1 = _first_above(passed, target_B1)
+    before_B1 = F.pad(passed, (1, 0)).gather(1, block_B1)
+    inside = blocks.gather(1, block_B1[:, :, None].expand(-1, 1, size))[:, 0].cumsum(1)
+    return (block_B1 * size + _first_above(inside, target_B1 - before_B1))[:, 0]
+
+
+def _first_above(rising_BN: Tensor, value_B1: Tensor) -> Tensor:
+    """Index [B, 1] of the first entry above the value, at most that of the last rise."""
+    found = torch.searchsorted(rising_BN, value_B1, right=True)
+    return found.minimum(torch.searchsorted(rising_BN, rising_BN[:, -1:].contiguous()))
+
+
+def cast_matrices(generator: Generator, dtype: torch.dtype) -> None:
+    """Makes the linear layers what autocast would make of them at every single token.
+
+    The codes drawn under autocast to `dtype` are the same; the casts are saved.
+    """
+    for module in generator.modules():
+        if isinstance(module, nn.Linear):
+            module.to(dtype)
 
 
 @torch.inference_mode()
@@ -102,9 +136,9 @@ def sample(
     """
     assert not generator.training
     device, batch, length = class_B.device, class_B.shape[0], generator.tokens_per_image
+    uniform_BL = sample_uniforms(seeds_B, length).to(device)
     scales = guidance_scales(sampling, length, codebook_sizes)
     guided = any(scale != 1.0 for scale in scales)
-    uniforms = sample_uniforms(seeds_B, length).to(device)
     classes = class_B
     if guided:
         classes = torch.cat([class_B, torch.full_like(class_B, generator.num_classes)])
@@ -123,7 +157,7 @@ def sample(
             conditional, unconditional = logits.chunk(2)
             logits = unconditional + scales[position] * (conditional - unconditional)
         limit = None if codebook_sizes is None else codebook_sizes[position]
-        drawn = draw(logits, uniforms[:, position], sampling, limit)
+        drawn = draw(logits, uniform_BL[:, position], sampling, limit)
         codes[:, position] = drawn
         code_B = torch.cat([drawn, drawn]) if guided else drawn
     return codes

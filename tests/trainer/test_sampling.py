@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import math
 
@@ -68,6 +69,17 @@ def test_uniforms_are_a_function_of_the_seed():
     assert together.mean().item() == pytest.approx(0.5, abs=0.03)
 
 
+def test_matrices_cast_once_draw_what_autocast_draws(generator):
+    class_B = torch.arange(6) % CLASSES
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = sample(generator, class_B, range(6), how(cfg_scale=2.0))
+        cast = copy.deepcopy(generator)
+        sampling.cast_matrices(cast, torch.bfloat16)
+        assert torch.equal(sample(cast, class_B, range(6), how(cfg_scale=2.0)), expected)
+    assert cast.head.weight.dtype == torch.bfloat16
+    assert cast.norm.weight.dtype == cast.code_embedding.weight.dtype == torch.float32
+
+
 # ------------------------------------------------------------ what is drawn, how often
 
 
@@ -87,6 +99,22 @@ def test_the_ends_of_the_unit_interval():
     logits_BV = torch.tensor([[0.0, 0.0, -math.inf, 0.0, -math.inf]] * 2)
     drawn_B = draw(logits_BV, torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64), how(), None)
     assert drawn_B.tolist() == [0, 3]
+
+
+@pytest.mark.parametrize("codes", [1, 127, 128, 129, 1000, 4096])
+def test_drawing_inverts_the_distribution_function(codes):
+    torch.manual_seed(codes)
+    weight_BV = torch.rand(500, codes, dtype=torch.float64) ** 8
+    weight_BV[:, codes // 2 :][torch.rand(500, codes - codes // 2) < 0.3] = 0
+    weight_BV[:, 0].clamp_min_(1e-9)
+    uniform_B = torch.rand(500, dtype=torch.float64)
+    uniform_B[:2] = torch.tensor([0.0, 1 - 2**-53])
+    found = sampling.invert(weight_BV, uniform_B)
+    above = weight_BV.cumsum(1) > (uniform_B * weight_BV.sum(1))[:, None]
+    expected = above.int().argmax(1)
+    assert torch.equal(found[2:], expected[2:])
+    assert (weight_BV.gather(1, found[:, None]) > 0).all()
+    assert found[0] == 0 and found[1] == weight_BV[1].nonzero().max()
 
 
 def test_top_k_keeps_the_k_largest():
