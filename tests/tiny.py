@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -184,6 +185,18 @@ def lay_out(
     return run_dir
 
 
+def not_begun(calm: RunDir, home: Path) -> RunDir:
+    """The run of `calm`, not begun, in a new home whose other runs are those of the calm one."""
+    run_dir = RunDir.of(home, calm.kind, calm.id)
+    run_dir.path.mkdir(parents=True)
+    for path in calm.home.iterdir():
+        if path.is_dir() and path.name not in (calm.kind, "spool"):
+            (home / path.name).symlink_to(path)
+    shutil.copy(calm.config_path, run_dir.config_path)
+    shutil.copy(calm.settings_path, run_dir.settings_path)
+    return run_dir
+
+
 def do(run_dir: RunDir, stop: Stop | None = None) -> Outcome:
     """One attempt at a run, in this process."""
     return execute(run_dir.path, stop or Stop())
@@ -221,6 +234,20 @@ class StopAfter(Stop):
     def requested(self) -> bool:  # type: ignore[override]
         self._left -= 1
         return self._left < 0
+
+
+class KillAfter(Stop):
+    """SIGKILL to this process at the n-th poll after the first: it can save and tell nothing."""
+
+    def __init__(self, polls: int) -> None:
+        self._left = polls
+
+    @property
+    def requested(self) -> bool:  # type: ignore[override]
+        self._left -= 1
+        if self._left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return False
 
 
 # --------------------------------------------------------------------------------------- processes

@@ -181,21 +181,9 @@ def steady() -> Iterator[None]:
         run_states._BEAT_SECONDS = real
 
 
-def fresh(calm: RunDir, home: Path) -> RunDir:
-    """The run of `calm`, not begun, in a new home whose other runs are those of the calm one."""
-    run_dir = RunDir.of(home, calm.kind, calm.id)
-    run_dir.path.mkdir(parents=True)
-    for path in calm.home.iterdir():
-        if path.is_dir() and path.name not in (calm.kind, "spool"):
-            (home / path.name).symlink_to(path)
-    shutil.copy(calm.config_path, run_dir.config_path)
-    shutil.copy(calm.settings_path, run_dir.settings_path)
-    return run_dir
-
-
 def check(calm: RunDir, home: Path, fault: Fault) -> None:
     """One case: an attempt with the fault, then one without. Problem when the end differs."""
-    run_dir = fresh(calm, home)
+    run_dir = tiny.not_begun(calm, home)
     code = attempt(run_dir, fault)
     expected = {"SIGKILL": (-signal.SIGKILL,), "ENOSPC": (0, DISK_FULL)}[fault.name]
     if code not in expected:

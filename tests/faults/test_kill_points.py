@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from crash import Fault, fresh, points, problems, steady
+from crash import Fault, points, problems, steady
 
 from trainer import state
 
@@ -70,7 +70,7 @@ def children_seconds():
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_point_of_a_run(kind, finished, scratch, capsys):
     run_dir = finished[kind]
-    calls = points(fresh(run_dir, scratch / f"points-{kind}"))
+    calls = points(tiny.not_begun(run_dir, scratch / f"points-{kind}"))
     everywhere = range(1, len(calls) + 1)
     faults = [Fault("SIGKILL", at) for at in everywhere]
     # The disk is full for one call at odd points, and stays full from even ones on.
@@ -119,7 +119,7 @@ def test_the_harness_finds_a_writer_that_saves_in_place(finished, scratch, monke
     monkeypatch.setattr(state, "save", torn_save)
     monkeypatch.setattr(state, "load", torn_load)
     run_dir = finished["generator"]
-    calls = points(fresh(run_dir, scratch / "points-bad"))
+    calls = points(tiny.not_begun(run_dir, scratch / "points-bad"))
     faults = [Fault("SIGKILL", at) for at in range(1, len(calls) + 1)]
     found = problems(run_dir, scratch, faults)
     with capsys.disabled():
@@ -142,7 +142,7 @@ def test_the_harness_finds_a_resume_that_is_not_exact(finished, scratch, monkeyp
 
     monkeypatch.setattr(state, "load", forgetful)
     run_dir = finished["generator"]
-    calls = points(fresh(run_dir, scratch / "points-forgetful"))
+    calls = points(tiny.not_begun(run_dir, scratch / "points-forgetful"))
     faults = [Fault("SIGKILL", at) for at in range(10, len(calls), 15)]
     found = problems(run_dir, scratch, faults)
     assert len(found) >= 3

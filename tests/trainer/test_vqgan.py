@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from trainer.flops import Cost
+from trainer.quantizers import vq
 from trainer.tokenizers.vqgan import Config, Tokenizer, _Downsample, norm_groups
 
 TINY = Config(
@@ -13,6 +14,7 @@ PAPERS = {
     "VQ-16": (Config(), 8, 29_298_176, 42_449_795, 71_883_403 - 16384 * 8),
     "VQ-8": (Config(ch_mult=(1, 2, 2, 4)), 8, None, None, 70_109_835 - 16384 * 8),
     "taming f16": (Config(), 256, 29_298_176, 42_449_795, 72_141_699 - 1024 * 256),
+    "taming f16, 16384 codes": (Config(), 256, None, None, 76_073_859 - 16384 * 256),
     "IBQ": (
         Config(num_res_blocks_encoder=4, num_res_blocks_decoder=5),
         256,
@@ -46,6 +48,14 @@ def test_the_papers_counts_hold_exactly_in_cost_and_in_the_module(name: str) -> 
     sides = config.cost(256, dim)
     assert sides[0].params + sides[1].params == total
     assert sides[0].params == num_params(built.encoder) + num_params(built.project_in)
+
+
+def test_projections_and_codebook_of_the_papers() -> None:
+    with torch.device("meta"):
+        narrow, wide = Tokenizer(Config(), 8, 256), Tokenizer(Config(), 256, 256)
+    assert (num_params(narrow.project_in), num_params(narrow.project_out)) == (2_056, 2_304)
+    assert num_params(wide.project_in) + num_params(wide.project_out) == 131_584
+    assert vq.Config(codebook_size=16384, dim=8).cost(256).params == 131_072
 
 
 def test_forward_arithmetic_at_256_pixels() -> None:
