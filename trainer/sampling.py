@@ -25,32 +25,49 @@ def guidance_scales(
 
     constant; step: 1 for the first share of the tokens, then the full scale (GigaTok);
     cosine_power: 1 + (s-1) (1 - cos(pi (t/L)^p)) / 2, t = 0 .. L-1 (RAR; p = 0 is constant);
-    codebook_size: 1 + (s-1) log(K_t/K_min) / log(K_max/K_min), 1 + (s-1) where all K_t are equal
-    (VCQ, Eq. 4).
+    codebook_size: constant with the factor log.
+
+    `cfg_codebook` multiplies s_t - 1 by a factor r_t of the size K_t of the position's codebook
+    (VCQ, Eq. 4): log, log(K_t/K_min) / log(K_max/K_min); linear, (K_t - K_min) / (K_max - K_min);
+    1 where all K_t are equal. ValueError when the codebook does not vary by position.
     """
     scale, length = sampling.cfg_scale, tokens_per_image
-    if sampling.cfg_schedule == "constant":
-        return [scale] * length
+    scales = [scale] * length
     if sampling.cfg_schedule == "step":
         # The share is of the sequence that follows the first token, as published (i + 1) / (L - 1).
         first = math.ceil(sampling.cfg_step_share * (length - 1))
-        return [1.0 if index < first else scale for index in range(length)]
-    if sampling.cfg_schedule == "cosine_power":
+        scales = [1.0 if index < first else scale for index in range(length)]
+    elif sampling.cfg_schedule == "cosine_power" and sampling.cfg_power > 0:
         power = sampling.cfg_power
-        if power == 0:
-            return [scale] * length
         ramp = [(1 - math.cos(math.pi * (t / length) ** power)) / 2 for t in range(length)]
-        return [1 + (scale - 1) * share for share in ramp]
+        scales = [1 + (scale - 1) * share for share in ramp]
+    factor = "log" if sampling.cfg_schedule == "codebook_size" else sampling.cfg_codebook
+    if factor == "none":
+        return scales
     if codebook_sizes is None:
-        raise ValueError(
-            "sampling.cfg_schedule: 'codebook_size' needs a quantizer whose codebook size varies "
-            "along the sequence; allowed here: constant, step, cosine_power"
+        asked = (
+            "cfg_schedule: 'codebook_size'"
+            if sampling.cfg_schedule == "codebook_size"
+            else f"cfg_codebook: {factor!r}"
         )
+        raise ValueError(
+            f"sampling.{asked} needs a quantizer whose codebook size varies along the sequence; "
+            "allowed here: cfg_schedule constant, step or cosine_power with cfg_codebook none"
+        )
+    factors = codebook_factors(factor, codebook_sizes)
+    return [1 + (s - 1) * r for s, r in zip(scales, factors, strict=True)]
+
+
+def codebook_factors(factor: str, codebook_sizes: Sequence[int]) -> list[float]:
+    """VCQ's r_t of every position: how far between the smallest and the largest codebook it is, in
+    log size or in size."""
     smallest, largest = min(codebook_sizes), max(codebook_sizes)
     if smallest == largest:
-        return [scale] * length
+        return [1.0] * len(codebook_sizes)
+    if factor == "linear":
+        return [(size - smallest) / (largest - smallest) for size in codebook_sizes]
     span = math.log(largest / smallest)
-    return [1 + (scale - 1) * math.log(size / smallest) / span for size in codebook_sizes]
+    return [math.log(size / smallest) / span for size in codebook_sizes]
 
 
 def sample_uniforms(seeds_B: Sequence[int], tokens_per_image: int) -> Tensor:

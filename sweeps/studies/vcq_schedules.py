@@ -4,9 +4,9 @@ Paper: VCQ (arXiv 2605.06207), its Base group. Constant 16,384 and 8,192 codes, 
 codes by a linear, cosine and power-2.5 schedule; cosine to 11,264 is its Large group's. Tokenizer:
 L1, LPIPS, PatchGAN 0.1, AdamW with 13k warm-up, 65k at the peak, linear decay, 1.3M iterations x
 256. Generators 12x768, 24x1024, 32x1280, 1.0M iterations x 512, 10k warm-up, 50k at the peak.
-Guidance has the scales of its Table 7: codebook-size-aware (its Eq. 4) where the codebook varies,
-cosine-power with the table's exponent where it does not. The paper multiplies the two; that product
-is not built.
+Guidance has the scales and exponents of its Table 7: a cosine-power schedule times the codebook's
+factor (its Eq. 4), which is 1 where the codebook is constant. Without guidance its temperature is
+below 1, .85 to .95.
 
 The paper's tokenizer is a 1D transformer (TiTok's); here the sequence is the raster of the
 convolutional f16 one, so the numbers are not the paper's. Learning rates are not stated: 1e-4.
@@ -24,14 +24,24 @@ from . import _imagenet
 TOKENIZER_ITERATIONS, GENERATOR_ITERATIONS = 1_300_000, 1_000_000
 # name -> layers, width, heads
 SIZES = {"B": (12, 768, 12), "L": (24, 1024, 16), "XL": (32, 1280, 20)}
-# arm -> schedule, K_max, K_min, guidance scale and exponent of the Base group (Table 7)
-SCHEDULES: dict[str, tuple[str, int, int, float, float]] = {
-    "constant-16384": ("constant", 16_384, 16_384, 20.0, 1.5),
-    "constant-8192": ("constant", 8_192, 8_192, 20.0, 2.0),
-    "vcq-linear": ("linear", 16_384, 2, 14.0, 1.75),
-    "vcq-cosine": ("cosine", 16_384, 2, 10.0, 1.5),
-    "vcq-power": ("power", 16_384, 2, 10.0, 1.75),
-    "vcq-cosine-11264": ("cosine", 11_264, 2, 4.0, 1.25),
+# arm -> schedule, K_max, K_min
+SCHEDULES: dict[str, tuple[str, int, int]] = {
+    "constant-16384": ("constant", 16_384, 16_384),
+    "constant-8192": ("constant", 8_192, 8_192),
+    "vcq-linear": ("linear", 16_384, 2),
+    "vcq-cosine": ("cosine", 16_384, 2),
+    "vcq-power": ("power", 16_384, 2),
+    "vcq-cosine-11264": ("cosine", 11_264, 2),
+}
+# arm -> guidance scale and exponent of each generator, and the temperature without guidance
+# (Table 7). Four arms have a row for B alone, which is taken for L and XL too.
+GUIDANCE: dict[str, dict[str, tuple[float, float, float]]] = {
+    "constant-16384": dict.fromkeys(SIZES, (20.0, 1.5, 0.85)),
+    "constant-8192": dict.fromkeys(SIZES, (20.0, 2.0, 0.85)),
+    "vcq-linear": dict.fromkeys(SIZES, (14.0, 1.75, 0.85)),
+    "vcq-cosine": {"B": (10.0, 1.5, 0.85), "L": (4.0, 0.75, 0.85), "XL": (5.0, 0.75, 0.85)},
+    "vcq-power": dict.fromkeys(SIZES, (10.0, 1.75, 0.85)),
+    "vcq-cosine-11264": {"B": (4.0, 1.25, 0.9), "L": (4.0, 1.25, 0.9), "XL": (3.0, 1.0, 0.95)},
 }
 
 
@@ -40,29 +50,28 @@ def schedule(name: str) -> Axis:
     return Axis("schedule", (name,), path="tokenizer.quantizer.schedule")
 
 
-def arm(name: str, size: int, size_min: int, scale: float, power: float) -> Arm:
+def arm(name: str) -> Arm:
     """An arm's codebooks and guidance."""
-    return Arm(
-        {
-            "tokenizer.quantizer.codebook_size": size,
-            "tokenizer.quantizer.codebook_size_min": size_min,
-            "evaluations.samples.sampling.cfg_scale": scale,
-            "evaluations.samples.sampling.cfg_schedule": (
-                "cosine_power" if size == size_min else "codebook_size"
-            ),
-            "evaluations.samples.sampling.cfg_power": power,
-        },
-        axes=(schedule(name),),
-    )
+    kind, size, size_min = SCHEDULES[name]
+    codebook = {
+        "tokenizer.quantizer.codebook_size": size,
+        "tokenizer.quantizer.codebook_size_min": size_min,
+    }
+    return Arm(codebook, axes=(schedule(kind), sizes(name)))
 
 
-def sizes() -> Axis:
+def sizes(arm_name: str) -> Axis:
+    """The generators, each with the guidance that the arm has for it."""
     levels: dict[str, dict[str, Any]] = {}
     for name, (layers, width, heads) in SIZES.items():
+        scale, power, temperature = GUIDANCE[arm_name][name]
         levels[name] = {
             "generator.model.layers": layers,
             "generator.model.width": width,
             "generator.model.heads": heads,
+            "evaluations.samples.sampling.cfg_scale": scale,
+            "evaluations.samples.sampling.cfg_power": power,
+            "evaluations.no_guidance.sampling.temperature": temperature,
         }
     return Axis("size", levels)
 
@@ -112,16 +121,16 @@ def study(adm_sha256: str | None = None) -> Grid:
                 **_imagenet.samples(adm_sha256),
                 "cfg_selection": "fixed",
                 "cfg_grid": [],
+                "sampling": {"cfg_schedule": "cosine_power", "cfg_codebook": "log"},
             },
-            # Its "without guidance" is not plain sampling: the temperature is 0.85.
             "no_guidance": {
                 **_imagenet.samples(adm_sha256),
                 "cfg_selection": "fixed",
                 "cfg_grid": [],
-                "sampling": {"cfg_scale": 1.0, "temperature": 0.85},
+                "sampling": {"cfg_scale": 1.0},
             },
         },
         primary=("reconstruction", "samples"),
-        arms={name: arm(*values) for name, values in SCHEDULES.items()},
-        axes=(schedule("constant"), sizes()),
+        arms={name: arm(name) for name in SCHEDULES},
+        axes=(schedule("constant"), sizes("constant-16384")),
     )

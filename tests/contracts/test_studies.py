@@ -288,6 +288,27 @@ def test_vcq_schedules():
         assert run.config.iterations * run.config.batch_size / 1_281_167 == pytest.approx(
             259.8, abs=0.1
         )
+    # Table 7: scale, exponent; beside it the temperature without guidance.
+    guided, plain = {}, {}
+    for run in runs("vcq_schedules", "evaluation"):
+        if run.config.subject == "generator":
+            where = guided if run.config.sampling.cfg_scale > 1 else plain
+            where[run.arm, run.axes["size"]] = run.config.sampling
+    assert len(guided) == len(plain) == 18
+    assert {(s.cfg_schedule, s.cfg_codebook) for s in guided.values()} == {("cosine_power", "log")}
+    for arm, size, *numbers in (
+        ("constant-16384", "B", 20.0, 1.5, 0.85),
+        ("constant-8192", "B", 20.0, 2.0, 0.85),
+        ("vcq-linear", "B", 14.0, 1.75, 0.85),
+        ("vcq-cosine", "B", 10.0, 1.5, 0.85),
+        ("vcq-cosine", "L", 4.0, 0.75, 0.85),
+        ("vcq-cosine", "XL", 5.0, 0.75, 0.85),
+        ("vcq-power", "B", 10.0, 1.75, 0.85),
+        ("vcq-cosine-11264", "L", 4.0, 1.25, 0.9),
+        ("vcq-cosine-11264", "XL", 3.0, 1.0, 0.95),
+    ):
+        chosen = guided[arm, size]
+        assert [chosen.cfg_scale, chosen.cfg_power, plain[arm, size].temperature] == numbers
 
 
 def test_cifar10_scales(tmp_path):

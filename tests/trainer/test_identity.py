@@ -82,6 +82,7 @@ def test_order_and_spelled_out_defaults_do_not_matter():
         ("tokenizer", {"regularizer": tiny.CRT}),
         ("samples", {"sample_seeds": [0, 2]}),
         ("samples", {"sampling": {"cfg_scale": 1.75}}),
+        ("samples", {"sampling": FROZEN["samples"]["config"]["sampling"] | {"cfg_codebook": "log"}}),
     ],
 )  # fmt: skip
 def test_what_changes_results_changes_the_id(name, change):
@@ -139,7 +140,7 @@ def test_nothing_that_is_a_setting_is_in_a_config():
 def test_only_new_fields_have_an_id_default():
     # It is for fields that were added after runs existed. These are they.
     known = {("EvaluationConfig", "model_resolution"), ("TokenizerConfig", "trunk"),
-             ("GeneratorConfig", "trunk")}  # fmt: skip
+             ("GeneratorConfig", "trunk"), ("SamplingConfig", "cfg_codebook")}  # fmt: skip
     found = {
         (cls.__name__, field.name)
         for cls in [*configs.CONFIGS.values(), configs.LlamaConfig, configs.OptimConfig,

@@ -219,8 +219,31 @@ def test_schedule_codebook_size():
     vcq = how(cfg_scale=3.0, cfg_schedule="codebook_size")
     assert guidance_scales(vcq, 3, [2, 8, 32]) == pytest.approx([1.0, 2.0, 3.0])
     assert guidance_scales(vcq, 2, [16, 16]) == [3.0, 3.0]
-    with pytest.raises(ValueError, match="codebook_size.*allowed here: constant, step"):
+    with pytest.raises(ValueError, match="codebook_size.*allowed here: cfg_schedule constant"):
         guidance_scales(vcq, 2, None)
+
+
+def test_the_codebook_factor_multiplies_every_schedule():
+    # VCQ: the factor of K_t times RAR's cosine ramp; s_t - 1 is the product of all three.
+    sizes = [2, 4, 16, 128, 1024, 2048]
+    log = [math.log2(size / 2) / 10 for size in sizes]
+    linear = [(size - 2) / 2046 for size in sizes]
+    ramp = [(1 - math.cos(math.pi * (t / 6) ** 1.5)) / 2 for t in range(6)]
+    rar = {"cfg_scale": 11.0, "cfg_schedule": "cosine_power", "cfg_power": 1.5}
+    for name, factors in (("log", log), ("linear", linear)):
+        found = guidance_scales(how(**rar, cfg_codebook=name), 6, sizes)
+        expected = [1 + 10 * a * r for a, r in zip(ramp, factors, strict=True)]
+        assert found == pytest.approx(expected, abs=1e-12)
+        found = guidance_scales(how(cfg_scale=3.0, cfg_codebook=name), 6, sizes)
+        assert found == pytest.approx([1 + 2 * r for r in factors], abs=1e-12)
+        assert found[0] == 1.0 and found[-1] == 3.0
+    # A constant codebook has the plain schedule, as the paper's Appendix C finds.
+    flat = guidance_scales(how(**rar, cfg_codebook="log"), 6, [64] * 6)
+    assert flat == guidance_scales(how(**rar), 6, None) != [11.0] * 6
+    with pytest.raises(ValueError, match="cfg_codebook: 'linear' needs a quantizer whose codebook"):
+        guidance_scales(how(cfg_codebook="linear"), 6, None)
+    with pytest.raises(ValueError, match="cfg_codebook: 'log' is not allowed with cfg_schedule"):
+        how(cfg_schedule="codebook_size", cfg_codebook="log")
 
 
 def test_stopping_is_polled_between_tokens(generator):
