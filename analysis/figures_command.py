@@ -227,7 +227,8 @@ def draw_all(
     """Draws the figures into `out_dir` and brings its index up to date.
 
     Without `names` every figure is tried, and one that the table does not allow is reported with
-    its reason. A figure asked for by name that cannot be drawn is a ValueError.
+    its reason. A figure asked for by name that cannot be drawn is a ValueError. `progress` is told
+    the name of each figure once it is drawn.
     """
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -238,8 +239,6 @@ def draw_all(
     index = _read_index(out_dir)
     done = []
     for name in wanted:
-        if progress is not None:
-            progress(name)
         title = str(vars(parts.load("figures", name)).get("TITLE", name))
         try:
             picture = make(df, name, options=options, vectors=vectors)
@@ -281,6 +280,8 @@ def draw_all(
             )
         )
         _replace(out_dir / INDEX, _index_text(index))
+        if progress is not None:
+            progress(name)
     _replace(out_dir / INDEX, _index_text(index))
     return done
 

@@ -134,14 +134,15 @@ def _pictures(
     first = ("loss_vs_flops", "distance_vs_flops", "crt_vs_baseline", "distance_vs_loss")
     order = [n for n in first if n in known] + [n for n in known if n not in first]
     for name in order if only is None else only:
-        if progress is not None:
-            progress(name)
         try:
             pictures.append(figures_command.make(df, name, options=options, vectors=vectors))
         except ValueError as error:
             if only is not None:
                 raise
             not_drawn.append((name, str(error).removeprefix(f"{name}: ")))
+        else:
+            if progress is not None:
+                progress(name)
     return pictures, not_drawn
 
 

@@ -21,8 +21,12 @@ Keep = Annotated[
     typer.Option("--where", help="Rows to keep, e.g. \"arm == 'crt'\"."),
 ]
 By = Annotated[str, typer.Option("--by", help="Resampled: auto, run, point, residual, COLUMN.")]
-Loss = Annotated[str, typer.Option("--loss", help="huber or l2, on log residuals.")]
+Loss = Annotated[str, typer.Option("--loss", help="huber, l1 or l2, on log residuals.")]
 Delta = Annotated[float, typer.Option("--delta", help="Where Huber's loss becomes linear.")]
+Noise = Annotated[
+    float | None,
+    typer.Option("--noise", help="Known standard deviation of log y between runs, e.g. 0.013."),
+]
 Names = Annotated[
     list[str] | None, typer.Option("--only", help="A figure by name; repeat for several.")
 ]
@@ -104,6 +108,7 @@ def frontier(
     by: By = "auto",
     loss: Loss = "l2",
     delta: Delta = 1e-3,
+    noise: Noise = None,
     seed: opt.Seed = 0,
     home: opt.Home = opt.HOME,
     as_json: opt.Json = False,
@@ -126,6 +131,7 @@ def frontier(
         by=by,
         loss=loss,
         delta=delta,
+        noise=noise,
         seed=seed,
     )
     _show(answer, as_json)

@@ -120,13 +120,13 @@ def load_table(source: str, home: Path) -> pd.DataFrame:
 
 @contextlib.contextmanager
 def ticking(title: str) -> Iterator[Callable[[str], None]]:
-    """Gives a function that is told each step's name: one changing line with the time on a
+    """Gives a function that is told each step that is done: one changing line with the time on a
     terminal, plain lines elsewhere, both on stderr.
     """
     import sys
 
     if not sys.stderr.isatty():
-        yield lambda name: say(f"{title} {name}", error=True)
+        yield lambda name: say(f"{title}: {name} done", error=True)
         return
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -134,7 +134,7 @@ def ticking(title: str) -> Iterator[Callable[[str], None]]:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(title, total=None)
-        yield lambda name: progress.update(task, description=f"{title} {name}")
+        yield lambda name: progress.update(task, description=f"{title}: {name} done")
 
 
 def say(text: str = "", *, error: bool = False) -> None:

@@ -359,6 +359,16 @@ def reasons(df: pd.DataFrame, folder: Path) -> dict[str, str]:
     return {one.name: "; ".join(one.reasons) for one in figures_command.check(df, folder)}
 
 
+def test_progress_tells_of_what_is_drawn_only(tmp_path: Path) -> None:
+    told: list[str] = []
+    df = fixture_table.table("cfg")
+    found = figures_command.draw_all(
+        df, tmp_path, options={"bootstrap": 0}, dpi=30, progress=told.append
+    )
+    assert told == [one.name for one in found if one.status == "drawn"]
+    assert 0 < len(told) < len(found)
+
+
 def test_nothing_is_stale_right_after_drawing(drawn: Path) -> None:
     df = fixture_table.table()
     assert reasons(df, drawn) == {}

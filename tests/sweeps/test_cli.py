@@ -310,6 +310,25 @@ def test_results_in_every_format(tokenlaw, tmp_path):
     assert out.splitlines()[-1].startswith("12 rows")
 
 
+def test_frontier_takes_the_known_noise(tokenlaw, tmp_path):
+    table = tmp_path / "runs.csv"
+    rows = [f"a,{10**k:g},{3 * 10 ** (-0.05 * k):.6f}" for k in range(10, 18)]
+    table.write_text("\n".join(["arm,flops_train,val_loss", *rows]) + "\n")
+
+    def width(noise: str) -> float:
+        code, out, err = tokenlaw(
+            *("frontier", str(table), "--by", "residual", "--bootstrap", "50"),
+            *("--noise", noise, "--json"),
+        )
+        assert code == 0, err
+        low, high = json.loads(out)["frontiers"]["a"]["fits"]["straight"]["ci95"]["b"]
+        return float(high - low)
+
+    assert width("0.1") > 5 * width("0.01") > 0
+    code, _, err = tokenlaw("frontier", str(table), "--noise", "-1")
+    assert (code, err.startswith("error: --noise: -1.0 is not allowed")) == (2, True)
+
+
 def test_logs_follow_only_whole_lines(tokenlaw, tmp_path):
     home = tmp_path / "home"
     plan = make_plan(grid(), home=home)
