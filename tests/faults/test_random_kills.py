@@ -46,8 +46,8 @@ def alive(pid: int) -> bool:
 
 
 def written(home: Path) -> int:
-    """How much of the study's work has left files."""
-    return sum(1 for _ in home.rglob("*") if ".tmp-" not in _.name)
+    """How much of the study's work has left files. Folders may go while they are walked."""
+    return sum(".tmp-" not in name for _, _, names in os.walk(home) for name in names)
 
 
 def kill(pid: int) -> None:
