@@ -22,6 +22,8 @@ from .table import Data
 AGREE = 1e-6
 # A floor below this fraction of the smallest value is no floor.
 NO_FLOOR = 1e-6
+# Logs of numbers that a float can hold are smaller.
+LARGEST_LOG = 700.0
 # Rows up to which an L1 fit ends in exact linear programs.
 MAX_EXACT_ROWS = 1000
 # Tables up to this size are refitted from several starts in every draw; they are the ones with
@@ -311,6 +313,11 @@ def distinct(*columns: np.ndarray) -> np.ndarray:
         _, own = np.unique(np.round(np.log(one), 9), return_inverse=True)
         _, ids = np.unique(ids * (int(own.max()) + 1) + own, return_inverse=True)
     return ids
+
+
+def exp_or_nan(log: np.ndarray) -> np.ndarray:
+    """exp(log), NaN where no float can hold it."""
+    return np.exp(np.where(np.abs(log) < LARGEST_LOG, log, np.nan))
 
 
 def sizes(columns: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray] | None:

@@ -96,21 +96,24 @@ class Law(base.CurveLaw):
         self, params: Mapping[str, np.ndarray], columns: Mapping[str, np.ndarray]
     ) -> np.ndarray:
         given = base.sizes(columns)
-        n, d = self.optimum(params, columns["x"]) if given is None else given
-        model = np.exp(np.log(params["A"])[:, None] - params["alpha"][:, None] * np.log(n))
-        data = np.exp(np.log(params["B"])[:, None] - params["beta"][:, None] * np.log(d))
+        if given is None:
+            # In logs: with exponents near zero the optimum is a number that no float can hold, and
+            # still has a loss.
+            log_n, log_d = _log_optimum(params, columns["x"])
+        else:
+            log_n, log_d = np.log(given[0]), np.log(given[1])
+        model = np.exp(np.log(params["A"])[:, None] - params["alpha"][:, None] * log_n)
+        data = np.exp(np.log(params["B"])[:, None] - params["beta"][:, None] * log_d)
         return params["E"][:, None] + model + data
 
     def optimum(
         self, params: Mapping[str, np.ndarray], x: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The compute-optimal N* and D* [B, n] at FLOPs x = 6 N D (arXiv:2203.15556, eq. 4)."""
-        alpha, beta = params["alpha"][:, None], params["beta"][:, None]
-        log_a, log_b = np.log(params["A"])[:, None], np.log(params["B"])[:, None]
-        log_g = (np.log(alpha) + log_a - np.log(beta) - log_b) / (alpha + beta)
-        work = np.log(x / 6.0)[None, :]
-        log_n = log_g + beta / (alpha + beta) * work
-        return np.exp(log_n), np.exp(work - log_n)
+        """The compute-optimal N* and D* [B, n] at FLOPs x = 6 N D (arXiv:2203.15556, eq. 4); NaN
+        where no float can hold one of them.
+        """
+        log_n, log_d = _log_optimum(params, x)
+        return base.exp_or_nan(log_n), base.exp_or_nan(log_d)
 
     def derive(self, params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         alpha, beta = params["alpha"], params["beta"]
@@ -131,6 +134,16 @@ class Law(base.CurveLaw):
         arrays = {name: np.array([value]) for name, value in params.items()}
         columns = {"n": n, "d": d.ravel()}
         return {**columns, "y": self.curve(arrays, columns)[0]}, params
+
+
+def _log_optimum(params: Mapping[str, np.ndarray], x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """log N* and log D* [B, n] at FLOPs x."""
+    alpha, beta = params["alpha"][:, None], params["beta"][:, None]
+    log_a, log_b = np.log(params["A"])[:, None], np.log(params["B"])[:, None]
+    log_g = (np.log(alpha) + log_a - np.log(beta) - log_b) / (alpha + beta)
+    work = np.log(x / 6.0)[None, :]
+    log_n = log_g + beta / (alpha + beta) * work
+    return log_n, work - log_n
 
 
 def chinchilla_terms(u: np.ndarray, v: np.ndarray, log_y: np.ndarray) -> Terms:

@@ -106,7 +106,7 @@ class Law(base.CurveLaw):
 
     def derive(self, params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         # The M at which a C sees the lowest loss: a M^eta = b M^-eta.
-        best = np.exp((np.log(params["b"]) - np.log(params["a"])) / (2 * params["eta"]))
+        best = base.exp_or_nan((np.log(params["b"]) - np.log(params["a"])) / (2 * params["eta"]))
         return {"tokens_per_parameter_optimal": best}
 
     def optimum(
@@ -115,7 +115,7 @@ class Law(base.CurveLaw):
         # a M^eta = b M^-eta at the optimum, C = 6 N^2 M.
         log_m = (np.log(params["b"]) - np.log(params["a"])) / (2 * params["eta"])
         log_n = 0.5 * (np.log(x / 6.0)[None, :] - log_m[:, None])
-        return np.exp(log_n), np.exp(log_n + log_m[:, None])
+        return base.exp_or_nan(log_n), base.exp_or_nan(log_n + log_m[:, None])
 
     def enough(self, data: Data, weights_Bn: np.ndarray) -> np.ndarray:
         rows = base.distinct(data.columns["n"], data.columns["d"])

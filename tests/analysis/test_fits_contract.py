@@ -190,3 +190,23 @@ def test_json_round_trip_and_draws(name: str, options: dict[str, Any]) -> None:
     assert there.low == pytest.approx(here.low) and there.high_new == pytest.approx(here.high_new)
     assert (here.low_new <= here.low + 1e-9).mean() > 0.9
     assert (here.decades_outside == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("law", "values"),
+    [
+        ("chinchilla", {"E": 1.0, "A": 3.0, "B": 1e-3, "alpha": 1e-4, "beta": 2e-4}),
+        ("overtraining", {"E": 1.0, "a": 3.0, "b": 1e-3, "eta": 1e-4}),
+    ],
+)
+def test_an_optimum_that_no_float_can_hold_is_no_number(law: str, values: dict[str, float]) -> None:
+    module = parts.load("fits", law)
+    made = module.Law(module.Config())
+    params = {name: np.array([value]) for name, value in values.items()}
+    found = made.optimum(params, np.array([1e10, 1e20]))
+    assert found is not None and np.isnan(found[0]).all() and np.isnan(found[1]).all()
+    if law == "chinchilla":  # its loss is an ordinary number all the same: the lowest over N
+        log_n = np.linspace(0.0, 2e5, 400_001)
+        losses = 1 + 3 * np.exp(-1e-4 * log_n) + 1e-3 * np.exp(-2e-4 * (np.log(1e10 / 6) - log_n))
+        got = made.curve(params, {"x": np.array([1e10])})
+        assert got[0, 0] == pytest.approx(losses.min(), rel=1e-8)
