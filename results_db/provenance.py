@@ -60,6 +60,17 @@ def _commit(root: Path) -> tuple[str | None, bool | None]:
     return commit or None, None if changes is None else bool(changes)
 
 
+def cpu_name() -> str:
+    """Name of this machine's processor, as runs on a CPU record their hardware."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return f"CPU {line.split(':', 1)[1].strip()}"
+    except OSError:
+        pass
+    return f"CPU {platform.machine()}"
+
+
 def _git(root: Path, *arguments: str) -> str | None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     # The folder is the code that is running, so it is trusted; in containers it often belongs to

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+from results_db.provenance import cpu_name
 from trainer import flops
 from trainer.config import (
     CodesConfig,
@@ -56,7 +57,9 @@ ASSUMED_SHARE = {
     "evaluation": 0.15,
 }
 DEFAULT_DEVICE = "A100"  # assumed where the device is unknown
-CPU_FLOPS = 2e10  # one thread, small convolutions and matrices in fp32
+# One thread in fp32 with the other cores busy: the quick start's kinds of run reached 0.6 to 1.9
+# times this on a Xeon.
+CPU_FLOPS = 2e10
 STEP_SECONDS = 0.01  # no optimiser step is faster: kernel launches and data, whatever the size
 
 
@@ -293,6 +296,15 @@ class Rates:
             rate, source = self._assumed(kind, work.precision)
         return Hours(max(work.flops_compute / rate, work.steps * STEP_SECONDS) / 3600, source)
 
+    def device(self) -> tuple[str, bool]:
+        """The device that hours are for, and whether its speed is known: measured or in a table."""
+        name = self._device()
+        if name is None:
+            return DEFAULT_DEVICE, False
+        listed = name.upper().startswith("CPU") or any(part in name for part in PEAKS)
+        measured = name in self._timed or bool(self._speeds_here())
+        return name, listed or measured
+
     def _timed_rates(
         self, key: tuple[Any, ...], fits: Callable[[tuple[Any, ...]], bool]
     ) -> tuple[float, ...]:
@@ -336,6 +348,13 @@ def _measured(work: Work, rate: float, spread: tuple[float, float] | None) -> Ho
     if spread is None:
         return Hours(hours / rate, "measured")
     return Hours(hours / rate, "measured", (hours / spread[0], hours / spread[1]))
+
+
+def local_device(device: str = "auto") -> str | None:
+    """Name of the hardware that local runs with `--device` use; None if it is not known."""
+    if device.startswith("cuda"):
+        return local_gpu()
+    return cpu_name() if device == "cpu" else local_gpu() or cpu_name()
 
 
 def local_gpu() -> str | None:
@@ -404,6 +423,8 @@ def check_budget(
         ("gpu_hours_left", "GPU-hours", max_gpu_hours, "--max-gpu-hours"),
         ("flops_left", "train FLOPs", max_flops, "--max-flops"),
     ):
+        if limit is not None and not limit >= 0:
+            raise ValueError(f"{flag}: {limit!r} is not allowed; a number >= 0")
         if limit is not None and total[name] > limit:
             raise ValueError(
                 f"{flag}: the plan needs {total[name]:.4g} {unit} more; allowed: {limit:.4g}"

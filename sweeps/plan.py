@@ -92,6 +92,8 @@ class Plan:
     axes: tuple[str, ...] = ()
     primary: tuple[str, ...] = ()  # names of the primary evaluations
     locations: dict[str, Any] = field(default_factory=dict)  # for settings.json, never in ids
+    hardware: str = ""  # the device that hours are for
+    hardware_known: bool = True  # its speed is measured or in a table; else it stands for another
     missing_data: str | None = None  # why the study cannot be launched as it is
     resources: dict[str, Any] = field(default_factory=dict)  # the study's, for clusters
 
@@ -107,6 +109,7 @@ class Plan:
                 "runs": [_run_json(run) for run in self.runs],
                 "totals": self.totals(),
                 "dropped": [{"cell": cell, "reason": reason} for cell, reason in self.dropped],
+                "hardware": self.hardware,
                 "warnings": list(self.warnings),
                 "missing_data": self.missing_data,
             }
@@ -312,6 +315,8 @@ def make_plan(
         axes=tuple(axis.name for axis in grid.flat_axes()),
         primary=graph.primary,
         locations={"data": facts.folder},
+        hardware=rates.device()[0],
+        hardware_known=rates.device()[1],
         missing_data=facts.missing,
         resources=dict(grid.resources),
     )

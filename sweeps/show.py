@@ -29,7 +29,7 @@ def plan(made: Plan, *, each_run: bool = False) -> None:
     console.print(_totals_table(totals))
     if totals["segments"]:
         console.print(_saving(totals), markup=False)
-    console.print(f"Hours: {_sources(made.runs)}.", markup=False)
+    console.print(f"Hours {_device(made)}: {_sources(made.runs)}.", markup=False)
     if any(run.gpu_hours_interval for run in made.runs):
         low, high = hours(totals["gpu_hours_low"]), hours(totals["gpu_hours_high"])
         line = f"Between {low} and {high} hours at the fastest and slowest that was measured."
@@ -105,6 +105,13 @@ def _groups_table(made: Plan) -> Table:
             ]
         )
     return table(columns, rows)
+
+
+def _device(made: Plan) -> str:
+    """The device that hours are for, and what to type when it is the wrong one."""
+    if made.hardware_known:
+        return f"on {made.hardware}"
+    return f"on {made.hardware}, assumed (--hardware NAME for another, cpu for this machine)"
 
 
 def _kind(run: PlannedRun) -> str:

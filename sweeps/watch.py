@@ -45,7 +45,7 @@ class SpentHours:
 
     def text(self) -> str:
         """A line for people."""
-        ratio = f" ({self.actual / self.predicted:.2f} of it)" if self.predicted else ""
+        ratio = f" ({self.actual / self.predicted:.2f} times that)" if self.predicted else ""
         return (
             f"device hours of {self.runs} finished runs: {self.actual:.3g}, "
             f"predicted {self.predicted:.3g}{ratio}"

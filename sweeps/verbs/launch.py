@@ -74,14 +74,22 @@ def launch(
 
     What is done, running or queued is left alone, wherever it was started.
     """
-    from ..cost import check_budget
+    from ..cost import check_budget, local_device
     from ..plan import make_plan
 
     grid = opt.grid_of(study, options, scale)
-    plan = partial(make_plan, grid, home=home, data=data, overrides=sets or (), sharing=sharing)
+    settings = settings_of(device, weights, checkpoint_seconds, compile_models)
+    plan = partial(
+        make_plan,
+        grid,
+        home=home,
+        data=data,
+        overrides=sets or (),
+        hardware=local_device(device) if on == "local" else None,
+        sharing=sharing,
+    )
     made = plan()
     check_budget(made.totals(), max_gpu_hours, max_flops)
-    settings = settings_of(device, weights, checkpoint_seconds, compile_models)
     asked = opt.pairs("--resource", resources)
     if address is not None:
         asked["address"] = address
@@ -199,18 +207,21 @@ def quickstart(
     Plans, launches, waits; then prints the table of endpoints and the frontiers with their
     intervals, draws the figures and writes the report. Again: launches nothing, ends in seconds.
     """
+    from ..cost import local_device
     from ..plan import make_plan
     from . import analyse, results
 
     grid = opt.grid_of(study, options, scale)
-    plan = partial(make_plan, grid, home=home, data=data, overrides=sets or ())
+    settings = settings_of(device)
+    hardware = local_device(device)
+    plan = partial(make_plan, grid, home=home, data=data, overrides=sets or (), hardware=hardware)
     made = plan()
     totals = made.totals()
     opt.say(
         f"{made.study}: {totals['runs']} runs, {totals['done']} done; "
         f"results go to {Path(home).absolute()}"
     )
-    summary = launched(made, home, settings_of(device), workers=workers, replan=plan)
+    summary = launched(made, home, settings, workers=workers, replan=plan)
     opt.say(summary.text())
     if summary.exit_code:
         return INTERRUPTED if summary.interrupted else summary.exit_code

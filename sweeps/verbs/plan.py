@@ -25,7 +25,7 @@ def plan(
     sharing: opt.Sharing = True,
     hardware: Annotated[
         str | None,
-        typer.Option("--hardware", help="Device to estimate hours for, e.g. 'NVIDIA H100'."),
+        typer.Option("--hardware", help="Device to estimate hours for, e.g. 'NVIDIA H100' or cpu."),
     ] = None,
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="First time a few iterations of every shape.")
@@ -47,10 +47,12 @@ def plan(
     Shared runs count once; cells that a filter drops are listed with the reason. With --calibrate
     the hours rest on the speed of this machine, which later plans use too.
     """
-    from ..cost import check_budget, local_gpu
+    from ..cost import PEAKS, check_budget, local_device, local_gpu
     from ..plan import make_plan
 
     grid = opt.grid_of(study, options, scale)
+    if hardware is not None and hardware.lower() == "cpu":
+        hardware = local_device("cpu")
 
     def made_for(hardware: str | None) -> Plan:
         return make_plan(
@@ -58,6 +60,11 @@ def plan(
         )
 
     made = made_for(hardware or local_gpu())
+    if hardware is not None and not made.hardware_known:
+        raise ValueError(
+            f"--hardware: {hardware!r} is unknown; allowed: cpu, a name with one of "
+            f"{', '.join(PEAKS)} in it, or hardware that runs of this home were timed on"
+        )
     if calibrate:
         timings = _calibrated(made, on, device, weights, home)
         for timing in timings:

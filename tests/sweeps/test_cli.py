@@ -101,6 +101,31 @@ def test_options_of_the_study(tokenlaw, study):
     assert "scale: 'huge'; allowed: tiny, gpu" in tokenlaw("plan", study, "--scale", "huge")[2]
 
 
+def test_hours_name_their_device_and_launches_here_are_for_this_machine(
+    tokenlaw, study, monkeypatch
+):
+    from slurm import launch as launching
+    from sweeps import cost
+
+    monkeypatch.setattr(cost, "local_gpu", lambda: None)
+    assert "Hours on A100, assumed (--hardware" in tokenlaw("plan", study)[1]
+    here = json.loads(tokenlaw("plan", study, "--hardware", "cpu", "--json")[1])
+    assert here["hardware"].startswith("CPU ")
+    launched = []
+
+    def nothing(plan, **_):
+        launched.append(plan)
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr(launching, "launch", nothing)
+    tokenlaw("launch", study)
+    tokenlaw("quickstart", study)
+    tokenlaw("launch", study, "--on", "slurm", "--yes")
+    assert [plan.hardware for plan in launched] == [here["hardware"]] * 2 + ["A100"]
+    totals = [plan.totals()["gpu_hours"] for plan in launched]
+    assert totals[0] == totals[1] == here["totals"]["gpu_hours"] > 1.5 * totals[2]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -111,6 +136,12 @@ def test_options_of_the_study(tokenlaw, study):
         (["plan", "quickstart", "--data", "parquet:/no/where"], "/no/where"),
         (["plan", "quickstart", "--max-flops", "1"], "--max-flops: the plan needs"),
         (["plan", "quickstart", "--max-gpu-hours", "many"], "--max-gpu-hours"),
+        (["plan", "quickstart", "--max-flops", "nan"], "--max-flops: nan is not allowed"),
+        (["launch", "quickstart", "--max-gpu-hours", "-1"], "--max-gpu-hours: -1.0 is not"),
+        (
+            ["plan", "quickstart", "--hardware", "H10"],
+            "--hardware: 'H10' is unknown; allowed: cpu,",
+        ),
         (["plan"], "STUDY"),
         (["plan", "quickstart", "--colour"], "--colour"),
         (["plam", "quickstart"], "plam"),

@@ -10,15 +10,19 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from small_study import grid
 
 from results_db.durable import read_json
 from results_db.plan_file import current_plan_path, read_plan
+from results_db.provenance import cpu_name
 from results_db.record import RunDir
 from sweeps.cost import Rates, check_budget
 from sweeps.grid import Axis, Grid, part
 from sweeps.plan import Plan, PlannedRun, make_plan, write_run
+from sweeps.study import load_study
 from trainer.config import decode_run, run_id
+from trainer.run import hardware_name
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -190,6 +194,16 @@ def test_hours_are_measured_where_a_run_of_that_shape_has_ended(plan, tmp_path):
     # No measurement of that shape, but the rate of its family on this hardware.
     share = large.flops_train / short.flops_train
     assert again[large.id].gpu_hours == pytest.approx(0.5 * share)
+
+
+def test_the_quick_start_on_a_cpu_takes_about_what_it_took(tmp_path):
+    # Measured on two cores of a Xeon, two runs at once: 634 s for 1.54e13 train FLOPs.
+    made = make_plan(
+        load_study("quickstart"), home=tmp_path, hardware=hardware_name(torch.device("cpu"))
+    )
+    assert made.hardware_known and made.hardware == cpu_name()
+    measured = sum(run.flops_marginal for run in made.runs) * 634 / 1.54e13 / 3600
+    assert measured / 2 < made.totals()["gpu_hours"] < measured * 2
 
 
 def test_short_runs_are_mostly_setup_and_do_not_set_the_rate():
