@@ -2,13 +2,13 @@
 
 Paper: IBQ (arXiv 2412.02692), recipes as in its code. Tokenizers: 1,024 to 262,144 codes of 256
 dimensions (rFID 2.24, 1.87, 1.37, 1.00), plain VQ beside them (usage 5.3% at 16,384), 330 epochs,
-Adam (.5, .9), x 0.1 at epochs 250 and 300. Generators with adaptive norms 342M, 649M, 1.1B, 2.1B on
+Adam (.5, .9), x 0.1 at epochs 250 and 300; hinge for the discriminator, non-saturating for the
+tokenizer, LeCAM. Generators with adaptive norms 342M, 649M, 1.1B, 2.1B on
 the 16,384 codes, 300, 350, 400 and 450 epochs, each with its own warm-up, end of the linear decay
 and scale of the initial modulation.
 
 Command: tokenlaw launch ibq_scaling --on slurm --data imagefolder:IMAGENET. Expected cost: 1.1e22
-train FLOPs. fp16 became bf16; codes are made beforehand (ten crops) and not at every step; the
-discriminator has the non-saturating loss of the generator, where the code pairs it with hinge.
+train FLOPs. fp16 became bf16; codes are made beforehand (ten crops) and not at every step.
 """
 
 from typing import Any
@@ -55,10 +55,12 @@ def study(adm_sha256: str | None = None) -> Grid:
             "perceptual": part("lpips", weight=1.0),
             "adversarial": part(
                 "patchgan",
-                objective="non_saturating",
+                objective="hinge",
+                generator_objective="non_saturating",
                 weight=0.1,
                 start_iteration=0,
                 ramp_iterations=0,
+                gate_discriminator=False,
                 lecam_weight=0.05,
             ),
             "augment": "crop_flip",

@@ -2,14 +2,16 @@
 
 Paper: VCQ (arXiv 2605.06207), its Base group. Constant 16,384 and 8,192 codes, and 2 to 16,384
 codes by a linear, cosine and power-2.5 schedule; cosine to 11,264 is its Large group's. Tokenizer:
-L1, LPIPS, PatchGAN 0.1, AdamW with 13k warm-up, 65k at the peak, linear decay, 1.3M iterations x
-256. Generators 12x768, 24x1024, 32x1280, 1.0M iterations x 512, 10k warm-up, 50k at the peak.
+L1, LPIPS, PatchGAN 0.1 on images changed by DiffAugment (the discriminator's own loss has weight
+1), AdamW with 13k warm-up, 65k at the peak, linear decay, 1.3M iterations x 256. Generators 12x768,
+24x1024, 32x1280, 1.0M iterations x 512, 10k warm-up, 50k at the peak.
 Guidance has the scales and exponents of its Table 7: a cosine-power schedule times the codebook's
 factor (its Eq. 4), which is 1 where the codebook is constant. Without guidance its temperature is
 below 1, .85 to .95.
 
 The paper's tokenizer is a 1D transformer (TiTok's); here the sequence is the raster of the
-convolutional f16 one, so the numbers are not the paper's. Learning rates are not stated: 1e-4.
+convolutional f16 one, so the numbers are not the paper's. Learning rates, the form of the
+adversarial loss and its start are not stated: 1e-4, hinge, 20k.
 
 Command: tokenlaw launch vcq_schedules --on slurm --data imagefolder:IMAGENET. Expected cost: 7.9e21
 train FLOPs.
@@ -84,7 +86,13 @@ def study(adm_sha256: str | None = None) -> Grid:
             "quantizer": part("vcq", beta=1.0),
             "reconstruction": "l1",
             "perceptual": part("lpips", weight=1.0),
-            "adversarial": part("patchgan", objective="hinge", weight=0.1),
+            "adversarial": part(
+                "patchgan",
+                objective="hinge",
+                weight=0.1,
+                gate_discriminator=False,
+                diffaug=["color", "translation", "cutout"],
+            ),
             "augment": "crop_flip",
             "iterations": TOKENIZER_ITERATIONS,
             "batch_size": 256,

@@ -262,6 +262,10 @@ def test_ibq_scaling():
         "1.1B": 1_076_103_168,
         "2.1B": 2_063_331_840,
     }
+    for run in runs("ibq_scaling", "tokenizer"):
+        gan = run.config.adversarial.config
+        assert (gan.objective, gan.generator_objective) == ("hinge", "non_saturating")
+        assert (gan.weight, gan.lecam_weight, gan.start_iteration) == (0.1, 0.05, 0)
     epochs = {size: round(found[1]) for size, found in sizes.items()}
     assert epochs == {"342M": 300, "649M": 350, "1.1B": 400, "2.1B": 450}
 
@@ -288,6 +292,7 @@ def test_vcq_schedules():
         assert run.config.iterations * run.config.batch_size / 1_281_167 == pytest.approx(
             259.8, abs=0.1
         )
+        assert run.config.adversarial.config.diffaug == ("color", "translation", "cutout")
     # Table 7: scale, exponent; beside it the temperature without guidance.
     guided, plain = {}, {}
     for run in runs("vcq_schedules", "evaluation"):

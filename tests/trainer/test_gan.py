@@ -115,6 +115,21 @@ def test_the_gradient_penalty_is_one_minus_the_slope_squared() -> None:
     assert all(p.grad is not None for p in loss.parameters())
 
 
+def test_the_tokenizers_objective_can_be_set_apart() -> None:
+    # IBQ: hinge for the discriminator, softplus of an image's mean for the tokenizer.
+    apart = tiny(objective="hinge", generator_objective="non_saturating")
+    hinge, saturating = tiny(objective="hinge"), tiny(objective="non_saturating")
+    for other in (hinge, saturating):
+        other.load_state_dict(apart.state_dict())
+    x, y = torch.randn(3, 3, 16, 16), torch.randn(3, 3, 16, 16)
+    assert apart.generator_loss(y) == saturating.generator_loss(y) != hinge.generator_loss(y)
+    of_apart, of_hinge = (loss.discriminator_loss(x, y)[0] for loss in (apart, hinge))
+    assert of_apart == of_hinge != saturating.discriminator_loss(x, y)[0]
+    linear = tiny(objective="non_saturating", generator_objective="linear")
+    linear.load_state_dict(apart.state_dict())
+    assert linear.generator_loss(y) == hinge.generator_loss(y)
+
+
 # ----------------------------------------------------------------------------- gate, sides, extras
 
 

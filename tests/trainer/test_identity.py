@@ -16,6 +16,7 @@ from trainer.config import decode_run, id_tree, run_id
 # every finished run a new name.
 FROZEN = json.loads((tiny.ROOT / "tests" / "golden" / "ids.json").read_text())
 DATA = FROZEN["tokenizer"]["config"]["data"]
+SAMPLING = FROZEN["samples"]["config"]["sampling"]
 
 
 def identity(name, **changes):
@@ -82,7 +83,7 @@ def test_order_and_spelled_out_defaults_do_not_matter():
         ("tokenizer", {"regularizer": tiny.CRT}),
         ("samples", {"sample_seeds": [0, 2]}),
         ("samples", {"sampling": {"cfg_scale": 1.75}}),
-        ("samples", {"sampling": FROZEN["samples"]["config"]["sampling"] | {"cfg_codebook": "log"}}),
+        ("samples", {"sampling": SAMPLING | {"cfg_codebook": "log"}}),
     ],
 )  # fmt: skip
 def test_what_changes_results_changes_the_id(name, change):

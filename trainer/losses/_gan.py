@@ -27,8 +27,10 @@ def discriminator_objective(objective: Objective, real: Tensor, fake: Tensor) ->
     return fake.mean() - real.mean()
 
 
-def generator_objective(objective: Objective, fake: Tensor) -> Tensor:
-    """What the tokenizer minimises. Hinge and Wasserstein share it; only their critics differ."""
+def generator_objective(objective: Objective | Literal["linear"], fake: Tensor) -> Tensor:
+    """What the tokenizer minimises. Hinge and Wasserstein share the linear one; only their critics
+    differ.
+    """
     if objective == "non_saturating":
         return F.softplus(-_per_image(fake)).mean()
     return -fake.mean()

@@ -5,7 +5,8 @@ Shapes: B images, C channels, H x W pixels, h x w patches.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ from ..config import (
 from ..dist import mean
 from ..flops import Cost
 from ..schedules import cosine_ramp
-from . import _gan
+from . import _diffaug, _gan
 
 VERSION = 1
 ROLE = "adversarial"
@@ -41,7 +42,15 @@ class Config:
     weight: NonNegativeFloat = 0.5  # of the generator's loss after the ramp
     start_iteration: CountInt = 20_000  # both sides are off before it
     ramp_iterations: CountInt = 2_000  # cosine from 0 to `weight`; 0: a hard gate (LlamaGen)
-    objective: _gan.Objective = "wgan_clip"  # LlamaGen: hinge; IBQ: non_saturating
+    objective: _gan.Objective = "wgan_clip"  # LlamaGen, IBQ: hinge
+    # What the tokenizer minimises, where that is not what goes with `objective`: -mean D (linear)
+    # or the mean of softplus(-D of an image), which IBQ pairs with hinge.
+    generator_objective: Literal["linear", "non_saturating"] | None = field(
+        default=None, metadata={"id_default": None}
+    )
+    # Changes of all images that the discriminator sees, in this order (DiffAugment; VCQ: all
+    # three); (): none.
+    diffaug: tuple[_diffaug.Name, ...] = field(default=(), metadata={"id_default": ()})
     clip_limit: PositiveFloat = 0.01  # wgan_clip: every weight is kept in [-limit, limit]
     gradient_penalty: NonNegativeFloat = 10.0  # wgan_gp: weight of the penalty
     ndf: PositiveInt = 64  # channels of the first layer
@@ -176,8 +185,13 @@ class Loss(nn.Module):
     def generator_loss(self, fake_BCHW: Tensor) -> Tensor:
         """The tokenizer's adversarial loss; leaves no gradient on the discriminator."""
         with _gan.frozen(self):
-            logits = self(fake_BCHW).float()
-        return _gan.generator_objective(self.config.objective, logits)
+            logits = self(self._shown(fake_BCHW)).float()
+        return _gan.generator_objective(
+            self.config.generator_objective or self.config.objective, logits
+        )
+
+    def _shown(self, image_BCHW: Tensor) -> Tensor:
+        return _diffaug.augment(image_BCHW, self.config.diffaug)
 
     def adaptive_weight(
         self, reconstruction_loss: Tensor, generator_loss: Tensor, last_layer: Tensor
@@ -192,7 +206,7 @@ class Loss(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The discriminator's loss on detached images, and what to log."""
         config = self.config
-        real_BCHW, fake_BCHW = real_BCHW.detach(), fake_BCHW.detach()
+        real_BCHW, fake_BCHW = self._shown(real_BCHW.detach()), self._shown(fake_BCHW.detach())
         real, fake = self(real_BCHW).float(), self(fake_BCHW).float()
         loss = _gan.discriminator_objective(config.objective, real, fake)
         stats = {"logit_real": real.detach().mean(), "logit_fake": fake.detach().mean()}
