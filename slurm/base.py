@@ -194,6 +194,11 @@ def trainer_command(*arguments: str, python: str = sys.executable) -> list[str]:
     return [python, "-P", "-m", "trainer", *arguments]
 
 
+def group_command(size: int) -> list[str]:
+    """The command of a worker that does each run with `size` processes."""
+    return [sys.executable, "-P", "-m", "slurm.group", str(size)]
+
+
 def free_after(run: RunDir) -> int | None:
     """The number of a run's newest attempt when nobody is at work on it, else None.
 

@@ -63,9 +63,12 @@ def parse_options(
     gpus = 0 if not context.use_gpu else context.gpus if context.gpus is not None else 1
     if extra:
         common["extra"] = tuple(extra)
-    base = from_options(common, Resources(gpus=gpus, cpus=max(context.threads, 2 if gpus else 1)))
+    base = from_options(common, Resources(gpus=gpus))
     resources = {kind: from_options(special[kind], base) for kind in KINDS}
     for kind, wanted in resources.items():
+        if "cpus" not in common and "cpus" not in special[kind]:
+            cpus = max(context.threads, 2 if wanted.gpus else 1) * wanted.group_size
+            resources[kind] = dataclasses.replace(wanted, cpus=cpus)
         if not fractions and wanted.gpus != int(wanted.gpus):
             raise ValueError(f"{kind}.gpus: {wanted.gpus} is not allowed; must be a whole number")
     return dataclasses.replace(defaults, **own), resources  # type: ignore[type-var]

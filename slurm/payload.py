@@ -50,6 +50,7 @@ class Payload:
 
     run_dirs: tuple[str, ...]
     token: str  # of the launch
+    processes: int = 1  # for each run
 
     def __call__(self) -> str:
         """Does the runs; returns one line about them. Raises RunsFailed when some are not done."""
@@ -58,7 +59,9 @@ class Payload:
         before = asked.listen()
         runs = [RunDir(path) for path in self.run_dirs]
         mine = Identity(executor="slurm", job=job)
-        results = do_runs(runs, token=self.token, mine=mine, stop=asked.is_stop)
+        results = do_runs(
+            runs, token=self.token, mine=mine, stop=asked.is_stop, processes=self.processes
+        )
         if asked.is_stop() and any(result.ending == "stopped" for result in results):
             self._give_way(asked, before, job)
         return conclude(results)
@@ -107,11 +110,13 @@ def do_runs(
     token: str,
     mine: Identity,
     stop: Stopper,
+    processes: int = 1,
     say: Callable[[str], None] | None = None,
 ) -> list[Done]:
-    """Does `runs` in order in one worker process; stops early when `stop()` says so."""
+    """Does `runs` in order in one worker of `processes`; stops early when `stop()` says so."""
     say = say or _say
-    pool = LocalPool(Context(home=runs[0].home, study="", token=token, workers=1))
+    options = {"processes": processes}
+    pool = LocalPool(Context(home=runs[0].home, study="", token=token, workers=1, options=options))
     pool.environment = {"TOKENLAW_JOB": mine.job}
     pool.free_after = lambda run: _free_after(run, mine)
     results = []
@@ -292,12 +297,18 @@ def die_with_parent() -> None:
 
 def main(arguments: list[str]) -> int:
     """Exit code: 0 all done, 1 some failed, 75 told to stop."""
-    token, executor, job, *paths = arguments
+    token, executor, job, processes, *paths = arguments
     die_with_parent()
     asked = _Asked()
     asked.listen()
     mine = Identity(executor=executor, job=job)
-    results = do_runs([RunDir(path) for path in paths], token=token, mine=mine, stop=asked.is_stop)
+    results = do_runs(
+        [RunDir(path) for path in paths],
+        token=token,
+        mine=mine,
+        stop=asked.is_stop,
+        processes=int(processes),
+    )
     if any(result.ending == "stopped" for result in results):
         return 75
     return int(any(result.ending in ("failed", "skipped") for result in results))

@@ -21,11 +21,11 @@ class Resources:
     account: str | None = None
     qos: str | None = None
     constraint: str | None = None  # node features
-    nodes: int = 1
-    gpus: float = 0  # for each node; a share only on Ray
+    gpus: float = 0  # of one node; a share only on Ray
     gpu_type: str | None = None  # as the cluster calls it, for example "h100"
-    cpus: int = 1  # for each task
-    memory_gb: float | None = None  # for each node
+    cpus: int = 1  # for each run, all its processes together
+    processes: int | None = None  # of a tokenizer or generator; None: one for each GPU
+    memory_gb: float | None = None
     minutes: int | None = None  # time limit; None: from the plan's estimate
     extra: tuple[tuple[str, str], ...] = ()  # more sbatch options: (("reservation", "night"),)
 
@@ -34,20 +34,28 @@ class Resources:
             value = getattr(self, field)
             if value is not None:
                 check_value(field, value)
-        for field, smallest in (("nodes", 1), ("cpus", 1), ("minutes", 1)):
+        for field in ("cpus", "processes", "minutes"):
             value = getattr(self, field)
-            if value is not None and (not isinstance(value, int) or value < smallest):
-                raise ValueError(
-                    f"{field}: {value!r} is not allowed; must be a whole number >= {smallest}"
-                )
+            if value is not None and (type(value) is not int or value < 1):
+                raise ValueError(f"{field}: {value!r} is not allowed; must be a whole number >= 1")
         for field in ("gpus", "memory_gb"):
             value = getattr(self, field)
             if value is not None and not (isinstance(value, int | float) and 0 <= value < 1e6):
                 raise ValueError(f"{field}: {value!r} is not allowed; must be a number >= 0")
+        if 0 < self.gpus < self.group_size > 1:
+            raise ValueError(
+                f"processes: {self.processes} is not allowed with {self.gpus:g} GPUs; "
+                "each needs one of its own"
+            )
         for name, value in self.extra:
             if not _DIRECTIVE.fullmatch(name):
                 raise ValueError(f"extra: {name!r} is not allowed; must be an sbatch option's name")
             check_value(f"extra.{name}", value)
+
+    @property
+    def group_size(self) -> int:
+        """Processes that do a run together."""
+        return self.processes or max(1, int(self.gpus))
 
 
 def check_value(field: str, value: object) -> str:

@@ -31,6 +31,7 @@ from . import parts
 SCHEME = 1  # number of the identity scheme: raised only if the canonical form below changes
 
 KINDS = ("extractor", "tokenizer", "codes", "generator", "evaluation")
+SHARED_KINDS = ("tokenizer", "generator")  # done by all processes of a group together
 
 # A frozen dataclass whose unknown keys, NaN and wrong types are refused. Every Config, also a
 # part's, uses it.

@@ -6,6 +6,7 @@ Without a process group every function is the identity, so the loops read the sa
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 
 import torch
@@ -14,6 +15,9 @@ from torch import Tensor
 
 # Whether the present run is the work of one process, although a group has been formed.
 _apart = False
+
+# What gloo says when a connection breaks; it has no class of errors for that.
+_LOST = re.compile(r"[Cc]onnection (closed|reset) by peer|Broken pipe|Connection refused")
 
 
 def active() -> bool:
@@ -57,6 +61,14 @@ def start(device: torch.device, together: bool = True) -> None:
 def stop() -> None:
     if td.is_available() and td.is_initialized():
         td.destroy_process_group()
+
+
+def is_lost_process(error: BaseException) -> bool:
+    """Whether an error means that another process of the group has gone."""
+    if not active():
+        return False
+    kinds = (td.DistNetworkError, td.DistBackendError)
+    return isinstance(error, kinds) or bool(_LOST.search(str(error)))
 
 
 def share(batch_size: int) -> slice:

@@ -35,11 +35,17 @@ from results_db.durable import (
 from results_db.record import Attempt, Conflict, Fenced, RunDir, claim, may_follow, read_endpoint
 
 from . import dist, flops, trunks
-from .config import STRICT, NonNegativeFloat, PositiveInt, decode, decode_run, run_id
+from .config import (
+    SHARED_KINDS,
+    STRICT,
+    NonNegativeFloat,
+    PositiveInt,
+    decode,
+    decode_run,
+    run_id,
+)
 from .metrics import Value
 from .optim import Diverged
-
-SHARED_KINDS = ("tokenizer", "generator")  # done by all processes of a group together
 
 EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_TRY_AGAIN = 0, 1, 2, 75
 
@@ -278,6 +284,7 @@ def execute(path: str | os.PathLike[str], stop: Stop, after: int | None = None) 
 
 def _attempt(run: Run) -> Outcome:
     outcome, error_class, message, step = "failed", None, None, None
+    lost = False  # another process of the group has gone: no fault of the run
     try:
         prepare_numerics(run)
         status, reason = "done", diverged_trunk(run)
@@ -310,6 +317,7 @@ def _attempt(run: Run) -> Outcome:
         _print_trace(run)
     except Exception as error:  # the border of a run: recorded, reported, and the next run goes on
         error_class, message = type(error).__name__, _first_line(error)
+        lost = dist.is_lost_process(error)
         _print_trace(run)
     finally:
         if run.device.type == "cuda":
@@ -317,7 +325,10 @@ def _attempt(run: Run) -> Outcome:
     if dist.rank() == 0:
         try:
             at = run.last_step if step is None else step
-            run.attempt.finish(outcome, error_class, message, at)
+            if lost:
+                run.attempt.finish("fenced", "WorkerLost", message, at)
+            else:
+                run.attempt.finish(outcome, error_class, message, at)
         except OSError as error:
             print(f"{run.dir.path}: could not record how it ended: {error}", file=sys.stderr)
     return Outcome(run.dir.path, outcome, error_class, message)

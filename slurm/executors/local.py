@@ -33,6 +33,7 @@ from ..base import (
     worker_environment,
 )
 
+_PROCESSES = "processes"  # of a tokenizer's or generator's run, together; the one option
 _STILLBORN_LIMIT = 3  # workers in a row that end before they take up any run
 _END_SECONDS = 60.0  # for workers to save and leave after their input is closed
 _MEMORY_EVENTS = (
@@ -84,14 +85,11 @@ class Executor(BaseExecutor):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        if context.options:
-            raise ValueError(
-                f"options: {', '.join(context.options)} mean nothing on this machine; allowed: none"
-            )
+        self.group_size = _group_size(context)
         self.environment: dict[str, str] = {}  # more of it, for workers
         self.free_after = free_after  # who may be at work on a run, other than dead attempts
         self._gpus = _chosen_gpus(context)
-        self.workers = _pool_size(context, len(self._gpus))
+        self.workers = _pool_size(context, len(self._gpus), self.group_size)
         self._tasks: dict[str, _Task] = {}
         self._queue: list[tuple[float, int, str]] = []
         self._order = itertools.count()  # equal priorities: first come, first served
@@ -99,6 +97,10 @@ class Executor(BaseExecutor):
         self._selector = selectors.DefaultSelector()
         self._stillborn = 0
         self._closed = False
+
+    @classmethod
+    def option_names(cls) -> frozenset[str]:
+        return frozenset({_PROCESSES})
 
     def submit(self, jobs: Sequence[Job]) -> list[str | None]:
         ids: list[str | None] = []
@@ -176,12 +178,14 @@ class Executor(BaseExecutor):
 
     def _start(self, slot: int) -> _Worker:
         environment = worker_environment(self.context.code, **self.environment)
+        size = self.group_size
         if self._gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = self._gpus[slot % len(self._gpus)]
+            first = slot * size % max(1, len(self._gpus) // size * size)
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(self._gpus[first : first + size])
         # A session of its own: Ctrl-C reaches this process alone, which then asks the workers to
         # save.
         process = subprocess.Popen(
-            base.trainer_command("-"),
+            base.trainer_command("-") if size == 1 else base.group_command(size),
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -308,12 +312,25 @@ def _chosen_gpus(context: Context) -> tuple[str, ...]:
     return found[: context.gpus]
 
 
-def _pool_size(context: Context, gpus: int) -> int:
+def _group_size(context: Context) -> int:
+    size = 1
+    for name, value in (context.options or {}).items():
+        if name.rpartition(".")[2] != _PROCESSES:
+            raise ValueError(
+                f"resource: {name!r} means nothing on this machine; allowed: {_PROCESSES}"
+            )
+        if type(value) is not int or value < 1:
+            raise ValueError(f"{name}: {value!r} is not allowed; must be a whole number >= 1")
+        size = max(size, value)
+    return size
+
+
+def _pool_size(context: Context, gpus: int, group_size: int) -> int:
     if context.workers is not None:
         if context.workers < 1:
             raise ValueError(f"workers: {context.workers} is not allowed; must be at least 1")
         return context.workers
-    return gpus or max(1, devices.usable_cores() // context.threads)
+    return max(1, (gpus or devices.usable_cores() // context.threads) // group_size)
 
 
 def _answer(line: bytes) -> dict[str, Any] | None:

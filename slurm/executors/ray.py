@@ -119,7 +119,8 @@ class Executor(BaseExecutor):
             folder = self.context.home / "launches" / self.context.token
             folder.mkdir(parents=True, exist_ok=True)
             runs = [str(run.path) for run in job.run_dirs]
-            command = ["-P", "-m", "slurm.payload", self.context.token, "ray", name, *runs]
+            who = [self.context.token, "ray", name, str(job.resources.group_size)]
+            command = ["-P", "-m", "slurm.payload", *who, *runs]
             options = {
                 "num_cpus": job.resources.cpus,
                 "num_gpus": job.resources.gpus,

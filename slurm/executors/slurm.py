@@ -185,7 +185,11 @@ class Executor(BaseExecutor):
         folder = self.context.home / "launches" / self.context.token / name.rpartition(".")[2]
         folder.mkdir(parents=True)
         payloads = [
-            Payload(run_dirs=tuple(str(run.path) for run in job.run_dirs), token=self.context.token)
+            Payload(
+                run_dirs=tuple(str(run.path) for run in job.run_dirs),
+                token=self.context.token,
+                processes=job.resources.group_size,
+            )
             for job in jobs
         ]
         for index, payload in enumerate(payloads):
@@ -346,7 +350,7 @@ def sbatch_parameters(
         "qos": resources.qos,
         "constraint": resources.constraint,
         "time": resources.minutes,
-        "nodes": resources.nodes,
+        "nodes": 1,
         "ntasks_per_node": 1,
         "cpus_per_task": resources.cpus,
         "signal_delay_s": options.signal_seconds,

@@ -81,7 +81,7 @@ def test_unknown_options_are_refused_by_name(
 def test_it_knows_the_names_of_its_options(name: str) -> None:
     found = executor(name).option_names()
     assert "colour" not in found
-    assert not found or {"gpus", "cpus"} <= found
+    assert found == {"processes"} or {"gpus", "cpus", "processes"} <= found
 
 
 def test_without_a_launch_its_queue_is_empty(name: str, tmp_path: Path) -> None:
