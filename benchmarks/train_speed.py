@@ -134,13 +134,14 @@ def finished(run: RunDir) -> RunDir:
     return run
 
 
-def measure(run: RunDir, units_per_step: int, cold: bool) -> dict[str, float]:
-    """Does the run in a process of its own and reads its log."""
+def measure(run: RunDir, units_per_step: int, cold: bool, gpus: int = 1) -> dict[str, float]:
+    """Does the run in a process of its own, or one for each GPU, and reads its log."""
     environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(run.home / "inductor")}
     if cold:
         shutil.rmtree(run.home / "inductor", ignore_errors=True)
     started = time.time()
-    command = [sys.executable, "-m", "trainer", str(run.path)]
+    group = ["torch.distributed.run", f"--nproc-per-node={gpus}", "-m"] if gpus > 1 else []
+    command = [sys.executable, "-m", *group, "trainer", str(run.path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode != 0:
         print(done.stderr[-3000:])
@@ -167,6 +168,9 @@ def main() -> None:
     parser.add_argument("--tokenizers", nargs="*", type=int, default=[64], help="batch sizes")
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--dropout", type=float, default=0.1)
+    parser.add_argument(
+        "--gpus", type=int, default=1, help="measured too, at the batch of one each"
+    )
     parser.add_argument("--warm", action="store_true", help="repeat each with a warm compile cache")
     chosen = parser.parse_args()
     matmul, copy = ceilings()
@@ -199,6 +203,11 @@ def main() -> None:
         share = found["per_second"] * per_token / matmul
         ratio = found["per_second"] / (LLAMAGEN[name] * scale) if name in LLAMAGEN else float("nan")
         show(f"stage 2 {name}, tokens", found, share, ratio)
+        if chosen.gpus > 1:
+            tree["batch_size"] = 256 * chosen.gpus
+            run = lay_out(home, "generator", tree, {"codes": codes.id}, log_every=5)
+            more = measure(run, chosen.gpus * 256 * TOKENS, cold=False, gpus=chosen.gpus)
+            show_group(f"stage 2 {name}, tokens", chosen.gpus, more, found)
     for batch in chosen.tokenizers:
         tree = tokenizer_tree(data, batch, chosen.steps)
         found = repeat(home, "tokenizer", tree, {}, batch, chosen.warm, locations={"data": folder})
@@ -206,6 +215,12 @@ def main() -> None:
         per_image = flops.tokenizer_flops_train(config) / (batch * chosen.steps)
         ratio = found["per_second"] / (LLAMAGEN_TOKENIZER * scale)
         show(f"VQ-16 batch {batch}, images", found, found["per_second"] * per_image / matmul, ratio)
+        if chosen.gpus > 1:
+            tree = tokenizer_tree(data, batch * chosen.gpus, chosen.steps)
+            where = {"data": folder}
+            run = lay_out(home, "tokenizer", tree, {}, log_every=5, locations=where)
+            more = measure(run, batch * chosen.gpus, cold=False, gpus=chosen.gpus)
+            show_group(f"VQ-16 batch {batch} each, images", chosen.gpus, more, found)
     shutil.rmtree(home)
 
 
@@ -254,6 +269,12 @@ def show(job: str, found: dict[str, float], share: float, ratio: float) -> None:
         f"{found['warm']:.1f}",
     ]
     print(" | ".join(cells), flush=True)
+
+
+def show_group(job: str, gpus: int, found: dict[str, float], one: dict[str, float]) -> None:
+    """What several GPUs reach together, as a multiple of one in the same call."""
+    times = found["per_second"] / one["per_second"]
+    print(f"{job}, {gpus} GPUs | {found['per_second']:,.0f} | {times:.2f} x one", flush=True)
 
 
 if __name__ == "__main__":
