@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def from_home(home: str | Path | None = None) -> Vectors:
 
 
 def from_folder(folder: str | Path) -> Vectors:
-    """Arrays exported as FOLDER/RUN_ID/NAME (NAME ends in .npy or .npz)."""
+    """Arrays exported as FOLDER/RUN_ID/NAME (NAME ends in .npy or .npz), or JSON (.json)."""
     root = Path(folder)
     if not root.is_dir():
         raise ValueError(f"vectors: {str(root)!r} is not a folder")
@@ -31,6 +32,8 @@ def from_folder(folder: str | Path) -> Vectors:
         path = root / run_id / name
         if not path.is_file():
             raise ValueError(f"vectors: {str(path)!r} is missing")
+        if path.suffix == ".json":
+            return json.loads(path.read_text())
         loaded = np.load(path, allow_pickle=False)
         if path.suffix == ".npy":
             return loaded

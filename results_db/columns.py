@@ -64,6 +64,7 @@ WIDE_COLUMNS: dict[str, tuple[str, str]] = {
     "run_id": ("object", "id of the generator's run"),
     "tokenizer_id": ("object", "id of its tokenizer's run"),
     "codes_id": ("object", "id of its codes run"),
+    "evaluation_id": ("object", "id of the evaluation of its samples, the first of several"),
     "status": (
         "object",
         "done, diverged; before the end: pending, started, failed, preempted",

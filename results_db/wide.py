@@ -179,6 +179,7 @@ def _row(
     summaries: _Summaries,
 ) -> dict[str, Any]:
     run = runs[run_id]
+    evaluations = _primary(graph.evaluations(run_id), member, members)
     codes = graph.parent(run_id, "codes")
     tokenizer = graph.parent(run_id, "tokenizer") or graph.parent(codes, "tokenizer")
     ancestors = [runs[other] for other in (codes, tokenizer) if other is not None]
@@ -188,15 +189,13 @@ def _row(
         "run_id": run_id,
         "tokenizer_id": tokenizer,
         "codes_id": codes,
+        "evaluation_id": evaluations[0] if evaluations else None,
         "status": "pending" if run["state"] == "planned" else run["state"],
         "_axes": member["axes"],
         # Later sources give way to earlier ones, see _finish.
         "_sources": (
             ("generator_", summaries.of(run_id)),
-            (
-                "generator_eval_",
-                summaries.of_all(_primary(graph.evaluations(run_id), member, members)),
-            ),
+            ("generator_eval_", summaries.of_all(evaluations)),
             (
                 "tokenizer_eval_",
                 summaries.of_all(_primary(graph.evaluations(tokenizer), member, members)),
@@ -312,7 +311,8 @@ def _is_axis(name: str, columns: Columns) -> bool:
 
 
 _NOT_METRICS = frozenset(COLUMNS) | {
-    *("study", "arm", "run_id", "tokenizer_id", "codes_id", "status", "reason", "dataset"),
+    *("study", "arm", "run_id", "tokenizer_id", "codes_id", "evaluation_id"),
+    *("status", "reason", "dataset"),
     *("attempts", "commit", "dirty", "finished_at", "tokenizer_params"),
     "gpu_hours_planned",
 }

@@ -110,7 +110,8 @@ def _groups_table(made: Plan) -> Table:
 def _device(made: Plan) -> str:
     """The device that hours are for, and what to type when it is the wrong one."""
     if made.hardware_known:
-        return f"on {made.hardware}"
+        other = " (--hardware NAME for a GPU)" if made.hardware.startswith("CPU") else ""
+        return f"on {made.hardware}{other}"
     return f"on {made.hardware}, assumed (--hardware NAME for another, cpu for this machine)"
 
 

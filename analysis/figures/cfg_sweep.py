@@ -1,18 +1,23 @@
 """Classifier-free guidance: distance against its scale, and what it trades, precision for
 recall.
+
+The scales are an axis of the study, or those among which each evaluation chose one (cfg_grid).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from .. import panels, style
+from ..figures_command import Vectors
 
-NEEDS = ("arm", "run_id", "cfg_scale")
+NEEDS = ("arm", "run_id")
 OPTIONAL = (
+    *("cfg_scale", "evaluation_id", "status"),
     *("precision", "recall", "inception_score", "params", "params_non_embedding", "size"),
     *(f"{name}{end}" for name in panels.DISTANCES for end in ("", "_std", "_extractor")),
 )
@@ -26,15 +31,22 @@ class Config:
     distance: str | None = None  # gfid, gfcd or gfid_clip; None: the first that the table has
 
 
-def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
+def data(
+    df: pd.DataFrame, config: Config = Config(), vectors: Vectors | None = None
+) -> pd.DataFrame:
     """Panel `distance`, and `trade` (recall against precision) where the table has both."""
     kept = panels.need(df, NEEDS, "cfg_sweep")
+    reference = ""
+    if "cfg_scale" not in kept.columns:
+        metric = panels.distance_column(kept, "cfg_sweep", config.distance)
+        kept, reference = _tried(kept, metric, vectors)
     if kept["cfg_scale"].nunique() < 2:
         raise ValueError("cfg_sweep: needs two or more values of cfg_scale; the table has one")
     metric = panels.distance_column(kept, "cfg_sweep", config.distance)
-    kept = panels.need(kept, (metric,), "cfg_sweep")
+    kept = panels.need(kept, ("cfg_scale", metric), "cfg_sweep")
     rows: list[dict[str, object]] = []
-    labels = {"distance": ("guidance scale", panels.axis_name(kept, metric), "linear", "linear")}
+    name = panels.axis_name(kept, metric) + reference
+    labels = {"distance": ("guidance scale", name, "linear", "linear")}
     both = {"precision", "recall"} <= set(kept.columns)
     both = both and bool((kept["precision"].notna() & kept["recall"].notna()).any())
     if both:
@@ -68,6 +80,43 @@ def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
         note += " Error bars: standard deviation over seeds."
     table.attrs.update(axes=labels, note=note)
     return table
+
+
+def _tried(df: pd.DataFrame, metric: str, vectors: Vectors | None) -> tuple[pd.DataFrame, str]:
+    """A row for each scale that an evaluation tried, and what its distances are to, if not to the
+    reference.
+    """
+    rows: list[dict[str, Any]] = []
+    modes = set()
+    for row in df.to_dict(orient="records"):
+        evaluation = row.get("evaluation_id")
+        if vectors is None or not isinstance(evaluation, str):
+            continue
+        try:
+            found = vectors(evaluation, "cfg_selection.json")
+        except ValueError:
+            continue  # it was told its scale and tried no other
+        modes.add(found["cfg_selection"])
+        # What the row says of precision, recall and spread is of the scale that was chosen.
+        own = {key: None for key in ("precision", "recall", f"{metric}_std") if key in row}
+        for tried in found["tried"]:
+            more = {
+                value["metric"]: value["value"]
+                for value in tried["values"]
+                if value["metric"] in ("precision", "recall")
+            }
+            rows.append(
+                row | own | more | {"cfg_scale": tried["cfg_scale"], metric: tried["distance"]}
+            )
+    if not rows:
+        raise ValueError(
+            "cfg_sweep: the table has no column cfg_scale, and no evaluation tried several scales"
+        )
+    if len(modes) > 1:
+        raise ValueError(
+            f"cfg_sweep: the scales were chosen in several ways ({', '.join(sorted(modes))})"
+        )
+    return pd.DataFrame(rows), " to training images" if "train_subset" in modes else ""
 
 
 def draw(df: pd.DataFrame, config: Config = Config(), table: pd.DataFrame | None = None) -> Figure:

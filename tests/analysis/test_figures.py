@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from text_boxes import collisions, outside
 
-from analysis import figures_command, panels, parts, published, style
+from analysis import figures_command, panels, parts, published, style, vectors
 from analysis.figures import (
     ablation,
     crt_vs_baseline,
@@ -211,6 +211,43 @@ def test_an_axis_may_have_another_name() -> None:
     df = fixture_table.table("ablation").rename(columns={"crt_layers": "layers"})
     df = df.rename(columns={"crt_weight": "axis_lambda"})
     assert figures_command.make(df, "ablation").run_ids
+
+
+@pytest.mark.parametrize(
+    ("mode", "label"), [("train_subset", "gFCD (clf) to training images"), ("oracle", "gFCD (clf)")]
+)
+def test_the_scales_that_evaluations_tried_are_a_sweep(
+    mode: str, label: str, tmp_path: Path
+) -> None:
+    runs = [("a", {1.0: 9.0, 1.5: 4.0, 2.0: 6.0}), ("b", {1.0: 8.0, 1.5: 5.0, 2.0: 3.0})]
+    df = pd.DataFrame(
+        [
+            {"arm": name, "run_id": name, "evaluation_id": f"of-{name}", "status": "done"}
+            | {"gfcd": 99.0, "gfcd_std": 7.0, "gfcd_extractor": "clf", "precision": 0.1}
+            for name in ("a", "b", "told")
+        ]
+    )
+    for name, tried in runs:
+        (tmp_path / f"of-{name}").mkdir()
+        content = {
+            "cfg_selection": mode,
+            "tried": [
+                {"cfg_scale": scale, "distance": distance, "values": []}
+                for scale, distance in tried.items()
+            ],
+        }
+        (tmp_path / f"of-{name}" / "cfg_selection.json").write_text(json.dumps(content))
+    picture = figures_command.make(df, "cfg_sweep", vectors=vectors.from_folder(tmp_path))
+    table = picture.table
+    assert table is not None and set(table["panel"]) == {"distance"}
+    for name, tried in runs:
+        line = table[table["group"] == name].set_index("x")["y"]
+        assert line.to_dict() == tried
+    assert table["y_low"].isna().all(), "the spread is that of another score"
+    assert table.attrs["axes"]["distance"][1] == label
+    assert picture.run_ids == ("a", "b")
+    with pytest.raises(ValueError, match="no column cfg_scale, and no evaluation tried"):
+        figures_command.make(df, "cfg_sweep")
 
 
 def test_the_schedule_table_stands_beside_the_papers() -> None:

@@ -64,6 +64,7 @@ def test_wide_has_a_row_for_each_generator_and_joins_what_it_shares(home):
     assert (row["arm"], row["size"], row["iterations"], row["status"]) == ("vq", "S", 100, "done")
     assert (row["tokenizer_id"], row["codes_id"]) == ("tok-vq", "codes-vq")
     assert row["val_loss"] == 2.5 and row["flops_train"] == 4e9 and row["dataset"] == "digits"
+    assert row["evaluation_id"] == "evg-vq-S-main"
     # The primary evaluation's mean and spread over two sample seeds, not the other's.
     assert (row["gfcd"], row["gfcd_seeds"]) == (3.5, 2)
     assert row["gfcd_std"] == pytest.approx(math.sqrt(0.5))
