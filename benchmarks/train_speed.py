@@ -146,7 +146,8 @@ def measure(run: RunDir, units_per_step: int, cold: bool, gpus: int = 1) -> dict
     if done.returncode != 0:
         print(done.stderr[-3000:])
         raise SystemExit(f"{run.path}: exit code {done.returncode}")
-    log = [json.loads(line) for line in run.log_path.read_text().splitlines()]
+    lines = [json.loads(line) for line in run.log_path.read_text().splitlines()]
+    log = [entry for entry in lines if "loss" in entry]
     gaps = [
         (later["time"] - earlier["time"]) / (later["step"] - earlier["step"])
         for earlier, later in zip(log, log[1:], strict=False)

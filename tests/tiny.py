@@ -37,7 +37,9 @@ VGG = part("random_vgg", weight=0.1)
 
 
 # What a clock or a memory counter put into log lines.
-CLOCKED = ("tokens_per_second", "time", "memory_gib")
+CLOCKED = ("tokens_per_second", "time", "memory_gib", "regularizer_seconds_share")
+# What only lines that say something once have.
+SAID_ONCE = ("warning", "regularizer_flops_overhead")
 
 
 # ---------------------------------------------------------------------------------------- configs
@@ -314,12 +316,12 @@ def torchrun(
 
 
 def log_entries(run_dir: RunDir) -> list[dict[str, Any]]:
-    """log.jsonl without warnings and without what a clock measured."""
+    """log.jsonl without what is said once and without what a clock measured."""
     entries = [json.loads(line) for line in run_dir.log_path.read_text().splitlines()]
     return [
         {name: value for name, value in entry.items() if name not in CLOCKED}
         for entry in entries
-        if "warning" not in entry
+        if not any(name in entry for name in SAID_ONCE)
     ]
 
 

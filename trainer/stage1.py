@@ -5,6 +5,7 @@ Shape suffixes: B images, C = 3, H, W pixels, N tokens, D latent width.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import data, dist, parts, state, trunks
+from . import data, dist, flops, parts, state, trunks
 from .config import OptimConfig, Part, TokenizerConfig
 from .flops import latent_width
 from .metrics import Value
@@ -26,6 +27,8 @@ from .optim import (
     set_learning_rate,
 )
 from .run import Preempted, Result, Run
+
+TIMED_AFTER = 20  # iterations of a process before it measures what share the regulariser takes
 
 
 def build(config: TokenizerConfig, device: torch.device) -> tuple[Any, Any]:
@@ -58,6 +61,29 @@ def build_loss(
     if role == "perceptual":
         return module.Loss(part.config, weights).to(device)
     return module.Loss(part.config).to(device)
+
+
+def regularizer_seconds(regularizer: nn.Module, z_BND: Tensor, step: int) -> float:
+    """Seconds of a forward and backward pass of the regulariser; of a copy, so that neither its
+    state nor a gradient is moved.
+    """
+    regularizer, z_BND = copy.deepcopy(regularizer), z_BND.detach().requires_grad_()
+    wanted = [z_BND, *regularizer.parameters()]
+    seconds = 0.0
+    for _ in range(2):  # the second is warm
+        _wait_for(z_BND.device)
+        began = time.monotonic()
+        losses = regularizer(z_BND, step).losses
+        total = torch.stack([weight * value.float() for weight, value in losses.values()]).sum()
+        torch.autograd.grad(total, wanted, allow_unused=True)
+        _wait_for(z_BND.device)
+        seconds = time.monotonic() - began
+    return seconds
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def train(run: Run) -> Result:
@@ -120,6 +146,12 @@ def train(run: Run) -> Result:
     for module_ in modules.values():
         dist.broadcast_module(module_)
     state.truncate_log(run, start)
+    if config.regularizer is not None and start == 0:
+        more = flops.regularizer_overhead(config)
+        # And the iterations that a run without it could have for the same FLOPs.
+        plain = config.iterations * (1 + more)
+        run.log({"step": 0, "regularizer_flops_overhead": more, "plain_iterations": plain})
+    timed = False  # whether this process has measured the regulariser's share of the time
 
     def batch(step: int) -> Tensor:
         indices = data.batch_indices(len(images), config.batch_size, config.seed, step)
@@ -215,11 +247,17 @@ def train(run: Run) -> Result:
         if (step + 1) % run.settings.log_every == 0 or step + 1 == config.iterations:
             watch.flush()
             rate = (step + 1 - clock_step) / max(1e-9, time.monotonic() - clock)
+            clocked = {}
+            if regularizer is not None and not timed and step + 1 - start >= TIMED_AFTER:
+                timed = True
+                with bf16:
+                    seconds = regularizer_seconds(regularizer, regularized.z_BND, step)
+                clocked["regularizer_seconds_share"] = seconds * rate  # of an iteration
             clock, clock_step = time.monotonic(), step + 1
             last = {"loss": dist.mean(total.detach()).item(), "grad_norm": norm.item()}
             last |= {name: dist.mean(value.detach()).item() for name, (_, value) in losses.items()}
             last |= {name: dist.mean(value.float()).item() for name, value in stats.items()}
-            run.log({"step": step, "lr": lr, **last})
+            run.log({"step": step, "lr": lr, **last, **clocked})
             run.progress(step + 1, config.iterations, "tokenizer", rate)
 
     # --------------------------------------------------------------------------------- finish
@@ -231,4 +269,8 @@ def train(run: Run) -> Result:
     kept_weights = average.module if average is not None else autoencoder
     state.save_final(run, {"autoencoder": kept_weights}, config.iterations)
     values = [Value(metric=f"train_{name}", value=v, unit="1") for name, v in last.items()]
+    if config.regularizer is not None:
+        more = flops.regularizer_overhead(config)
+        name = f"{config.regularizer.name}_flops_overhead"
+        values.append(Value(metric=name, value=more, unit="share of the rest of an iteration"))
     return Result(values=values)

@@ -1,5 +1,8 @@
+import dataclasses
+
 import pytest
 
+from sweeps.studies import _crt, _imagenet
 from trainer import flops
 from trainer.config import LlamaConfig, decode_run, part
 from trainer.flops import Cost
@@ -75,6 +78,26 @@ def test_a_tokenizer_run_is_billed_for_every_network_it_runs() -> None:
     alone = flops.tokenizer_flops_train(tokenizer_run(tokenizer="vqgan"))
     assert crt > 0
     assert flops.tokenizer_flops_train(regularised) - alone == 2 * images * 3 * crt
+
+
+@pytest.mark.parametrize(
+    ("width", "percent"), [(512, 0.8), (768, 1.7), (1024, 3.0), (1152, 3.7), (1280, 4.7)]
+)
+def test_overhead_of_the_causal_model_in_crts_iteration(width: int, percent: float) -> None:
+    # Of two blocks of such width, on encoder, decoder, discriminator and LPIPS together.
+    tree = {**_crt.TOKENIZER, "data": _imagenet.DATA}
+    plain = decode_run("tokenizer", tree)
+    config = decode_run("tokenizer", tree | {"regularizer": part("crt", width=width, heads=8)})
+    overhead = flops.regularizer_overhead(config)
+    assert 100 * overhead == pytest.approx(percent, abs=0.1)
+    assert flops.regularizer_overhead(plain) == 0.0
+    fair = flops.compensated_iterations(config, 400_000)
+    assert fair == round(400_000 / (1 + overhead))
+    # Both runs then cost the same once everything is on; with the gate a little less.
+    costs = [flops.tokenizer_flops_train(dataclasses.replace(c, adversarial=None, iterations=n))
+             for c, n in ((plain, 400_000), (config, fair))]  # fmt: skip
+    assert costs[1] == pytest.approx(costs[0], rel=3e-3)
+    assert flops.compensated_iterations(plain, 400_000) == 400_000
 
 
 def test_the_discriminator_is_billed_from_its_start() -> None:

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import pytest
 import tiny
@@ -137,6 +138,28 @@ def test_lambda_zero_leaves_the_tokenizer_alone(home):
     assert not same(weights(full), weights(plain))
     crt_losses = [entry["crt"] for entry in tiny.log_entries(idle)]
     assert crt_losses[-1] < crt_losses[0]
+
+
+def test_what_the_causal_model_costs_is_logged_once(home, monkeypatch):
+    monkeypatch.setattr(stage1, "TIMED_AFTER", 2)
+    tree = tiny.crt(iterations=4)
+    run_dir = tiny.lay_out(home, "tokenizer", tree)
+    assert tiny.do(run_dir, tiny.StopAfter(3)).outcome == "preempted"
+    assert tiny.do(run_dir).outcome == "done"
+    lines = [json.loads(line) for line in run_dir.log_path.read_text().splitlines()]
+    overhead = flops.regularizer_overhead(decode_run("tokenizer", tree))
+    (said,) = [line for line in lines if "regularizer_flops_overhead" in line]
+    assert said is lines[0] and said["regularizer_flops_overhead"] == overhead > 0
+    assert said["plain_iterations"] == 4 * (1 + overhead)
+    (value,) = [v for v in read_endpoint(run_dir)["values"] if v["metric"] == "crt_flops_overhead"]
+    assert value["value"] == overhead
+    # The clock's share, once a process: the first had three iterations, the second one.
+    timed = [line for line in lines if "regularizer_seconds_share" in line]
+    assert [line["step"] for line in timed] == [1]
+    assert timed[0]["regularizer_seconds_share"] > 0
+    # Measuring moves nothing.
+    monkeypatch.setattr(stage1, "TIMED_AFTER", 99)
+    assert same(weights(train(home.parent / "other", tree)), weights(run_dir))
 
 
 def test_latents_before_the_projection(home):
