@@ -79,6 +79,16 @@ class Result:
     columns: dict[str, Any] = field(default_factory=dict)
 
 
+def allow_many_shapes() -> None:
+    """A worker does run after run. From the ninth shape of a function on, torch would go on without
+    compiling it, and say so in a warning only.
+    """
+    import torch._dynamo.config as limits
+
+    limits.recompile_limit = 1024
+    limits.accumulated_recompile_limit = 1 << 16
+
+
 class Run:
     """A claimed run: its config, its parents, and how to report on it."""
 
@@ -106,6 +116,8 @@ class Run:
         self._started = time.monotonic()
         self.last_step: int | None = None  # of the newest heartbeat: where a failure is said to be
         self.seconds_before = 0.0  # spent by earlier attempts, up to the checkpoint taken
+        if self.compile:
+            allow_many_shapes()
 
     @property
     def compile(self) -> bool:
