@@ -42,11 +42,12 @@ def endpoints(
         ValueError: there is no such study; names those that are there.
         StoreError: the database cannot be used.
     """
-    with _current(home) as engine, reading(engine) as connection:
+    folder = default_home() if home is None else Path(home)
+    with _current(folder) as engine, reading(engine) as connection:
         known = [row.name for row in connection.execute(select(tables.Study.name))]
         if study is not None and study not in known:
             listed = ", ".join(sorted(known)) or "none"
-            raise ValueError(f"study: {study!r} has no plan here, known studies: {listed}")
+            raise ValueError(f"study: {study!r} has no plan in {folder}, known studies: {listed}")
         members = _members(connection, study)
         runs = _runs(connection)
         values = _values(connection)

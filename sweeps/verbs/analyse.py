@@ -198,7 +198,8 @@ def figures(
         if one.status == "drawn":
             opt.say(f"{one.name}: {', '.join(one.files)}")
         else:
-            opt.say(f"{one.name}: not drawn: {one.reason}")
+            reason = one.reason.removeprefix(f"{one.name}: ")
+            opt.say(f"{one.name}: not drawn: {reason}")
     opt.say(f"figures in {folder}")
     return 0
 

@@ -24,10 +24,22 @@ Source = Annotated[
 RunId = Annotated[
     str, typer.Argument(metavar="RUN", help="A run's id, its first digits, or its folder.")
 ]
+
+
+def _checked_home(home: Path) -> Path:
+    if home.exists() and not home.is_dir():
+        raise ValueError(f"--home: {str(home)!r} is a file; allowed: a folder, there or not yet")
+    return home
+
+
 Home = Annotated[
     Path,
     typer.Option(
-        "--home", envvar="TOKENLAW_HOME", show_envvar=True, help="Folder of all runs and results."
+        "--home",
+        envvar="TOKENLAW_HOME",
+        show_envvar=True,
+        callback=_checked_home,
+        help="Folder of all runs and results.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, for machines.")]

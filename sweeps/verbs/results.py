@@ -37,6 +37,8 @@ def results(
         raise ValueError(f"--format: {form!r}; allowed: {', '.join(FORMATS)}")
     name = None if study is None else opt.source_name(study)
     frame = read.endpoints(name, wide=wide, home=home)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
     if form == "table":
         _write(out, results_text(frame, wide=wide) + _hours_line(name, home))
     elif form == "csv":

@@ -43,6 +43,8 @@ def sample(
     from ..find_run import run_folder
 
     folder = run_folder(home, run)
+    if out.suffix != ".png":
+        raise ValueError(f"--out: {str(out)!r}; allowed: a file that ends in .png")
     numbers = None if classes is None else _numbers("--classes", classes)
     import trainer.sample_command as sample_command
 

@@ -360,6 +360,20 @@ def test_frontier_takes_the_known_noise(tokenlaw, tmp_path):
     assert (code, err.startswith("error: --noise: -1.0 is not allowed")) == (2, True)
 
 
+def test_a_file_is_no_home_and_folders_of_results_are_made(tmp_path, capsys):
+    file = tmp_path / "file"
+    file.write_text("")
+    for verb in (["plan", "quickstart"], ["status", "quickstart"], ["results"], ["doctor"]):
+        assert main([*verb, "--home", str(file)]) == 2
+        assert "error: --home: " in capsys.readouterr().err
+    out = tmp_path / "new" / "folder" / "all.csv"
+    home = ["--home", str(tmp_path / "home")]
+    assert main(["results", "--format", "csv", "--out", str(out), *home]) == 0
+    assert out.read_text().startswith("study,")
+    assert main(["fit", "quickstart", *home]) == 2
+    assert f"'quickstart' has no plan in {tmp_path / 'home'}, known" in capsys.readouterr().err
+
+
 def test_logs_follow_only_whole_lines(tokenlaw, tmp_path):
     home = tmp_path / "home"
     plan = make_plan(grid(), home=home)
