@@ -369,14 +369,17 @@ def _budgets(gains: Sequence[Any]) -> list[float]:
 
 def _warnings(comparison: Comparison) -> Html:
     found: dict[tuple[str, str], list[str]] = {}
-    for one in comparison.warnings:
-        found.setdefault((one.code, one.message), [])
+    repeated = set()  # the comparison says again what its fits say, with their names in front
     for arm in style.arm_order(comparison.frontiers):
-        for fit in comparison.frontiers[arm].fits.values():
+        for form, fit in comparison.frontiers[arm].fits.items():
             for one in fit.warnings:
+                repeated.add(f"{arm}, {form}: {one.message}")
                 arms = found.setdefault((one.code, one.message), [])
                 if arm not in arms:
                     arms.append(arm)
+    for one in comparison.warnings:
+        if one.message not in repeated:
+            found.setdefault((one.code, one.message), [])
     parts = []
     for (code, message), arms in sorted(found.items()):
         whose = f" ({', '.join(arms)})" if arms else ""

@@ -264,7 +264,10 @@ def table(
 
 def _numeric_html(value: Any) -> bool:
     plain = re.sub(r"<[^>]*>|&[#a-z0-9]+;", "", str(value))
-    return isinstance(value, Html) and re.fullmatch(r"[\d.,*\[\] unboded]*", plain) is not None
+    return (
+        isinstance(value, Html)
+        and re.fullmatch(r"(not reachable|unbounded|[\d.,*\[\] ])*", plain) is not None
+    )
 
 
 def _sort_key(value: Any) -> str:

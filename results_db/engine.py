@@ -299,4 +299,10 @@ def _may_pass(engine: Engine, error: DBAPIError) -> bool:
 def _store_error(url: URL, error: BaseException) -> StoreError:
     cause = getattr(error, "orig", None) or error
     lines = mask_passwords(str(cause)).strip().splitlines() or [type(cause).__name__]
-    return StoreError(f"database {url!s}: {lines[0]}")
+    hint = ""
+    if url.get_backend_name() == "sqlite" and url.database:
+        folder = os.path.dirname(os.path.abspath(url.database))
+        if os.path.isdir(folder) and not os.access(folder, os.W_OK):
+            # Reading takes in news and keeps a log beside the file.
+            hint = f"; {folder} cannot be written, so copy what is there to where it can"
+    return StoreError(f"database {url!s}: {lines[0]}{hint}")

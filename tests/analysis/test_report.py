@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from analysis import interactive, report, report_tables
+from analysis.frontier import compare
 from analysis.report_page import Html, html, interval, number, table
 
 BROWSER = next(
@@ -107,6 +108,26 @@ def test_fits_come_with_intervals_forms_and_warnings(page: Page) -> None:
     assert re.search(r"0\.0\d+ \[0\.0\d+, 0\.\d+\]", fits)
     assert "Compute gain over vq" in fits
     assert "W-DIVERGED" in fits
+
+
+def test_a_warning_of_a_fit_is_told_once() -> None:
+    df = fixture_table.table()
+    df = df[df["iterations"] == df["iterations"].min()]
+    comparison = compare(df, bootstrap=0)
+    messages = {
+        warning.message
+        for frontier in comparison.frontiers.values()
+        for one in frontier.fits.values()
+        for warning in one.warnings
+    }
+    text = report._warnings(comparison)
+    assert messages and all(text.count(html(one)) == 1 for one in messages)
+
+
+def test_words_among_numbers_leave_a_column_flush_right() -> None:
+    cells = [[Html("1.5&times;<span>[0.1, unbounded]</span>")], [Html("not reachable*")]]
+    assert table(["gain"], cells).count("class=n>") == 3
+    assert "class=n>" not in table(["gain"], [*cells, ["none of them"]])
 
 
 def test_what_was_left_out_is_named(page: Page) -> None:

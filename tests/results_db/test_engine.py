@@ -142,6 +142,17 @@ def test_a_newer_database_is_refused_untouched(tmp_path):
     assert rows(tmp_path / "tokenlaw.db", "SELECT version_num FROM alembic_version") == [("9999",)]
 
 
+def test_a_folder_that_cannot_be_written_is_told(tmp_path, monkeypatch):
+    (tmp_path / "tokenlaw.db").write_text("no database")
+    with pytest.raises(StoreError) as caught, opened(tmp_path):
+        pass
+    assert "cannot be written" not in str(caught.value)
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
+    with pytest.raises(StoreError, match=f"; {tmp_path} cannot be written, so copy"):
+        with opened(tmp_path):
+            pass
+
+
 def test_what_is_no_database_is_refused_in_one_line_and_left_alone(tmp_path):
     database = tmp_path / "tokenlaw.db"
     database.write_bytes(b"precious notes " * 1000)
