@@ -31,7 +31,17 @@ _AT_WORK = {
 _SCRUBBED = re.compile(
     r"(SLURM|SLURMD|SBATCH|SRUN|SQUEUE|SCONTROL|SACCTMGR|SACCT|SCANCEL|SALLOC|SINFO|SUBMITIT)_\w+"
 )
+# Why a job waits that will not start as it is: it asks for more than the cluster has or allows.
+_UNFIT = re.compile(
+    r"PartitionConfig|PartitionNodeLimit|PartitionTimeLimit|BadConstraints|InvalidAccount|InvalidQOS"
+    r"|AccountNotAllowed|QOSNotAllowed|(QOS|Assoc)Max\w+(PerJob|PerNode)\w*"
+)
 _SCRUBBED_TOO = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL")
+
+
+def is_unfit(reason: str | None) -> bool:
+    """Whether a waiting job's reason says that it does not start unless somebody changes it."""
+    return bool(reason and _UNFIT.fullmatch(reason))
 
 
 class SchedulerError(RuntimeError):
@@ -53,6 +63,11 @@ class Listed:
         if self.state in _QUEUED:
             return "gone" if self.reason == "DependencyNeverSatisfied" else "queued"
         return "running" if self.state in _AT_WORK else "gone"
+
+    @property
+    def refused(self) -> bool:
+        """Whether it is only the trace that a refused array leaves in the queue."""
+        return self.state == "FAILED" and self.reason == "BadConstraints"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

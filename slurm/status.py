@@ -16,7 +16,7 @@ from results_db.plan_file import PlanFile
 from results_db.record import RunDir, may_follow, run_status
 from sweeps.watch import RunLine, run_lines
 
-from . import queued
+from . import queued, scheduler
 from .base import InQueue
 
 # In the order of a run's life; `queued` to `blocked` are the ones that only this module tells.
@@ -65,8 +65,14 @@ def study_status(home: str | os.PathLike[str], plan: PlanFile) -> StudyStatus:
         states[line.id] = state
         job = None if where is None else f"{where.job_id} {where.reason or ''}".strip()
         lines.append(replace(line, state=state, job=job))
-    notes = tuple(f"{name} cannot be asked: {why}" for name, why in queues.unknown.items())
-    return StudyStatus(lines=tuple(lines), notes=notes)
+    notes = [f"{name} cannot be asked: {why}" for name, why in queues.unknown.items()]
+    reasons = {where.reason for where in queues.runs.values() if where.phase == "queued"}
+    notes += [
+        f"jobs ask for what the cluster does not give them ({reason}): "
+        f"tokenlaw cancel {plan.study}, and launch with other resources"
+        for reason in sorted(filter(scheduler.is_unfit, filter(None, reasons)))
+    ]
+    return StudyStatus(lines=tuple(lines), notes=tuple(notes))
 
 
 def counts(lines: Iterable[RunLine]) -> dict[str, dict[str, int]]:

@@ -233,7 +233,7 @@ def _connected(address: str) -> Any:
                 object_store_memory=_OBJECT_STORE_BYTES,
                 **quiet,
             )
-    except ConnectionError as error:
+    except (ConnectionError, ValueError) as error:
         raise ValueError(f"address: {address!r}: {_first_line(error)}") from None
     return ray
 

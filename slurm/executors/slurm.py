@@ -8,6 +8,8 @@ is scrubbed, and the state of jobs comes from one `squeue` call.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
 import re
 import shlex
@@ -44,6 +46,10 @@ _TIME_RATIO = 4  # between the longest and the shortest time limit in one array
 _LOOKS_AFTER_FAILURE = (0.0, 1.0, 3.0)  # seconds: sbatch may fail and have submitted all the same
 _TOO_MANY = re.compile(
     r"(Assoc|QOS)(Max|Grp)\w*Submit\w*|job submit limit|MaxJobCount|SubmitJob", re.I
+)
+
+_BAD_REQUEST = re.compile(
+    r"[Ii]nvalid|[Uu]nrecognized|not available|not permitted|cannot be satisfied|violates|exceeds"
 )
 
 
@@ -169,6 +175,8 @@ class Executor(BaseExecutor):
                 intent.withdraw(name)
                 if _TOO_MANY.search(str(error)):
                     return None
+                if _BAD_REQUEST.search(str(error)):
+                    raise ValueError(f"slurm refused: {_words(error)}") from error
                 raise NotSubmitted(_words(error)) from error
             job_id = found
             self.context.say(f"sbatch failed ({_words(error)}) but job {job_id} is in the queue")
@@ -213,7 +221,8 @@ class Executor(BaseExecutor):
                 options=self.options,
             )
         )
-        with scheduler.scrubbed():
+        # submitit prints what sbatch says and puts it into its error: once is enough.
+        with scheduler.scrubbed(), contextlib.redirect_stderr(io.StringIO()):
             if len(payloads) == 1:
                 submitted = [driver.submit(payloads[0])]
             else:
@@ -226,7 +235,7 @@ class Executor(BaseExecutor):
         for seconds in _LOOKS_AFTER_FAILURE:
             time.sleep(seconds)
             for job in scheduler.my_jobs().values():
-                if job.name == name:
+                if job.name == name and not job.refused:
                     return job.id.partition("_")[0]
         return None
 
@@ -251,6 +260,7 @@ class Executor(BaseExecutor):
                     self._reports[job_id] = JobReport(phase="unknown", reason=str(error))
             return
         stuck = []
+        unfit: set[str] = set()
         for job_id, report in self._reports.items():
             if report.phase == "gone":
                 continue
@@ -258,6 +268,8 @@ class Executor(BaseExecutor):
             if job is None:
                 self._reports[job_id] = JobReport(phase="gone", reason="not in the queue any more")
                 continue
+            if scheduler.is_unfit(job.reason) and job.reason != report.reason:
+                unfit.add(job.reason)
             never = job.reason == _NEVER
             if never:
                 stuck.append(job_id)
@@ -267,6 +279,8 @@ class Executor(BaseExecutor):
                 blameless=never,
                 cancelled=job.state.startswith("CANCELLED"),
             )
+        for reason in sorted(unfit):
+            self.context.say(f"jobs ask for what the cluster does not give them ({reason})")
         if stuck:
             scheduler.cancel(stuck)
         gone = {job_id for job_id, report in self._reports.items() if report.phase == "gone"}
@@ -421,5 +435,6 @@ def _phase(job: scheduler.Listed) -> Phase:
 
 def _words(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith("Try ")]  # "sbatch --help"
     told = [line for line in lines if "error" in line.lower()]
     return (told or lines or [type(error).__name__])[-1][:300]

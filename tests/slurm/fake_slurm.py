@@ -3,7 +3,8 @@
 
 Linked under the names sbatch, squeue, scancel, scontrol, sacctmgr and srun on the PATH; the file is
 $FAKE_SLURM: {"next": id, "jobs": {id: {..}}, "calls": {command: [arguments]}, "switches": {..}}.
-Switches: sbatch_lies (exit 1 after submitting), sbatch_refuses (text), sbatch_mumbles (prints no
+Switches: sbatch_lies (exit 1 after submitting, perhaps with a text), sbatch_fails (the jobs have
+failed at once), sbatch_refuses (text), sbatch_mumbles (prints no
 id), sbatch_kills (SIGKILL to the caller after submitting), queue_down (squeue fails),
 no_accounting, max_array, max_submit.
 """
@@ -54,8 +55,8 @@ def sbatch(state: dict, arguments: list[str]) -> int:
     for index in range(tasks):
         state["jobs"][f"{number}_{index}" if match else number] = {
             "name": options["job-name"],
-            "state": "PENDING",
-            "reason": reason,
+            "state": "FAILED" if switches.get("sbatch_fails") else "PENDING",
+            "reason": "BadConstraints" if switches.get("sbatch_fails") else reason,
             "dependency": dependency,
             "script": text,
         }
@@ -63,7 +64,9 @@ def sbatch(state: dict, arguments: list[str]) -> int:
         print("the cluster is in a strange mood")
         return 0
     if switches.get("sbatch_lies"):
-        print("sbatch: error: Socket timed out on send/recv operation", file=sys.stderr)
+        lie = switches["sbatch_lies"]
+        words = lie if isinstance(lie, str) else "Socket timed out on send/recv operation"
+        print(f"sbatch: error: {words}", file=sys.stderr)
         return 1
     print(f"Submitted batch job {number}")
     return 0

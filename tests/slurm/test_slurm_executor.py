@@ -16,7 +16,9 @@ from slurm import base, control, intents, queued
 from slurm.executors import slurm as slurm_executor
 from slurm.launch import Summary, launch
 from slurm.resources import Resources
+from slurm.status import study_status
 from sweeps.plan import Plan
+from sweeps.watch import study_plan
 
 SCRIPT = Path(__file__).with_name("launch_toy.py")
 
@@ -141,13 +143,37 @@ def test_the_queue_is_believed_rather_than_sbatch(
     assert ids == ["100", "101"]
 
 
-def test_a_refusal_is_told_and_nothing_is_left(home: Path, cluster: FakeCluster) -> None:
+def test_a_refusal_is_told_and_nothing_is_left(
+    home: Path, cluster: FakeCluster, capsys: pytest.CaptureFixture[str]
+) -> None:
     cluster.switch(sbatch_refuses="Invalid account or account/partition combination specified")
+    with pytest.raises(ValueError, match="slurm refused: sbatch: error: Invalid account") as caught:
+        run(two_stage_plan(), home)
+    assert "\n" not in str(caught.value) and "sbatch" not in capsys.readouterr().err, "told once"
+    assert submitted(home) == []
+    cluster.switch(sbatch_refuses="Unable to contact slurm controller")
     summary = run(two_stage_plan(), home)
-    assert summary.exit_code == 1 and "Invalid account" in (summary.stopped or "")
+    assert summary.exit_code == 1 and "Unable to contact" in (summary.stopped or "")
     assert submitted(home) == []
     cluster.switch(sbatch_refuses="")
     assert run(two_stage_plan(), home).queued == 6
+
+
+def test_the_trace_of_a_refused_array_is_not_a_job(home: Path, cluster: FakeCluster) -> None:
+    """What a SLURM 22.05 leaves in its queue when it refuses an array."""
+    cluster.switch(sbatch_lies="Requested node configuration is not available", sbatch_fails=True)
+    with pytest.raises(ValueError, match="Requested node configuration is not available"):
+        run(two_stage_plan(), home)
+    assert submitted(home) == [] and cluster.jobs()
+
+
+def test_a_job_that_cannot_start_is_told(home: Path, cluster: FakeCluster) -> None:
+    plan = two_stage_plan()
+    run(plan, home)
+    assert study_status(home, study_plan(home, "toy")).notes == ()
+    cluster.move("PENDING", reason="PartitionConfig", jobs=["100"])
+    (note,) = study_status(home, study_plan(home, "toy")).notes
+    assert "PartitionConfig" in note and "tokenlaw cancel toy" in note
 
 
 def test_a_launch_that_died_after_sbatch_is_mended(home: Path, cluster: FakeCluster) -> None:
