@@ -142,7 +142,7 @@ class Law(base.Law):
         log_x = np.log(x)
         log_n = np.log(params["n_coef"])[:, None] + params["a"][:, None] * log_x
         log_d = np.log(params["d_coef"])[:, None] + params["b"][:, None] * log_x
-        return np.exp(log_n), np.exp(log_d)
+        return base.exp_or_nan(log_n), base.exp_or_nan(log_d)
 
     def enough(self, data: Data, weights_Bn: np.ndarray) -> np.ndarray:
         y_Bn = np.broadcast_to(data.columns["y"], weights_Bn.shape)

@@ -197,6 +197,10 @@ def test_json_round_trip_and_draws(name: str, options: dict[str, Any]) -> None:
     [
         ("chinchilla", {"E": 1.0, "A": 3.0, "B": 1e-3, "alpha": 1e-4, "beta": 2e-4}),
         ("overtraining", {"E": 1.0, "a": 3.0, "b": 1e-3, "eta": 1e-4}),
+        *(
+            (law, {"n_coef": 1.0, "a": 50.0, "d_coef": 1.0, "b": -50.0})
+            for law in ("isoflop", "chinchilla_approach1")
+        ),
     ],
 )
 def test_an_optimum_that_no_float_can_hold_is_no_number(law: str, values: dict[str, float]) -> None:
