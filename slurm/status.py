@@ -63,7 +63,8 @@ def study_status(home: str | os.PathLike[str], plan: PlanFile) -> StudyStatus:
         above = {role: states[parent] for role, parent in parents[line.id].items()}
         state = _state(home, line, where, queues, above)
         states[line.id] = state
-        job = None if where is None else f"{where.job_id} {where.reason or ''}".strip()
+        reason = None if where is None or where.reason == "None" else where.reason
+        job = None if where is None else f"{where.job_id} {reason or ''}".strip()
         lines.append(replace(line, state=state, job=job))
     notes = [f"{name} cannot be asked: {why}" for name, why in queues.unknown.items()]
     reasons = {where.reason for where in queues.runs.values() if where.phase == "queued"}
