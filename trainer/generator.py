@@ -7,19 +7,25 @@ call.
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import LlamaConfig
 from .flops import llama_hidden
+from .optim import derive_seed
+
+CPU = torch.device("cpu")
 
 
 def rope_table(
     position: str, head_size: int, grid: tuple[int, int], base: float, cls_row: str
 ) -> Tensor:
     """Cosines and sines [1 + rows * columns, head_size / 2, 2] of the class token and of every
-    code.
+    code, made on the CPU.
 
     2D: the first half of a head's dimensions turns with the row, the second with the column
     (LlamaGen). The class token's row is all zeros (`zero`: its query and key vanish, as in the
@@ -29,14 +35,16 @@ def rope_table(
     count = rows * columns
     if position == "rope_2d":
         half = head_size // 2
-        frequency = base ** (-torch.arange(0, half, 2, dtype=torch.float64) / half)
-        index = torch.arange(count)
+        frequency = base ** (-torch.arange(0, half, 2, dtype=torch.float64, device=CPU) / half)
+        index = torch.arange(count, device=CPU)
         row = (index // columns).to(torch.float64)[:, None] * frequency
         column = (index % columns).to(torch.float64)[:, None] * frequency
         angle = torch.cat([row, column], dim=1)
     else:
-        frequency = base ** (-torch.arange(0, head_size, 2, dtype=torch.float64) / head_size)
-        angle = torch.arange(1, count + 1, dtype=torch.float64)[:, None] * frequency
+        frequency = base ** (
+            -torch.arange(0, head_size, 2, dtype=torch.float64, device=CPU) / head_size
+        )
+        angle = torch.arange(1, count + 1, dtype=torch.float64, device=CPU)[:, None] * frequency
     table = torch.stack([angle.cos(), angle.sin()], dim=-1)
     first = torch.zeros_like(table[:1])
     if cls_row == "identity":
@@ -51,6 +59,13 @@ def rotate(x_BTHE: Tensor, table_TF2: Tensor) -> Tensor:
     even, odd = pair[..., 0], pair[..., 1]
     turned = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1)
     return turned.flatten(-2).to(x_BTHE.dtype)
+
+
+class Linear(nn.Linear):
+    """A linear layer that draws no weights of its own: the model that holds it sets them."""
+
+    def reset_parameters(self) -> None:
+        pass
 
 
 class RMSNorm(nn.Module):
@@ -72,8 +87,8 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = config.heads
         self.head_size = config.width // config.heads
-        self.wqkv = nn.Linear(config.width, 3 * config.width, bias=False)
-        self.wo = nn.Linear(config.width, config.width, bias=False)
+        self.wqkv = Linear(config.width, 3 * config.width, bias=False)
+        self.wo = Linear(config.width, config.width, bias=False)
         # LayerNorm without bias on each head's queries and keys, before the rotation (ViT-22B).
         self.q_norm = nn.LayerNorm(self.head_size, bias=False) if config.qk_norm else nn.Identity()
         self.k_norm = nn.LayerNorm(self.head_size, bias=False) if config.qk_norm else nn.Identity()
@@ -99,8 +114,8 @@ class SwiGLU(nn.Module):
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
         hidden = llama_hidden(config.width, config.hidden_multiple)
-        self.w13 = nn.Linear(config.width, 2 * hidden, bias=False)
-        self.w2 = nn.Linear(hidden, config.width, bias=False)
+        self.w13 = Linear(config.width, 2 * hidden, bias=False)
+        self.w2 = Linear(hidden, config.width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         gate, value = self.w13(x).chunk(2, dim=-1)
@@ -118,7 +133,7 @@ class Block(nn.Module):
         self.ffn = SwiGLU(config)
         self.residual_dropout = nn.Dropout(config.residual_dropout)
         self.ffn_dropout = nn.Dropout(config.ffn_dropout)
-        self.adaln = nn.Linear(config.width, 6 * config.width) if config.adaln else None
+        self.adaln = Linear(config.width, 6 * config.width) if config.adaln else None
 
     def forward(
         self,
@@ -172,13 +187,23 @@ class Cache:
         return self.k[:, :, :end], self.v[:, :, :end]
 
 
+def _table(entries: int, width: int) -> nn.Embedding:
+    """An embedding whose own initialisation, which is not ours, is left out."""
+    return nn.Embedding.from_pretrained(torch.empty(entries, width), freeze=False)
+
+
 class Generator(nn.Module):
     """Logits of the next code given the class and the codes so far."""
 
     rope: Tensor
 
     def __init__(
-        self, config: LlamaConfig, codebook_size: int, num_classes: int, grid: tuple[int, int]
+        self,
+        config: LlamaConfig,
+        codebook_size: int,
+        num_classes: int,
+        grid: tuple[int, int],
+        initial: bool = True,  # False: weights are left unset, for those of a finished run
     ) -> None:
         super().__init__()
         self.config = config
@@ -187,34 +212,44 @@ class Generator(nn.Module):
         self.num_classes = num_classes
         self.grid = grid
         self.tokens_per_image = grid[0] * grid[1]
-        self.code_embedding = nn.Embedding(codebook_size, config.width)
-        self.class_embedding = nn.Embedding(num_classes + 1, config.width)
+        self.code_embedding = _table(codebook_size, config.width)
+        self.class_embedding = _table(num_classes + 1, config.width)
         self.token_dropout = nn.Dropout(config.token_dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = RMSNorm(config.width, config.norm_eps)
-        self.final_adaln = nn.Linear(config.width, 2 * config.width) if config.adaln else None
-        self.head = nn.Linear(config.width, codebook_size, bias=False)
+        self.final_adaln = Linear(config.width, 2 * config.width) if config.adaln else None
+        self.head = Linear(config.width, codebook_size, bias=False)
         if config.position == "learned":
             self.positions = nn.Parameter(torch.empty(self.tokens_per_image + 1, config.width))
         else:
             head_size = config.width // config.heads
             table = rope_table(config.position, head_size, grid, config.rope_base, config.rope_cls)
+            table = table.to(torch.get_default_device())
             self.register_buffer("rope", table, persistent=False)
-        self.reset_parameters()
+        if initial and not self.head.weight.is_meta:
+            self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """N(0, init_std) everywhere but a zero head, so that the first loss is ln V exactly."""
-        for name, parameter in self.named_parameters():
-            if name == "head.weight":
+        """N(0, init_std) everywhere but a zero head, so that the first loss is ln V exactly.
+
+        A function of torch's seed and each tensor's name: tensors are filled by several threads,
+        since a billion numbers take one thread ten seconds.
+        """
+        seed = torch.initial_seed()
+
+        def fill(name: str, parameter: nn.Parameter) -> None:
+            if name == "head.weight" or name.endswith("adaln.bias"):
                 nn.init.zeros_(parameter)
             elif name.endswith("norm.weight"):
                 nn.init.ones_(parameter)
-            elif name.endswith("adaln.weight"):
-                nn.init.normal_(parameter, std=self.config.init_std * self.config.adaln_gain_init)
-            elif name.endswith("adaln.bias"):
-                nn.init.zeros_(parameter)
             else:
-                nn.init.normal_(parameter, std=self.config.init_std)
+                gain = self.config.adaln_gain_init if name.endswith("adaln.weight") else 1.0
+                draws = torch.Generator(parameter.device).manual_seed(derive_seed(seed, name))
+                nn.init.normal_(parameter, std=self.config.init_std * gain, generator=draws)
+
+        with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+            for _ in pool.map(fill, *zip(*self.named_parameters(), strict=True)):
+                pass
 
     def drop_classes(self, class_B: Tensor) -> Tensor:
         """In training a share `class_dropout` of the classes becomes the null class."""

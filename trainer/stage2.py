@@ -27,11 +27,15 @@ from .optim import FiniteWatch, clip_gradients, derive_seed, make_optimizer, set
 from .run import Preempted, Result, Run
 
 
-def build(config: GeneratorConfig, codes: Codes, device: torch.device) -> Generator:
-    """The generator with the seed's initial weights, made for the code set."""
-    torch.manual_seed(derive_seed("stage2 init", config.seed))
+def build(
+    config: GeneratorConfig, codes: Codes, device: torch.device, initial: bool = True
+) -> Generator:
+    """The generator for the code set, with the seed's initial weights or with none."""
     num_classes = codes.num_classes if config.label_mode == "class" else 1
-    generator = Generator(config.model, codes.codebook_size, num_classes, codes.grid)
+    torch.manual_seed(derive_seed("stage2 init", config.seed))
+    # Weights are drawn on the CPU, so that they do not depend on the device.
+    with torch.device("cpu" if initial else device):
+        generator = Generator(config.model, codes.codebook_size, num_classes, codes.grid, initial)
     return generator.to(device)
 
 
@@ -40,7 +44,7 @@ def load_generator(run_dir: RunDir, device: torch.device) -> tuple[Generator, Ge
     stored = run_dir.config()
     config = decode_run("generator", stored["config"])
     codes = Codes(RunDir.of(run_dir.home, "codes", stored["parents"]["codes"]))
-    generator = build(config, codes, device)
+    generator = build(config, codes, device, initial=False)
     state.load_weights(run_dir, {"generator": generator})
     return generator.eval().requires_grad_(False), config
 
