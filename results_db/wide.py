@@ -56,11 +56,12 @@ def wide_rows(
             for axes in _evaluated_axes(graph.evaluations(run_id), member, members):
                 each = {**member, "axes": axes}
                 rows.append(_row(run_id, each, members, runs, graph, summaries))
+    smallest = _smallest_params(rows)
     rows.sort(
         key=lambda row: (
             row["study"] or "",
             row["arm"] or "",
-            _sort_key(row["_axes"]),
+            _sort_key(row["_axes"], smallest),
             row["run_id"],
         )
     )
@@ -346,11 +347,26 @@ def _fits(dtype: str, value: Any) -> bool:
     return isinstance(value, allowed) and not isinstance(value, bool)
 
 
-def _sort_key(axes: Mapping[str, Any]) -> list[tuple[str, int, float, str]]:
-    """Numbers by size, the rest by text."""
+def _smallest_params(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], int]:
+    """Parameters of the smallest generator of every axis value that is no number."""
+    found: dict[tuple[str, str], int] = {}
+    for row in rows:
+        for name, value in row["_axes"].items():
+            if not isinstance(value, int | float) and row["params"] is not None:
+                key = name, canonical_json(value)
+                found[key] = min(row["params"], found.get(key, row["params"]))
+    return found
+
+
+def _sort_key(
+    axes: Mapping[str, Any], smallest: Mapping[tuple[str, str], int]
+) -> list[tuple[str, int, float, str]]:
+    """Numbers by size; names by the generators that they stand for (S before M before L), then by
+    text.
+    """
     return [
         (name, 0, float(value), "")
         if isinstance(value, int | float)
-        else (name, 1, 0.0, canonical_json(value))
+        else (name, 1, smallest.get((name, canonical_json(value)), 0), canonical_json(value))
         for name, value in sorted(axes.items())
     ]

@@ -77,6 +77,17 @@ def test_wide_has_a_row_for_each_generator_and_joins_what_it_shares(home):
     assert one(table, run_id="gen-crt-S")["psnr"] == 19.0
 
 
+def test_names_of_sizes_are_in_the_order_of_their_generators(tmp_path):
+    params = {"S": 10, "M": 200, "L": 3000}
+    runs = []
+    for size in ("L", "M", "S"):
+        finish(make_run(tmp_path, "generator", f"g-{size}"), [], columns={"params": params[size]})
+        runs.append(planned(f"g-{size}", "generator", [("vq", {"size": size, "seed": 0})]))
+    write_plan(tmp_path, "sizes", runs)
+    table = read.endpoints("sizes", wide=True, home=tmp_path)
+    assert list(table["size"]) == ["S", "M", "L"]
+
+
 def test_wide_keeps_diverged_and_waiting_generators(home):
     table = read.endpoints("toy", wide=True, home=home)
     assert sorted(table["status"]) == ["diverged"] * 2 + ["done"] * 2 + ["pending"] * 2
