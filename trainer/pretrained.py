@@ -32,11 +32,10 @@ def find(name: str, sha256: str, locations: Mapping[str, str] | None, instead: s
     given = (locations or {}).get(name)
     path = Path(given).expanduser() if given else cache_folder() / name
     if not path.is_file():
-        setting = f"locations.weights[{name!r}] in the settings"
         where = (
-            f"{setting} says {path}, where there is no such file"
+            f"--weights {name}={given} was given, where there is no such file"
             if given
-            else f"{setting} is not set and {path} does not exist"
+            else f"{path} does not exist and no --weights {name}=PATH was given"
         )
         raise ValueError(f"weights {name}: {where}; {instead}")
     found = file_sha256(path)

@@ -10,7 +10,6 @@ import hashlib
 import io
 import json
 import os
-import platform
 import sys
 import time
 import traceback
@@ -32,6 +31,7 @@ from results_db.durable import (
     sweep_temporaries,
     write_bytes,
 )
+from results_db.provenance import cpu_name
 from results_db.record import Attempt, Conflict, Fenced, RunDir, claim, may_follow, read_endpoint
 
 from . import dist, flops, trunks
@@ -436,13 +436,7 @@ def hardware_name(device: torch.device) -> str:
     """Name of the device, as it is recorded and used to look up throughput."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return f"CPU {line.split(':', 1)[1].strip()}"
-    except OSError:
-        pass
-    return f"CPU {platform.machine()}"
+    return cpu_name()
 
 
 def claim_for_all_ranks(

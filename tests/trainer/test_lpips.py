@@ -93,7 +93,7 @@ def test_a_missing_file_says_which_where_and_what_works_without(
         lpips.Loss(lpips.Config())
     text = str(error.value)
     assert str(tmp_path / "hub" / "checkpoints" / "vgg16-397923af.pth") in text
-    assert "locations.weights['vgg16-397923af.pth']" in text
+    assert "--weights vgg16-397923af.pth=PATH" in text
     assert "random_vgg" in text
     assert "\n" not in text
     with pytest.raises(ValueError, match="where there is no such file"):
