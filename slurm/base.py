@@ -51,7 +51,6 @@ class JobReport:
 
     phase: Phase  # unknown: the executor could not be asked, so nothing may be concluded
     reason: str | None = None  # how it ended or why it waits, in the executor's words
-    current: str | None = None  # id of the run that it is at, where known
     disk_full: bool = False
     blameless: bool = False  # gone for no fault of its runs: taken by another process, never begun
     cancelled: bool = False  # gone because a person took it out of the queue

@@ -204,13 +204,6 @@ def adopt(home: Path, token: str, name: str, job_id: str) -> None:
         Intent(path, content).put(name, job_id)
 
 
-def token_prefix(home: Path) -> str:
-    """What the names of all jobs from this home begin with."""
-    folder = home / "launches"
-    folder.mkdir(parents=True, exist_ok=True)
-    return f"tl-{_home_id(folder)}-"
-
-
 def _home_id(folder: Path) -> str:
     path = folder / _HOME_ID
     create_exclusive(path, secrets.token_hex(4).encode())

@@ -213,7 +213,7 @@ class Executor(BaseExecutor):
             task.report = JobReport(phase="gone", reason=reason, blameless=True)
             return
         worker.kills_before = _memory_kills()
-        task.report = JobReport(phase="running", current=run.id)
+        task.report = JobReport(phase="running")
         try:
             worker.process.stdin.write(run_line(run, after).encode())
             worker.process.stdin.flush()
