@@ -288,7 +288,7 @@ def test_a_run_at_work_elsewhere_is_waited_for(home: Path) -> None:
         ({"executor": "cloud"}, ["cloud", "local"]),
         ({"workers": 0}, ["workers", "0"]),
         ({"gpus": 1}, ["gpus", "1"]),
-        ({"options": {"partition": "main"}}, ["partition", "none"]),
+        ({"options": {"partition": "main"}}, ["partition", "processes"]),
         ({"wait": False}, ["wait", "local"]),
     ],
 )
