@@ -20,7 +20,7 @@ test-faults: $(READY)
 
 # A real SLURM, Ray and PostgreSQL on this machine. As root on Debian it installs what it needs.
 test-cluster: $(READY)
-	$(PYTEST) -m cluster tests/cluster tests/results_db
+	$(PYTEST) -m cluster --no-fold-skipped tests/cluster tests/results_db
 
 lint: $(READY)
 	$(BIN)/ruff check .

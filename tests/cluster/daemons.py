@@ -165,6 +165,12 @@ def ended(process: subprocess.Popen[str], seconds: float = 120.0) -> Launched:
     return Launched(code=process.returncode, text=text, summary=summary)
 
 
+def kept(process: subprocess.Popen[str]) -> subprocess.Popen[str]:
+    """`process`, which is ended with the test that started it."""
+    _started.append(process)
+    return process
+
+
 def end_launches() -> None:
     """Kills the launches that a failed test left behind."""
     while _started:

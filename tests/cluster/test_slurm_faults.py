@@ -12,7 +12,7 @@ from toy import attempts, folder, two_stage_plan
 
 pytestmark = pytest.mark.cluster
 
-SLOW = {"steps": 60, "seconds": 0.25}
+SLOW = {"steps": 40, "seconds": 0.25}
 PLAN = two_stage_plan(1)
 TOKENIZER, CODES, GENERATOR, EVALUATION = PLAN.runs
 
@@ -54,16 +54,9 @@ def check(home: Path, launched: Launched, tries: int) -> None:
     assert all(int(step) > 0 for step in first_steps[1:]), "an attempt began from nothing"
 
 
-def test_preempted_by_a_higher_partition(project: Project, slurm: Place, tmp_path: Path) -> None:
-    prepared(tmp_path, SLOW)
-    launch = project.start(tmp_path, slurm, options={"partition": "low", "gpus": 1})
-    started(tmp_path)
-    slurm.ask(
-        "sbatch", "--gpus-per-node=2", "--partition=main", "-o", "/dev/null", "--wrap=sleep 2"
-    )
-    check(tmp_path, ended(launch), 2)
-    end = json.loads((folder(tmp_path, GENERATOR) / "attempts/001.end.json").read_text())
-    assert end["outcome"] == "preempted", "it saved when it was asked to"
+def preempt(home: Path, slurm: Place) -> None:
+    wanted = ["--gpus-per-node=2", "--partition=main", "-o", "/dev/null"]
+    slurm.ask("sbatch", *wanted, "--wrap=sleep 2")
 
 
 def requeue(home: Path, slurm: Place) -> None:
@@ -80,10 +73,18 @@ def kill_step(home: Path, slurm: Place) -> None:
 
 
 # What is done to the job, and whether the next attempt is by the same job.
-FAULTS = {"requeue": (requeue, True), "worker": (kill_worker, True), "step": (kill_step, False)}
+FAULTS = {
+    "preemption": (preempt, True),
+    "requeue": (requeue, True),
+    "worker": (kill_worker, True),
+    "step": (kill_step, False),
+}
+LOW = {"partition": "low", "gpus": 1}
 
 
-def test_requeue_kills_and_the_time_limit(project: Project, slurm: Place, tmp_path: Path) -> None:
+def test_preemption_requeue_kills_and_the_time_limit(
+    project: Project, slurm: Place, tmp_path: Path
+) -> None:
     # All at once, since most of the time is spent waiting.
     late = tmp_path / "time"
     prepared(late, {"steps": 130, "seconds": 0.5})
@@ -91,13 +92,16 @@ def test_requeue_kills_and_the_time_limit(project: Project, slurm: Place, tmp_pa
     launches = {}
     for name in FAULTS:
         prepared(tmp_path / name, SLOW)
-        launches[name] = project.start(tmp_path / name, slurm)
+        options = LOW if name == "preemption" else None
+        launches[name] = project.start(tmp_path / name, slurm, options=options)
     for name, (fault, _) in FAULTS.items():
         started(tmp_path / name)
         fault(tmp_path / name, slurm)
     for name, (_, same) in FAULTS.items():
         check(tmp_path / name, ended(launches[name]), 2)
         assert (job_of(tmp_path / name, 1) == job_of(tmp_path / name, 2)) is same, name
+    ends = folder(tmp_path / "preemption", GENERATOR) / "attempts/001.end.json"
+    assert json.loads(ends.read_text())["outcome"] == "preempted", "it saved when it was asked to"
     launched = ended(limited, 200)
     tries = attempts(late, GENERATOR)
     assert tries >= 2, "65 seconds of work do not fit into a minute"

@@ -100,27 +100,26 @@ def test_eight_launches_at_once(project: Project, slurm: Place, tmp_path: Path) 
     assert [attempts(tmp_path, run) for run in plan.runs] == [1] * 10
 
 
-def test_killed_between_token_and_job_id(project: Project, slurm: Place, tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    killing = counting(tmp_path / "bin", "sbatch", after="kill -9 $PPID; sleep 1")
-    first = project.launch(home, slurm, wait=False, extra=killing)
-    assert first.code == -9
-    assert [entry["job_id"] for entry in submissions(home)] == [None]
-    again = project.launch(home, slurm)
-    assert again.code == 0 and again.summary["done"] == 4, again.text
+def test_killed_before_sbatch_and_between_token_and_job_id(
+    project: Project, slurm: Place, tmp_path: Path
+) -> None:
+    # Both at once: the next launch gives a dead one's sbatch some seconds to show up in the queue.
+    lines = {"before": "kill -9 $PPID; exit 1", "after": "kill -9 $PPID; sleep 1"}
+    again = {}
+    for when, line in lines.items():
+        killing = counting(tmp_path / "bin" / when, "sbatch", **{when: line})
+        first = project.launch(tmp_path / when, slurm, wait=False, extra=killing)
+        assert first.code == -9
+        assert [entry["job_id"] for entry in submissions(tmp_path / when)] == [None]
+        again[when] = project.start(tmp_path / when, slurm)
+    for when, process in again.items():
+        launched = ended(process)
+        assert launched.code == 0 and launched.summary["done"] == 4, launched.text
+        assert [attempts(tmp_path / when, run) for run in two_stage_plan(1).runs] == [1] * 4
+    home = tmp_path / "after"
     adopted = submissions(home)[0]
     assert adopted["job_id"] is not None, "found in the queue and written down"
     assert len(submitted_runs(home)) == len(set(submitted_runs(home))) == 4
-    assert [attempts(home, run) for run in two_stage_plan(1).runs] == [1] * 4
-
-
-def test_killed_before_sbatch(project: Project, slurm: Place, tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    killing = counting(tmp_path / "bin", "sbatch", before="kill -9 $PPID; exit 1")
-    assert project.launch(home, slurm, wait=False, extra=killing).code == -9
-    again = project.launch(home, slurm)
-    assert again.code == 0 and again.summary["done"] == 4, again.text
-    assert [attempts(home, run) for run in two_stage_plan(1).runs] == [1] * 4
 
 
 def test_sbatch_that_fails_after_submitting(project: Project, slurm: Place, tmp_path: Path) -> None:

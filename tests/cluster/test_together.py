@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from daemons import ROOT, Place, until
+from daemons import ROOT, Place, kept, until
 
 from results_db.record import RunDir, read_attempts
 
@@ -22,12 +22,14 @@ STUDY = str(ROOT / "tests" / "cluster" / "together_study.py")
 
 def start(home: Path, environment: Mapping[str, str], *options: str) -> subprocess.Popen[str]:
     common = ["--home", str(home), "--device", "cpu", "--yes", "--quiet"]
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", "sweeps", "launch", STUDY, *common, *options],
-        env={**os.environ, **environment, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+    return kept(
+        subprocess.Popen(
+            [sys.executable, "-P", "-m", "sweeps", "launch", STUDY, *common, *options],
+            env={**os.environ, **environment, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
     )
 
 
@@ -43,7 +45,8 @@ def the_run(home: Path, kind: str) -> RunDir:
 
 def lose_one(home: Path) -> None:
     """Kills the second process of the generator once there is a checkpoint."""
-    until(lambda: list(home.glob("generator/*/checkpoints/step-*/manifest.json")), "a checkpoint")
+    pattern = "generator/*/checkpoints/step-*/manifest.json"
+    until(lambda: list(home.glob(pattern)), "a checkpoint", 240)
     first = read_attempts(the_run(home, "generator"))[0]["pid"]
     group = int(Path(f"/proc/{first}/stat").read_text().rpartition(")")[2].split()[1])
     members = Path(f"/proc/{group}/task/{group}/children").read_text().split()
@@ -56,6 +59,7 @@ def losses(home: Path, kind: str) -> list[float]:
     return [json.loads(line)["loss"] for line in lines]
 
 
+@pytest.mark.timeout(600)
 def test_two_processes_everywhere_give_the_curve_of_one(
     slurm: Place, ray_head: Place, tmp_path: Path
 ) -> None:
