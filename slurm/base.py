@@ -119,6 +119,17 @@ class BaseExecutor(abc.ABC):
         self.context = context
 
     @classmethod
+    def check(cls, context: Context) -> None:
+        """Raises ValueError for options that mean nothing here or contradict each other, before
+        anything is written.
+        """
+        known = sorted(cls.option_names())
+        for name in context.options or {}:
+            if name.rpartition(".")[2] not in known:
+                allowed = ", ".join(known) or "none"
+                raise ValueError(f"resource: {name!r} is unknown; allowed: {allowed}")
+
+    @classmethod
     def listing(cls, home: Path, launches: Sequence[Launched]) -> Listing:
         """What the queue says of `launches`, all of this executor, by one call. Nothing for
         executors without a queue.

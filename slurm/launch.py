@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -134,11 +134,21 @@ def launch(
             f"wait: {executor} jobs end with the command that started them; allowed: waiting"
         )
     home = Path(home).resolve()
-    if not yes and not _confirmed(plan):
-        raise ValueError("launch: not confirmed; allowed: y, or --yes")
     settings = {**settings, "executor": executor}
     settings["locations"] = {**plan.locations, **settings.get("locations", {})}
     ledger = Ledger(plan, home)
+    context = Context(
+        home=home,
+        study=plan.study,
+        token="",
+        workers=workers,
+        gpus=gpus,
+        use_gpu=settings.get("device", "auto") != "cpu",
+        options=options,
+    )
+    executor_class.check(context)
+    if not yes and not _confirmed(plan):
+        raise ValueError("launch: not confirmed; allowed: y, or --yes")
     started = time.monotonic()
     plan.write(home)
     ingest(home)
@@ -152,15 +162,10 @@ def launch(
         )
         place: BaseExecutor | None = None
         try:
-            context = Context(
-                home=home,
-                study=plan.study,
+            context = replace(
+                context,
                 token=intent.token,
-                workers=workers,
-                gpus=gpus,
-                use_gpu=settings.get("device", "auto") != "cpu",
                 threads=ledger.threads(),
-                options=options,
                 intent=intent,
                 say=display.say,
             )

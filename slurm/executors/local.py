@@ -99,6 +99,10 @@ class Executor(BaseExecutor):
         self._closed = False
 
     @classmethod
+    def check(cls, context: Context) -> None:
+        _pool_size(context, len(_chosen_gpus(context)), _group_size(context))
+
+    @classmethod
     def option_names(cls) -> frozenset[str]:
         return frozenset({_PROCESSES})
 

@@ -48,6 +48,10 @@ class Options:
     working_tree: bool = False  # run the code as it is, uncommitted changes included
 
 
+def _parsed(context: Context) -> tuple[Options, dict[str, Resources]]:
+    return parse_options(Options(), context, fractions=True, refused=_NOT_FOR_RAY)
+
+
 @final
 class Executor(BaseExecutor):
     """Tasks of a Ray cluster."""
@@ -57,9 +61,7 @@ class Executor(BaseExecutor):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self.options, self._resources = parse_options(
-            Options(), context, fractions=True, refused=_NOT_FOR_RAY
-        )
+        self.options, self._resources = _parsed(context)
         self.bundling = Bundling(
             minutes=self.options.bundle_minutes,
             least_jobs=context.workers or self.options.least_jobs,
@@ -81,6 +83,10 @@ class Executor(BaseExecutor):
         self._refs: dict[str, Any] = {}  # job id -> what Ray calls its result
         self._live: dict[tuple[str, ...], str] = {}  # run ids of a job -> its id, until it is gone
         self._reports: dict[str, JobReport] = {}
+
+    @classmethod
+    def check(cls, context: Context) -> None:
+        _parsed(context)
 
     @classmethod
     def option_names(cls) -> frozenset[str]:

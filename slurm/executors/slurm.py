@@ -101,6 +101,10 @@ class Executor(BaseExecutor):
         self._next_look = 0.0
 
     @classmethod
+    def check(cls, context: Context) -> None:
+        parse_options(Options(), context)
+
+    @classmethod
     def option_names(cls) -> frozenset[str]:
         return names(Options())
 

@@ -129,6 +129,18 @@ ARGUMENTS = {
         ["launch", STUDY, "--device", "gpu"],
         "--device: 'gpu' is unknown; allowed: auto, cpu, cuda, cuda:N",
     ),
+    "unknown resource": (
+        ["launch", STUDY, "--resource", "procesess=2"],
+        "'procesess' means nothing on this machine; allowed: processes",
+    ),
+    "unknown resource of a cluster": (
+        ["launch", STUDY, "--on", "slurm", "--yes", "--resource", "partitoin=gpu"],
+        "'partitoin' is unknown (did you mean 'partition'?); allowed: ",
+    ),
+    "GPUs that are not there": (
+        ["launch", STUDY, "--device", "cpu", "--gpus", "1"],
+        "gpus: 1 is not allowed with device cpu; must be 0",
+    ),
     "no workers": (
         ["launch", STUDY, "--workers", "0"],
         "--workers",
