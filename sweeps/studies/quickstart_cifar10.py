@@ -25,7 +25,7 @@ def study(scale: str = "tiny") -> Grid:
     large = scale == "gpu"
     numerics = {"precision": "bf16" if large else "fp32"}
     warmup = 100 if large else 20
-    adam = {"lr_peak": 1e-3 if not large else 4e-4, "warmup_iterations": warmup, "beta2": 0.95}
+    adam = {"lr_peak": 4e-4 if large else 2e-3, "warmup_iterations": warmup, "beta2": 0.95}
     return Grid(
         data={
             "dataset": part("parquet"),
@@ -111,7 +111,7 @@ def regularizer(large: bool) -> dict[str, Any]:
         width=width,
         heads=width // 32,
         hidden_multiple=32,
-        weight=4.0 if large else 0.3,
+        weight=4.0 if large else 0.1,
         ramp_iterations=200 if large else 100,
     )
 
