@@ -758,7 +758,7 @@ def _checklist(
             options={"floor": "none and free, both reported"},
             loss=loss,
             delta=delta,
-            num_starts=f"{lowest:.0%} or more of the starts agree",
+            num_starts=f"{'all' if lowest == 1 else f'at least {lowest:.0%}'} of the starts agree",
         ),
         *checklist.data_items(data),
         Item(

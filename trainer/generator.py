@@ -25,7 +25,7 @@ def rope_table(
     position: str, head_size: int, grid: tuple[int, int], base: float, cls_row: str
 ) -> Tensor:
     """Cosines and sines [1 + rows * columns, head_size / 2, 2] of the class token and of every
-    code, made on the CPU.
+    code, made on the CPU and then put where tensors are being made.
 
     2D: the first half of a head's dimensions turns with the row, the second with the column
     (LlamaGen). The class token's row is all zeros (`zero`: its query and key vanish, as in the
@@ -49,7 +49,8 @@ def rope_table(
     first = torch.zeros_like(table[:1])
     if cls_row == "identity":
         first[..., 0] = 1.0
-    return torch.cat([first, table]).to(torch.float32)
+    table = torch.cat([first, table]).to(torch.float32)
+    return table.to(torch.get_default_device())
 
 
 def rotate(x_BTHE: Tensor, table_TF2: Tensor) -> Tensor:
@@ -224,7 +225,6 @@ class Generator(nn.Module):
         else:
             head_size = config.width // config.heads
             table = rope_table(config.position, head_size, grid, config.rope_base, config.rope_cls)
-            table = table.to(torch.get_default_device())
             self.register_buffer("rope", table, persistent=False)
         if initial and not self.head.weight.is_meta:
             self.reset_parameters()
