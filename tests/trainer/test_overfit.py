@@ -21,17 +21,18 @@ QUIET = {**tiny.NO_DROPOUT, "class_dropout": 0.0}
 
 
 @pytest.fixture
-def own_classes(monkeypatch):
+def own_classes():
     """64 digits, each a class of its own.
 
     With the digits' ten classes a generator must guess which of about six images is meant, and its
     cross-entropy has a floor of ln(6.4) nats an image, here 0.12 a token. So the floor is 0.
     """
-    with tiny.fewer_digits(IMAGES, IMAGES):
+    # The inner patch must go before the outer one, so it is no fixture of its own.
+    with tiny.fewer_digits(IMAGES, IMAGES), pytest.MonkeyPatch.context() as patch:
         images_NHWC, _, val_N = digits._load(0)
         labels_N = np.where(val_N, np.cumsum(val_N), np.cumsum(~val_N)) - 1
-        monkeypatch.setattr(digits, "NUM_CLASSES", IMAGES)
-        monkeypatch.setattr(digits, "_load", lambda split_seed: (images_NHWC, labels_N, val_N))
+        patch.setattr(digits, "NUM_CLASSES", IMAGES)
+        patch.setattr(digits, "_load", lambda split_seed: (images_NHWC, labels_N, val_N))
         yield
 
 
