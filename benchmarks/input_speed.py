@@ -81,8 +81,8 @@ def main() -> None:
             "resolution": SIDE,
         }
         split = imagefolder.open_split(imagefolder.Config(), folder, "train")
+        data.DENSE_BYTES = 0  # as a data set that does not fit in memory
         images = data.Images(decode(DataConfig, tree), split)
-        images._fits = False  # as a data set that does not fit in memory
 
         first = data.center_crop(split.image(0), int(SIDE * RATIO))[:SIDE, :SIDE]
         found = images.crops_of([0], "ten_crop", RATIO)[0, 0].permute(1, 2, 0)

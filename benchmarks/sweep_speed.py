@@ -31,7 +31,7 @@ from results_db.record import RunDir, read_attempts, read_endpoint
 from sweeps.grid import Axis, Grid, part
 from sweeps.plan import Plan, make_plan, write_run
 from sweeps.study import load_study
-from trainer import count
+from trainer import calibrate, count
 from trainer.config import to_tree
 
 SIZES, ITERATIONS = ("52M", "111M", "212M"), (20, 50, 100, 200)
@@ -130,10 +130,8 @@ def main() -> None:
 
 def measure(home: Path, workers: int, device: str, tiny: bool) -> None:
     """One launch in a fresh home, with a cold compile cache."""
-    # Here, since the launcher imports this file for its study alone.
-    from train_speed import image_data
-
-    _, pictures = image_data(home, 32 if tiny else 256, 512)
+    pictures = home / "pictures"
+    calibrate.random_pictures(pictures, 32 if tiny else 256, 512)
     data, me = f"imagefolder:{pictures}", str(Path(__file__).resolve())
     option: dict[str, Any] = {"tiny": "true"} if tiny else {}
     plan = make_plan(load_study(me, option), home=home, data=data)

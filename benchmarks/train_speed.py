@@ -25,15 +25,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 
 from results_db.durable import write_json
 from results_db.record import RunDir, claim
-from trainer import count, flops
-from trainer.config import decode_run, part, run_id, to_tree
-from trainer.encode import CROPS
+from trainer import calibrate, count, flops
+from trainer.config import decode_run, part, to_tree
 
 TOKENS, VOCABULARY, CLASSES = 256, 16384, 1000
 LLAMAGEN = {"111M": 590e3, "343M": 213e3, "775M": 93.7e3}  # tokens/s on one H200, its own script
@@ -67,71 +64,19 @@ def seconds(work: Callable[[], Any]) -> float:
 
 
 def lay_out(
-    home: Path, kind: str, tree: dict[str, Any], parents: dict[str, str], **settings: Any
+    home: Path, kind: str, tree: dict[str, Any], parents: dict[str, RunDir], **settings: Any
 ) -> RunDir:
     """A planned run's folder."""
-    config = decode_run(kind, tree)
-    run = RunDir.of(home, kind, run_id(kind, config, parents))
-    run.path.mkdir(parents=True, exist_ok=True)
-    (home / "spool").mkdir(exist_ok=True)
-    stored = {
-        "scheme": 1,
-        "id": run.id,
-        "kind": kind,
-        "config": to_tree(config),
-        "parents": parents,
-    }
-    write_json(run.config_path, stored)
+    run = calibrate.lay_out(home, kind, decode_run(kind, tree), parents)
     write_json(run.settings_path, {"device": "cuda", "checkpoint_seconds": 1e6, **settings})
     return run
 
 
-def image_data(home: Path, side: int, images: int) -> tuple[dict[str, Any], str]:
-    """A folder of random pictures in the ImageNet layout, and its facts."""
-    from trainer.datasets import imagefolder
-
-    folder = home / "pictures"
-    random = np.random.default_rng(0)
-    for split, number in (("train", images), ("val", 16)):
-        (folder / split / "class0").mkdir(parents=True)
-        for index in range(number):
-            coarse = random.integers(0, 256, (side // 16, side // 16, 3), dtype=np.uint8)
-            picture = Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC)
-            picture.save(folder / split / "class0" / f"{index:05d}.jpg")
-    facts = imagefolder.describe(imagefolder.Config(), folder)
-    tree = {"dataset": part("imagefolder"), "digest": facts.digest, "resolution": side}
-    tree |= {
-        "num_classes": facts.num_classes,
-        "num_train": facts.num_train,
-        "num_val": facts.num_val,
-    }
-    return tree, str(folder)
-
-
-def codes_run(home: Path, tokenizer: RunDir, data: dict[str, Any], images: int) -> RunDir:
-    """A finished codes run of random codes."""
-    tree = {"data": data, "crops": "ten_crop"}
-    run = lay_out(home, "codes", tree, {"tokenizer": tokenizer.id})
-    folder = run.path / "codes"
-    folder.mkdir()
-    random = np.random.default_rng(0)
-    shards = {}
-    for split, number, crops in (("train", images, CROPS["ten_crop"]), ("val", 64, 1)):
-        codes = random.integers(0, VOCABULARY, (number, crops, TOKENS), dtype=np.uint16)
-        np.save(folder / f"{split}-00000.npy", codes)
-        np.save(folder / f"labels-{split}.npy", random.integers(0, CLASSES, number, dtype=np.int32))
-        shards[split] = [{"file": f"{split}-00000.npy", "shape": list(codes.shape)}]
-    manifest = {"codebook_size": VOCABULARY, "tokens_per_image": TOKENS, "num_classes": CLASSES}
-    write_json(folder / "manifest.json", {**manifest, "grid": [16, 16], "shards": shards})
-    return finished(run)
-
-
-def finished(run: RunDir) -> RunDir:
+def finish(run: RunDir) -> None:
     """Marks a run as done, with no values."""
     attempt = claim(run, executor="benchmark")
     attempt.write_endpoint({"status": "done", "values": [], "columns": {"flops_train": 0.0}})
     attempt.finish("done")
-    return run
 
 
 def measure(run: RunDir, units_per_step: int, cold: bool, gpus: int = 1) -> dict[str, float]:
@@ -182,10 +127,11 @@ def main() -> None:
     torch.cuda.empty_cache()
     scale = matmul / LLAMAGEN_CEILING
     home = Path(tempfile.mkdtemp(prefix="tokenlaw-bench-"))
-    data, folder = image_data(home, 256, 512)
-    data_codes = {**data, "num_classes": CLASSES}
-    tokenizer = lay_out(home, "tokenizer", tokenizer_tree(data, 64, 1), {})
-    codes = codes_run(home, finished(tokenizer), data_codes, 8192)
+    folder = home / "pictures"
+    data = {**calibrate.random_pictures(folder, 256, 512), "resolution": 256}
+    codes_tree = {"data": {**data, "num_classes": CLASSES}}
+    codes = calibrate.random_codes(home, codes_tree, tokenizer_tree(data, 64, 1), 8192)
+    finish(codes)
     named = {name.removeprefix("llama-"): model for name, model in count.generators().items()}
     print("job | units/s | share of ceiling | x LlamaGen | GiB | first step s | first step warm s")
     for name in chosen.generators:
@@ -199,26 +145,26 @@ def main() -> None:
             "optim": {"lr_peak": 1e-4, "weight_decay": 0.05, "clip": 1.0},
             "numerics": {"precision": "bf16"},
         }
-        found = repeat(home, "generator", tree, {"codes": codes.id}, 256 * TOKENS, chosen.warm)
+        found = repeat(home, "generator", tree, {"codes": codes}, 256 * TOKENS, chosen.warm)
         per_token = flops.generator_flops_per_token(named[name], VOCABULARY, TOKENS)
         share = found["per_second"] * per_token / matmul
         ratio = found["per_second"] / (LLAMAGEN[name] * scale) if name in LLAMAGEN else float("nan")
         show(f"stage 2 {name}, tokens", found, share, ratio)
         if chosen.gpus > 1:
             tree["batch_size"] = 256 * chosen.gpus
-            run = lay_out(home, "generator", tree, {"codes": codes.id}, log_every=5)
+            run = lay_out(home, "generator", tree, {"codes": codes}, log_every=5)
             more = measure(run, chosen.gpus * 256 * TOKENS, cold=False, gpus=chosen.gpus)
             show_group(f"stage 2 {name}, tokens", chosen.gpus, more, found)
     for batch in chosen.tokenizers:
         tree = tokenizer_tree(data, batch, chosen.steps)
-        found = repeat(home, "tokenizer", tree, {}, batch, chosen.warm, locations={"data": folder})
+        where = {"data": str(folder)}
+        found = repeat(home, "tokenizer", tree, {}, batch, chosen.warm, locations=where)
         config = decode_run("tokenizer", tree)
         per_image = flops.tokenizer_flops_train(config) / (batch * chosen.steps)
         ratio = found["per_second"] / (LLAMAGEN_TOKENIZER * scale)
         show(f"VQ-16 batch {batch}, images", found, found["per_second"] * per_image / matmul, ratio)
         if chosen.gpus > 1:
             tree = tokenizer_tree(data, batch * chosen.gpus, chosen.steps)
-            where = {"data": folder}
             run = lay_out(home, "tokenizer", tree, {}, log_every=5, locations=where)
             more = measure(run, batch * chosen.gpus, cold=False, gpus=chosen.gpus)
             show_group(f"VQ-16 batch {batch} each, images", chosen.gpus, more, found)
@@ -244,7 +190,7 @@ def repeat(
     home: Path,
     kind: str,
     tree: dict[str, Any],
-    parents: dict[str, str],
+    parents: dict[str, RunDir],
     units: int,
     warm: bool,
     **settings: Any,

@@ -239,16 +239,12 @@ class StopAfter(Stop):
         return self._left < 0
 
 
-class KillAfter(Stop):
+class KillAfter(StopAfter):
     """SIGKILL to this process at the n-th poll after the first: it can save and tell nothing."""
-
-    def __init__(self, polls: int) -> None:
-        self._left = polls
 
     @property
     def requested(self) -> bool:  # type: ignore[override]
-        self._left -= 1
-        if self._left < 0:
+        if super().requested:
             os.kill(os.getpid(), signal.SIGKILL)
         return False
 

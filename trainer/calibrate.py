@@ -124,12 +124,13 @@ def _measure_one(
         config = decode_run(job["kind"], job["config"])
         parents = {}
         if isinstance(config, GeneratorConfig):
-            parents["codes"] = random_codes(home, job["codes"], job["tokenizer"], config.batch_size)
+            images = 4 * config.batch_size
+            parents["codes"] = random_codes(home, job["codes"], job["tokenizer"], images)
             config = dataclasses.replace(config, num_train=None)
         elif job.get("random_images"):
             config, settings = random_images(home, config, settings)
         config = timed(config)
-        run_dir = _lay_out(home, job["kind"], config, parents)
+        run_dir = lay_out(home, job["kind"], config, parents)
         meter = Meter(device, seconds)
         how = decode(Settings, {**settings, "checkpoint_seconds": 1e9}, where="settings")
         attempt = claim(run_dir, executor="calibrate")
@@ -173,7 +174,8 @@ def _per_step(
     return {"unit": "tokens/s", "units_per_step": tokens, "flops_per_step": total}
 
 
-def _lay_out(home: Path, kind: str, config: Any, parents: Mapping[str, RunDir]) -> RunDir:
+def lay_out(home: Path, kind: str, config: Any, parents: Mapping[str, RunDir]) -> RunDir:
+    """The folder of a run that no plan knows."""
     ids = {role: parent.id for role, parent in parents.items()}
     run_dir = RunDir.of(home, kind, run_id(kind, config, ids))
     run_dir.path.mkdir(parents=True, exist_ok=True)
@@ -184,13 +186,13 @@ def _lay_out(home: Path, kind: str, config: Any, parents: Mapping[str, RunDir]) 
 
 
 def random_codes(
-    home: Path, codes: Mapping[str, Any], tokenizer: Mapping[str, Any], batch_size: int
+    home: Path, codes: Mapping[str, Any], tokenizer: Mapping[str, Any], num_train: int
 ) -> RunDir:
     """The folder of a codes run whose codes are random, and of its tokenizer."""
     made: CodesConfig = decode_run("codes", codes)
     above: TokenizerConfig = decode_run("tokenizer", tokenizer)
-    parent = _lay_out(home, "tokenizer", above, {})
-    run_dir = _lay_out(home, "codes", made, {"tokenizer": parent})
+    parent = lay_out(home, "tokenizer", above, {})
+    run_dir = lay_out(home, "codes", made, {"tokenizer": parent})
     part, size = above.tokenizer.config, above.quantizer.config.num_codes
     resolution = made.data.resolution
     tokens = part.tokens_per_image(resolution)
@@ -201,7 +203,7 @@ def random_codes(
     random = np.random.default_rng(0)
     dtype = np.uint16 if size <= 1 << 16 else np.uint32
     shards = {}
-    for split, images in (("train", 4 * batch_size), ("val", 1)):
+    for split, images in (("train", num_train), ("val", 1)):
         drawn = random.integers(0, sizes, (images, 1, tokens)).astype(dtype)
         np.save(folder / f"{split}-00000.npy", drawn)
         labels = random.integers(0, made.data.num_classes, images, dtype=np.int32)
@@ -218,28 +220,34 @@ def random_images(
 ) -> tuple[TokenizerConfig, dict[str, Any]]:
     """The run on a folder of random pictures, and the settings that name the folder."""
     folder = home / "pictures"
-    side = config.data.resolution
+    data = to_tree(config)["data"] | random_pictures(folder, config.data.resolution, IMAGES)
+    locations = {**settings.get("locations", {}), "data": str(folder)}
+    changed = decode_run("tokenizer", {**to_tree(config), "data": data})
+    return changed, {**settings, "locations": locations}
+
+
+def random_pictures(folder: Path, side: int, num_train: int) -> dict[str, Any]:
+    """A folder of random JPEGs in the ImageNet layout, and its facts as fields of DataConfig.
+
+    They are a third larger than `side` px, as photographs are: reading them is timed too.
+    """
     random = np.random.default_rng(0)
-    for split, number in (("train", IMAGES), ("val", 1)):
+    shape = (side * 4 // 3, side * 4 // 3)
+    for split, number in (("train", num_train), ("val", 16)):
         (folder / split / "class0").mkdir(parents=True)
         for index in range(number):
             coarse = random.integers(0, 256, (max(1, side // 16),) * 2 + (3,), dtype=np.uint8)
-            # A third larger than they are shown, as photographs are: reading them is timed too.
-            shape = (side * 4 // 3, side * 4 // 3)
             picture = Image.fromarray(coarse).resize(shape, Image.Resampling.BICUBIC)
             picture.save(folder / split / "class0" / f"{index:05d}.jpg")
     module = parts.load("trainer.datasets", "imagefolder")
     facts = module.describe(module.Config(), folder)
-    data = to_tree(config)["data"] | {
+    return {
         "dataset": "imagefolder",
         "digest": facts.digest,
         "num_classes": facts.num_classes,
         "num_train": facts.num_train,
         "num_val": facts.num_val,
     }
-    locations = {**settings.get("locations", {}), "data": str(folder)}
-    changed = decode_run("tokenizer", {**to_tree(config), "data": data})
-    return changed, {**settings, "locations": locations}
 
 
 def _forget_peak(device: torch.device) -> None:

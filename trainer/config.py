@@ -333,7 +333,7 @@ class SamplingConfig:
     __pydantic_config__ = STRICT
 
     cfg_scale: NonNegativeFloat = 1.0  # classifier-free guidance; 1 = off
-    cfg_schedule: Literal["constant", "step", "cosine_power", "codebook_size"] = "constant"
+    cfg_schedule: Literal["constant", "step", "cosine_power"] = "constant"
     cfg_power: NonNegativeFloat = 1.0  # cosine_power: exponent p (RAR)
     cfg_step_share: Share = 0.18  # step: share of tokens drawn without guidance (GigaTok)
     # Codebook-size-aware factor of whichever schedule's cfg_scale - 1, from 0 at K_min to 1 at
@@ -344,14 +344,6 @@ class SamplingConfig:
     temperature: PositiveFloat = 1.0
     top_k: CountInt = 0  # 0 = off
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-
-    def __post_init__(self) -> None:
-        if self.cfg_schedule == "codebook_size" and self.cfg_codebook != "none":
-            raise ValueError(
-                f"cfg_codebook: {self.cfg_codebook!r} is not allowed with cfg_schedule "
-                "'codebook_size', which is the factor 'log' by itself; allowed: none, or another "
-                "cfg_schedule"
-            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

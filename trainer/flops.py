@@ -248,11 +248,6 @@ def regularizer_overhead(config: TokenizerConfig) -> float:
     return own / (both - own)
 
 
-def compensated_iterations(config: TokenizerConfig, plain_iterations: int) -> int:
-    """Iterations of `config` that cost what `plain_iterations` without its regulariser cost."""
-    return round(plain_iterations / (1 + regularizer_overhead(config)))
-
-
 # --------------------------------------------------------------- codes and the small classifier
 
 CROPS = {"center": 1, "five_crop": 5, "ten_crop": 10}  # crops of a training image

@@ -24,8 +24,7 @@ def guidance_scales(
     """Guidance scale s_t of every position, l = l_u + s_t (l_c - l_u).
 
     constant; step: 1 for the first share of the tokens, then the full scale (GigaTok);
-    cosine_power: 1 + (s-1) (1 - cos(pi (t/L)^p)) / 2, t = 0 .. L-1 (RAR; p = 0 is constant);
-    codebook_size: constant with the factor log.
+    cosine_power: 1 + (s-1) (1 - cos(pi (t/L)^p)) / 2, t = 0 .. L-1 (RAR; p = 0 is constant).
 
     `cfg_codebook` multiplies s_t - 1 by a factor r_t of the size K_t of the position's codebook
     (VCQ, Eq. 4): log, log(K_t/K_min) / log(K_max/K_min); linear, (K_t - K_min) / (K_max - K_min);
@@ -41,20 +40,14 @@ def guidance_scales(
         power = sampling.cfg_power
         ramp = [(1 - math.cos(math.pi * (t / length) ** power)) / 2 for t in range(length)]
         scales = [1 + (scale - 1) * share for share in ramp]
-    factor = "log" if sampling.cfg_schedule == "codebook_size" else sampling.cfg_codebook
-    if factor == "none":
+    if sampling.cfg_codebook == "none":
         return scales
     if codebook_sizes is None:
-        asked = (
-            "cfg_schedule: 'codebook_size'"
-            if sampling.cfg_schedule == "codebook_size"
-            else f"cfg_codebook: {factor!r}"
-        )
         raise ValueError(
-            f"sampling.{asked} needs a quantizer whose codebook size varies along the sequence; "
-            "allowed here: cfg_schedule constant, step or cosine_power with cfg_codebook none"
+            f"sampling.cfg_codebook: {sampling.cfg_codebook!r} needs a quantizer whose codebook "
+            "size varies along the sequence; allowed here: none"
         )
-    factors = codebook_factors(factor, codebook_sizes)
+    factors = codebook_factors(sampling.cfg_codebook, codebook_sizes)
     return [1 + (s - 1) * r for s, r in zip(scales, factors, strict=True)]
 
 

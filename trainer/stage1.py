@@ -146,11 +146,11 @@ def train(run: Run) -> Result:
     for module_ in modules.values():
         dist.broadcast_module(module_)
     state.truncate_log(run, start)
+    overhead = flops.regularizer_overhead(config)
     if config.regularizer is not None and start == 0:
-        more = flops.regularizer_overhead(config)
         # And the iterations that a run without it could have for the same FLOPs.
-        plain = config.iterations * (1 + more)
-        run.log({"step": 0, "regularizer_flops_overhead": more, "plain_iterations": plain})
+        plain = config.iterations * (1 + overhead)
+        run.log({"step": 0, "regularizer_flops_overhead": overhead, "plain_iterations": plain})
     timed = False  # whether this process has measured the regulariser's share of the time
 
     def batch(step: int) -> Tensor:
@@ -270,7 +270,6 @@ def train(run: Run) -> Result:
     state.save_final(run, {"autoencoder": kept_weights}, config.iterations)
     values = [Value(metric=f"train_{name}", value=v, unit="1") for name, v in last.items()]
     if config.regularizer is not None:
-        more = flops.regularizer_overhead(config)
         name = f"{config.regularizer.name}_flops_overhead"
-        values.append(Value(metric=name, value=more, unit="share of the rest of an iteration"))
+        values.append(Value(metric=name, value=overhead, unit="share of the rest of an iteration"))
     return Result(values=values)

@@ -25,7 +25,7 @@ def members(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., gr
         # What others than the first print goes to stderr, which must be a file here.
         with open(tmp_path / "words", "w") as words:
             monkeypatch.setattr(sys, "stderr", words)
-            return group.do_line(f"/home/{kind}/0123456789abcdef\t0\n", 3)
+            return group.do_line(f"runs/{kind}/0123456789abcdef\t0\n", 3)
 
     return started
 
@@ -38,7 +38,7 @@ def test_each_process_knows_its_place(
     script += "rank == '0' and print('{\"run_dir\": 1}')"
     done = members(script)
     assert done.answered and done.codes == [0, 0, 0]
-    line = "/home/tokenizer/0123456789abcdef\t0"
+    line = "runs/tokenizer/0123456789abcdef\t0"
     words = sorted((tmp_path / "words").read_text().splitlines())
     assert words == [f"{rank} {rank} 3 127.0.0.1 {line}" for rank in (1, 2)]
     out = capfd.readouterr().out.splitlines()

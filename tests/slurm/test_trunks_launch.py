@@ -7,17 +7,14 @@ from pathlib import Path
 import pytest
 from fake_trainer import behave
 from toy import attempts, folder, planned
+from trunk_study import durations
 
 from results_db.record import RunDir, may_follow, read_endpoint
 from slurm.launch import launch
 from slurm.status import study_status
-from sweeps.grid import Axis, Grid, part
 from sweeps.plan import Overtaken, Plan, make_plan, write_run
 from sweeps.verbs.launch import launched
 from sweeps.watch import study_plan
-
-DATA = {"dataset": part("digits", split_seed=0), "digest": "0" * 64, "num_classes": 10}
-DATA |= {"num_train": 1437, "num_val": 360, "resolution": 32}
 
 
 def trunk_plan() -> Plan:
@@ -65,33 +62,13 @@ def test_status_does_not_call_them_blocked(home: Path, fake_trainer: object) -> 
     assert [line.state for line in lines] == ["done", "done", "diverged", "failed", "done", "done"]
 
 
-def lengths(*iterations: int) -> Grid:
-    """Generators of several lengths, whose trunk is cut where each of them leaves it."""
-    return Grid(
-        name="lengths",
-        data=DATA,
-        tokenizer={
-            "tokenizer": part("vqgan", ch=16, ch_mult=[1, 2, 2], z_channels=16),
-            "quantizer": part("vq", codebook_size=64, dim=8),
-            "iterations": 10,
-            "batch_size": 8,
-        },
-        generator={
-            "model": {"width": 32, "layers": 1, "heads": 1, "hidden_multiple": 32},
-            "batch_size": 8,
-            "optim": {"schedule": "wsd", "decay_share": 0.25},
-        },
-        axes=(Axis("iterations", iterations, path="generator.iterations"),),
-    )
-
-
 @pytest.mark.parametrize("first, second", [((8, 12, 16), (8, 16)), ((8, 16), (8, 12, 16))])
 def test_two_launches_that_cut_one_trunk_in_different_ways(
     home: Path, fake_trainer: object, first: tuple[int, ...], second: tuple[int, ...]
 ) -> None:
     """Both are planned, then one writes its folders, in which segments begin where it wants."""
-    replan = partial(make_plan, lengths(*second), home=home)
-    mine, other = replan(), make_plan(lengths(*first), home=home)
+    replan = partial(make_plan, durations(*second), home=home)
+    mine, other = replan(), make_plan(durations(*first), home=home)
     for run in other.runs:
         write_run(home, run, {"device": "cpu"})
     with pytest.raises(Overtaken, match="launch again"):

@@ -7,38 +7,16 @@ import shutil
 from pathlib import Path
 
 import pytest
-from small_study import DATA, grid
+from small_study import grid
+from trunk_study import WSD, durations
 
 from results_db import record
 from results_db.record import RunDir
-from sweeps.grid import Axis, Grid, part
+from sweeps.grid import Axis, Grid
 from sweeps.plan import Plan, PlannedRun, make_plan, write_run
 from trainer.config import decode_run, run_id
 
 NINE = (15_000, 22_500, 45_000, 90_000, 187_500, 375_000, 750_000, 1_500_000, 2_250_000)
-WSD = {"schedule": "wsd", "decay_share": 0.25}
-
-
-def durations(*iterations: int, **generator) -> Grid:
-    """Generators of several lengths over one tokenizer."""
-    return Grid(
-        name="lengths",
-        data=DATA,
-        tokenizer={
-            "tokenizer": part("vqgan", ch=16, ch_mult=[1, 2, 2], z_channels=16),
-            "quantizer": part("vq", codebook_size=64, dim=8),
-            "iterations": 10,
-            "batch_size": 8,
-        },
-        generator={
-            "model": {"width": 32, "layers": 1, "heads": 1, "hidden_multiple": 32},
-            "iterations": 10,
-            "batch_size": 8,
-            "optim": WSD,
-            **generator,
-        },
-        axes=(Axis("iterations", iterations, path="generator.iterations"),),
-    )
 
 
 def trunk_runs(plan: Plan, kind: str = "generator") -> tuple[list[PlannedRun], list[PlannedRun]]:

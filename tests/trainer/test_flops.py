@@ -91,13 +91,11 @@ def test_overhead_of_the_causal_model_in_crts_iteration(width: int, percent: flo
     overhead = flops.regularizer_overhead(config)
     assert 100 * overhead == pytest.approx(percent, abs=0.1)
     assert flops.regularizer_overhead(plain) == 0.0
-    fair = flops.compensated_iterations(config, 400_000)
-    assert fair == round(400_000 / (1 + overhead))
-    # Both runs then cost the same once everything is on; with the gate a little less.
+    # With so many iterations fewer both runs cost the same, but for the discriminator's share.
+    fair = round(400_000 / (1 + overhead))
     costs = [flops.tokenizer_flops_train(dataclasses.replace(c, adversarial=None, iterations=n))
              for c, n in ((plain, 400_000), (config, fair))]  # fmt: skip
     assert costs[1] == pytest.approx(costs[0], rel=3e-3)
-    assert flops.compensated_iterations(plain, 400_000) == 400_000
 
 
 def test_the_discriminator_is_billed_from_its_start() -> None:
