@@ -1,13 +1,16 @@
 """Sampling speed with guidance, and decoding, beside the limit that reading the cache sets.
 
-    python benchmarks/sample_speed.py [--generators 111M 343M] [--batches 32 256] [--tiny]
+    python benchmarks/sample_speed.py [--generators 111M 343M] [--batches 32 256] [--images 0]
+                                      [--tiny]
 
 Generators of random weights draw 256 codes an image with a key-value cache and guidance 1.75 in
-bf16, by `trainer.sampling.sample`, as evaluations do; the VQ-16 decoder turns codes into images.
-The limit: every image reads 2 x layers x 2 x width bf16 numbers for each earlier position of each
-of its two sequences, at the copy rate measured in the same call. Correctness, in the same run: the
-fp32 codes of greatest probability equal those of the uncached forward pass. `--tiny` is the same at
-sizes for a CPU.
+bf16, by `trainer.sampling.Sampler`, compiled, as evaluations of many images do; "set-up" is what
+compiling and recording took. The VQ-16 decoder turns codes into images. `--images N` draws and
+decodes N images with the first generator at the largest batch, set-up included. The limit: every
+image reads 2 x layers x 2 x width bf16 numbers for each earlier position of each of its two
+sequences, at the copy rate measured in the same call. Correctness, in the same run: the fp32 codes
+of greatest probability equal those of the uncached forward pass, and a full batch with its seeds
+gives the same codes twice. `--tiny` is the same at sizes for a CPU.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer import count, parts, sampling
+from trainer import count, data, parts, run, sampling
 from trainer.config import LlamaConfig, SamplingConfig
 from trainer.generator import Generator
 
@@ -78,7 +81,7 @@ def uncached(generator: Generator, class_B: Tensor, length: int) -> Tensor:
 def check(generator: Generator, device: str) -> None:
     class_B = torch.arange(4, device=device)
     greedy = dataclasses.replace(GUIDED, top_k=1)
-    found = sampling.sample(generator, class_B, range(4), greedy)[:, :32]
+    found = sampling.Sampler(generator)(class_B, range(4), greedy)[:, :32]
     expected = uncached(generator, class_B, found.shape[1])
     same = (found == expected).float().mean().item()
     assert same == 1.0, f"only {same:.1%} of the codes equal the uncached ones"
@@ -93,6 +96,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--generators", nargs="*", default=["111M", "343M"])
     parser.add_argument("--batches", nargs="*", type=int, default=[32, 256])
+    parser.add_argument("--images", type=int, default=0)
     parser.add_argument("--tiny", action="store_true")
     chosen = parser.parse_args()
     device, vocabulary, grid = "cuda", VOCABULARY, GRID
@@ -100,6 +104,8 @@ def main() -> None:
     if chosen.tiny:
         device, vocabulary, grid = "cpu", 256, (4, 4)
         named = {name: LlamaConfig(width=64, layers=3, heads=2) for name in named}
+    run.allow_many_shapes()
+    torch.set_float32_matmul_precision("highest")
     length = grid[0] * grid[1]
     rate = copy_rate(device)
     name = "CPU" if device == "cpu" else torch.cuda.get_device_name()
@@ -108,21 +114,25 @@ def main() -> None:
     )
     print(
         f"{'job':<24} {'batch':>6} {'images/s':>10} {'of limit':>9} {'x LlamaGen':>11} {'GiB':>7}"
+        f" {'set-up, s':>9}"
     )
     for size in chosen.generators:
         generator = made(named[size], vocabulary, grid, device)
         check(generator, device)
-        cast = copy.deepcopy(generator)
-        sampling.cast_matrices(cast, torch.bfloat16)
         limit = rate / cache_bytes(named[size], length)
         for batch in chosen.batches:
             class_B = torch.arange(batch, device=device) % CLASSES
+            cast = copy.deepcopy(generator)  # compiling leaves its marks on a generator
+            sampling.cast_matrices(cast, torch.bfloat16)
             with torch.autocast(device, torch.bfloat16):
-                spent = seconds(
-                    lambda c=class_B, g=cast: sampling.sample(g, c, range(len(c)), GUIDED), device
-                )
+                sampler = sampling.Sampler(cast, compiled=device == "cuda")
+                clock = time.perf_counter()
+                first = sampler(class_B, range(batch), GUIDED).cpu()
+                set_up = time.perf_counter() - clock
+                spent = seconds(lambda c=class_B, s=sampler: s(c, range(len(c)), GUIDED), device)
+                assert torch.equal(sampler(class_B, range(batch), GUIDED).cpu(), first)
             ratio = "" if chosen.tiny else times_llamagen(size, batch, batch / spent)
-            show(f"sample {size}", batch, batch / spent, batch / spent / limit, ratio)
+            show(f"sample {size}", batch, batch / spent, batch / spent / limit, ratio, set_up)
     module = parts.load("trainer.tokenizers", "vqgan")
     config = module.Config(ch=16, ch_mult=[1, 1, 2]) if chosen.tiny else module.Config()
     side = 16 * grid[0] // (4 if chosen.tiny else 1)
@@ -132,7 +142,35 @@ def main() -> None:
         decode = tokenizer.decode if chosen.tiny else torch.compile(tokenizer.decode)
         with torch.inference_mode(), torch.autocast(device, torch.bfloat16):
             spent = seconds(lambda d=decode, z=z_BND: d(z), device)
-        show("decode VQ-16", batch, batch / spent, float("nan"), "")
+        show("decode VQ-16", batch, batch / spent, float("nan"), "", float("nan"))
+    if chosen.images:
+        size, batch = chosen.generators[0], max(chosen.batches)
+        generator = made(named[size], vocabulary, grid, device)
+        spent = draw_and_decode(generator, tokenizer, batch, chosen.images, device)
+        print(f"{chosen.images} images of {size}, drawn and decoded: {spent:.1f} s")
+
+
+@torch.inference_mode()
+def draw_and_decode(
+    generator: Generator, tokenizer: Any, batch: int, images: int, device: str
+) -> float:
+    """Seconds from weights to uint8 images on the device, compilation included."""
+    clock = time.perf_counter()
+    codebook = torch.randn(generator.codebook_size, 8, device=device)
+    sampling.cast_matrices(generator, torch.bfloat16)
+    decode = torch.compile(tokenizer.decode) if device == "cuda" else tokenizer.decode
+    done, kept = 0, torch.zeros((), device=device)
+    with torch.autocast(device, torch.bfloat16):
+        sampler = sampling.Sampler(generator, compiled=device == "cuda")
+        while done < images:
+            count = min(batch, images - done)
+            class_B = (done + torch.arange(count, device=device)) % CLASSES
+            code_BL = sampler(class_B, range(done, done + count), GUIDED)
+            for piece in code_BL.split(128):
+                kept += data.to_uint8(decode(codebook[piece])).sum()
+            done += count
+    assert kept.item() > 0
+    return time.perf_counter() - clock
 
 
 def times_llamagen(size: str, batch: int, rate: float) -> str:
@@ -140,11 +178,15 @@ def times_llamagen(size: str, batch: int, rate: float) -> str:
     return "" if known is None else f"{rate / known:.2f}"
 
 
-def show(job: str, batch: int, rate: float, share: float, ratio: str) -> None:
+def show(job: str, batch: int, rate: float, share: float, ratio: str, set_up: float) -> None:
     memory = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    print(f"{job:<24} {batch:>6} {rate:>10,.1f} {share:>9.2f} {ratio:>11} {memory:>7.1f}")
+    print(
+        f"{job:<24} {batch:>6} {rate:>10,.1f} {share:>9.2f} {ratio:>11} {memory:>7.1f}"
+        f" {set_up:>9.1f}",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

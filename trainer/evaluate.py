@@ -200,9 +200,9 @@ class _Samples:
         if config.numerics.precision == "bf16":
             sampling.cast_matrices(self._generator, torch.bfloat16)
         self._sizes = legal_sizes(run.parents["tokenizer"], self._generator.tokens_per_image)
-        self._decode = tokenizer.decode
-        if run.compile and self.num >= COMPILE_FROM:
-            self._decode = torch.compile(tokenizer.decode)
+        compiled = run.compile and self.num >= COMPILE_FROM
+        self._decode = torch.compile(tokenizer.decode) if compiled else tokenizer.decode
+        self._sampler = sampling.Sampler(self._generator, self._sizes, compiled)
         self._classes = self._generator.num_classes
         rows = spread(self._classes, min(self._classes, GRID_ROWS)).tolist()
         places = [
@@ -229,14 +229,7 @@ class _Samples:
         seeds = [derive_seed("sample", a_pass.seed, index) for index in range(first, last)]
         how = dataclasses.replace(self._config.sampling, cfg_scale=a_pass.cfg_scale)
         with _autocast(self._run):
-            code_BN = sampling.sample(
-                self._generator,
-                label_B.to(self._run.device),
-                seeds,
-                how,
-                self._sizes,
-                self._run.stopping,
-            )
+            code_BN = self._sampler(label_B.to(self._run.device), seeds, how, self._run.stopping)
             x_BCHW = self._decode(self._quantizer.lookup(code_BN))
         return Batch(
             image_BCHW=data.to_uint8(resize(x_BCHW, self._side)),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ from .flops import llama_hidden
 from .optim import derive_seed
 
 CPU = torch.device("cpu")
+HAS_TRITON = find_spec("triton") is not None  # comes with torch for GPUs on Linux
 
 
 def rope_table(
@@ -55,11 +57,13 @@ def rope_table(
 
 def rotate(x_BTHE: Tensor, table_TF2: Tensor) -> Tensor:
     """Turns neighbouring pairs of the last dimension by the angles of `table_TF2`, in fp32."""
-    pair = x_BTHE.float().unflatten(-1, (-1, 2))
-    cos, sin = table_TF2[None, :, None, :, 0], table_TF2[None, :, None, :, 1]
-    even, odd = pair[..., 0], pair[..., 1]
-    turned = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1)
-    return turned.flatten(-2).to(x_BTHE.dtype)
+    x = x_BTHE.float()
+    # Every number beside its neighbour: one formula for both of a pair reads in order, which on a
+    # GPU takes half the time of making the two apart.
+    cos_TE = table_TF2[..., 0].repeat_interleave(2, -1)
+    sin_TE = torch.stack([-table_TF2[..., 1], table_TF2[..., 1]], dim=-1).flatten(-2)
+    neighbour = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    return (x * cos_TE[None, :, None] + neighbour * sin_TE[None, :, None]).to(x_BTHE.dtype)
 
 
 class Linear(nn.Linear):
@@ -180,12 +184,16 @@ class Cache:
         self.k = torch.zeros(shape_BHLE, device=device, dtype=dtype)
         self.v = torch.zeros(shape_BHLE, device=device, dtype=dtype)
 
-    def extend(self, k_BHTE: Tensor, v_BHTE: Tensor, start: int) -> tuple[Tensor, Tensor]:
-        """Stores positions `start` .. and gives all keys and values up to the newest."""
-        end = start + k_BHTE.shape[2]
-        self.k[:, :, start:end] = k_BHTE
-        self.v[:, :, start:end] = v_BHTE
-        return self.k[:, :, :end], self.v[:, :, :end]
+    def attend(self, q_BH1E: Tensor, k_BH1E: Tensor, v_BH1E: Tensor, position: int) -> Tensor:
+        """Stores the keys and values of `position`; what its queries find up to there, as q."""
+        if q_BH1E.is_cuda and HAS_TRITON:
+            from .cached_attention import attend_cached
+
+            return attend_cached(q_BH1E, k_BH1E, v_BH1E, self.k, self.v, position)
+        self.k[:, :, position] = k_BH1E[:, :, 0]
+        self.v[:, :, position] = v_BH1E[:, :, 0]
+        k, v = self.k[:, :, : position + 1], self.v[:, :, : position + 1]
+        return F.scaled_dot_product_attention(q_BH1E, k, v)
 
 
 def _table(entries: int, width: int) -> nn.Embedding:
@@ -318,6 +326,5 @@ class Generator(nn.Module):
         for block, cache in zip(self.blocks, caches, strict=True):
             assert isinstance(block, Block)
             q, k, v, modulation = block.before(x_BTD, table, class_BD)
-            k, v = cache.extend(k, v, position)
-            x_BTD = block.after(x_BTD, F.scaled_dot_product_attention(q, k, v), modulation)
+            x_BTD = block.after(x_BTD, cache.attend(q, k, v, position), modulation)
         return self.head(self.final_norm(x_BTD, class_BD))[:, 0].float()

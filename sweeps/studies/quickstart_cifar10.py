@@ -50,12 +50,12 @@ def study(scale: str = "tiny") -> Grid:
                 "patchgan",
                 ndf=64 if large else 16,
                 n_layers=2,
-                start_iteration=1_000 if large else 100,
-                ramp_iterations=500 if large else 50,
+                start_iteration=750 if large else 100,
+                ramp_iterations=250 if large else 50,
                 weight=0.1,
             ),
             "augment": "crop_flip",
-            "iterations": 2_000 if large else 200,
+            "iterations": 1_500 if large else 200,
             "batch_size": 128 if large else 16,
             "optim": {"name": "adam", "beta1": 0.9, **adam},
             "numerics": numerics,
@@ -133,5 +133,5 @@ def sizes(large: bool) -> Axis:
 
 def durations(large: bool) -> Axis:
     """Three durations, each three times the one before."""
-    values = (300, 900, 2_700) if large else (60, 180, 540)
+    values = (150, 450, 1_350) if large else (60, 180, 540)
     return Axis("iterations", values, path="generator.iterations")

@@ -161,13 +161,16 @@ def test_cached_logits_are_those_of_the_whole_sequence(name):
         torch.testing.assert_close(step_BV, whole_BLV[:, position], atol=1e-4, rtol=0)
 
 
-def test_cache_grows_by_what_is_given():
+def test_cache_keeps_what_is_given():
+    torch.manual_seed(0)
     cache = Cache((1, 1, 4, 2), torch.device("cpu"), torch.float32)
-    first = torch.ones(1, 1, 2, 2)
-    k, v = cache.extend(first, 2 * first, 0)
-    assert k.shape[2] == v.shape[2] == 2
-    k, v = cache.extend(3 * first[:, :, :1], 4 * first[:, :, :1], 2)
-    assert k[0, 0, :, 0].tolist() == [1, 1, 3] and v[0, 0, :, 0].tolist() == [2, 2, 4]
+    q, k, v = torch.randn(3, 1, 1, 3, 2)
+    for position in range(3):
+        one = slice(position, position + 1)
+        found = cache.attend(q[:, :, one], k[:, :, one], v[:, :, one], position)
+    assert torch.equal(cache.k[:, :, :3], k) and torch.equal(cache.v[:, :, :3], v)
+    weight = (q[0, 0, 2] @ k[0, 0].T / 2**0.5).softmax(0)
+    torch.testing.assert_close(found[0, 0, 0], weight @ v[0, 0])
 
 
 # ------------------------------------------------------------------------------------------- RoPE
