@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,81 @@ def train_subset(num_images: int, wanted: int | None) -> Tensor:
     return torch.randperm(num_images, generator=generator)[:wanted].sort().values
 
 
+class Coder:
+    """Codes of uint8 images by a frozen tokenizer, in eval mode.
+
+    On a GPU it turns the tokenizer to channels last. When compiled, incomplete batches are filled
+    up, as another shape would be compiled anew; images do not depend on their neighbours.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        quantizer: Any,
+        device: torch.device,
+        *,
+        bf16: bool,
+        batch_size: int,
+        compiled: bool,
+    ) -> None:
+        self.device, self.batch_size = device, batch_size
+        self._tokenizer, self._quantizer = tokenizer, quantizer
+        self._bf16, self._compiled = bf16, compiled
+        self._layout = torch.contiguous_format
+        if device.type == "cuda":
+            self._layout = torch.channels_last
+            tokenizer.to(memory_format=self._layout)
+        self._latents = torch.compile(self._plain_latents) if compiled else self._plain_latents
+
+    def _plain_latents(self, pixels_BCHW: Tensor) -> Tensor:
+        x_BCHW = data.to_float(pixels_BCHW).contiguous(memory_format=self._layout)
+        z_BND: Tensor = self._tokenizer.encode(x_BCHW)
+        return z_BND
+
+    @torch.inference_mode()
+    def codes(self, pixels_BCHW: Tensor) -> Tensor:
+        """Codes [B, L] of images on any device, on the coder's device; does not wait for it."""
+        pieces = []
+        for chunk in pixels_BCHW.split(self.batch_size):
+            chunk, images = chunk.to(self.device, non_blocking=True), len(chunk)
+            if self._compiled and images < self.batch_size:
+                more = chunk[-1:].expand(self.batch_size - images, *chunk.shape[1:])
+                chunk = torch.cat([chunk, more])
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
+                code_BL = self._quantizer(self._latents(chunk), 0).code_BN
+            pieces.append(code_BL[:images])
+        return torch.cat(pieces)
+
+    def of_each(self, batches: Iterable[Tensor]) -> Iterator[np.ndarray]:
+        """Codes [B, L] of each batch of images; the device works on the next one meanwhile."""
+        waiting: tuple[Tensor, torch.cuda.Event | None] | None = None
+        for pixels_BCHW in batches:
+            begun = self._begin(pixels_BCHW)
+            if waiting is not None:
+                yield _arrived(*waiting)
+            waiting = begun
+        if waiting is not None:
+            yield _arrived(*waiting)
+
+    def _begin(self, pixels_BCHW: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+        """Codes in the host's memory, and what to wait for before they are read."""
+        code_BL = self.codes(pixels_BCHW)
+        if self.device.type != "cuda":
+            return code_BL, None
+        code_BL = code_BL.int()
+        host_BL = torch.empty(code_BL.shape, dtype=code_BL.dtype, pin_memory=True)
+        host_BL.copy_(code_BL, non_blocking=True)
+        copied = torch.cuda.Event()
+        copied.record(torch.cuda.current_stream(self.device))
+        return host_BL, copied
+
+
+def _arrived(code_BL: Tensor, copied: torch.cuda.Event | None) -> np.ndarray:
+    if copied is not None:
+        copied.synchronize()
+    return code_BL.numpy()
+
+
 def encode(run: Run) -> Result:
     """Writes all shards and the statistics of the training codes."""
     config: CodesConfig = run.config
@@ -72,22 +147,18 @@ def encode(run: Run) -> Result:
     length = part.tokens_per_image(config.data.resolution)
     num_codes = tokenizer_config.quantizer.config.num_codes
     dtype = np.uint16 if num_codes <= 1 << 16 else np.uint32
-    bf16 = torch.autocast(device.type, torch.bfloat16, enabled=config.numerics.precision == "bf16")
-    encode_images = torch.compile(tokenizer.encode) if run.compile else tokenizer.encode
+    coder = Coder(
+        tokenizer,
+        quantizer,
+        device,
+        bf16=config.numerics.precision == "bf16",
+        batch_size=_batch_size(config, run.compile),
+        compiled=run.compile,
+    )
     folder = run.dir.path / "codes"
     folder.mkdir(exist_ok=True)
     sync_folder(run.dir.path)
     sweep_temporaries(folder, all_writers=True)  # of attempts that died
-
-    @torch.inference_mode()
-    def codes_of(pixels_BCHW: Tensor) -> np.ndarray:
-        pieces = []
-        for chunk in pixels_BCHW.split(config.batch_size):
-            x_BCHW = data.to_float(chunk.to(device, non_blocking=True))
-            with bf16:
-                z_BND = encode_images(x_BCHW)
-                pieces.append(quantizer(z_BND, 0).code_BN.cpu())
-        return torch.cat(pieces).numpy().astype(dtype)
 
     # --------------------------------------------------------------------------------- shards
     shards: dict[str, list[dict[str, Any]]] = {"train": [], "val": []}
@@ -106,14 +177,14 @@ def encode(run: Run) -> Result:
             if (kept := _finished_shard(folder, name, shape)) is None:
                 codes = np.empty(shape, dtype)
                 at = 0
-                for crops in _crops(images, indices, policy, config):
+                batches = _crops(images, indices, policy, config.crop_ratio, coder)
+                for found in coder.of_each(batches):
                     if run.stopping():
                         raise Preempted(f"stopped in shard {name}")
-                    codes[at : at + len(crops)] = codes_of(crops.flatten(0, 1)).reshape(
-                        len(crops), *shape[1:]
-                    )
-                    at += len(crops)
-                    done += len(crops)
+                    found = found.reshape(-1, *shape[1:])
+                    codes[at : at + len(found)] = found
+                    at += len(found)
+                    done += len(found)
                     rate = done / max(1e-9, time.monotonic() - clock)
                     run.progress(first + at, total, f"codes {split}", rate)
                 kept = _write_shard(run, folder, name, codes)
@@ -173,16 +244,29 @@ def encode(run: Run) -> Result:
     )
 
 
+def _batch_size(config: CodesConfig, compiled: bool) -> int:
+    """Crops that go through the encoder at once.
+
+    Compiled code wants one shape and fills incomplete batches up: there a batch is all crops of so
+    many images.
+    """
+    crops = CROPS[config.crops]
+    return (
+        config.batch_size // crops * crops or config.batch_size if compiled else config.batch_size
+    )
+
+
 def _crops(
-    images: data.Images, indices: Tensor, policy: str, config: CodesConfig
+    images: data.Images, indices: Tensor, policy: str, ratio: float, coder: Coder
 ) -> Iterator[Tensor]:
-    """uint8 [images, n, 3, R, R] of `indices`, about a batch at a time; the next images are decoded
+    """uint8 [crops, 3, R, R] of `indices`, about a batch at a time; the next images are decoded
     while the device encodes these.
     """
-    pieces = indices.split(max(1, config.batch_size // CROPS[policy]))
+    pieces = indices.split(max(1, coder.batch_size // CROPS[policy]))
 
     def make(number: int) -> Tensor:
-        return images.crops_of(pieces[number].tolist(), policy, config.crop_ratio)
+        crops = images.crops_of(pieces[number].tolist(), policy, ratio).flatten(0, 1)
+        return crops.pin_memory() if coder.device.type == "cuda" else crops
 
     return data.ahead(make, 0, len(pieces))
 
