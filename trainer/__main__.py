@@ -10,16 +10,19 @@ import sys
 import threading
 from collections.abc import Iterator
 
-from . import dist
-from .run import (
-    EXIT_BAD_INPUT,
-    EXIT_DONE,
-    EXIT_TRY_AGAIN,
-    Stop,
-    execute,
-    outcome_line,
-    refuse_mixed_trees,
-)
+from .startup import collector_paused
+
+with collector_paused():
+    from . import dist
+    from .run import (
+        EXIT_BAD_INPUT,
+        EXIT_DONE,
+        EXIT_TRY_AGAIN,
+        Stop,
+        execute,
+        outcome_line,
+        refuse_mixed_trees,
+    )
 
 USAGE = "usage: python -m trainer RUN_DIR... | python -m trainer -   (run folders on stdin)"
 

@@ -23,7 +23,7 @@ from PIL import Image
 from results_db.durable import read_json, write_json
 from results_db.record import RunDir, claim
 
-from . import flops, parts
+from . import flops, parts, startup
 from .config import (
     CodesConfig,
     GeneratorConfig,
@@ -136,6 +136,7 @@ def _measure_one(
         attempt = claim(run_dir, executor="calibrate")
         run = Run(run_dir, config, parents, how, attempt, device, meter)
         prepare_numerics(run)
+        startup.get_ready(run.kind, device, run.compile)
         _forget_peak(device)
         try:
             stage_function(run.kind)(run)

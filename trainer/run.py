@@ -34,7 +34,7 @@ from results_db.durable import (
 from results_db.provenance import cpu_name
 from results_db.record import Attempt, Conflict, Fenced, RunDir, claim, may_follow, read_endpoint
 
-from . import dist, flops, trunks
+from . import dist, flops, startup, trunks
 from .config import (
     SHARED_KINDS,
     STRICT,
@@ -79,16 +79,6 @@ class Result:
     columns: dict[str, Any] = field(default_factory=dict)
 
 
-def allow_many_shapes() -> None:
-    """A worker does run after run. From the ninth shape of a function on, torch would go on without
-    compiling it, and say so in a warning only.
-    """
-    import torch._dynamo.config as limits
-
-    limits.recompile_limit = 1024
-    limits.accumulated_recompile_limit = 1 << 16
-
-
 class Run:
     """A claimed run: its config, its parents, and how to report on it."""
 
@@ -116,8 +106,6 @@ class Run:
         self._started = time.monotonic()
         self.last_step: int | None = None  # of the newest heartbeat: where a failure is said to be
         self.seconds_before = 0.0  # spent by earlier attempts, up to the checkpoint taken
-        if self.compile:
-            allow_many_shapes()
 
     @property
     def compile(self) -> bool:
@@ -299,6 +287,7 @@ def _attempt(run: Run) -> Outcome:
     lost = False  # another process of the group has gone: no fault of the run
     try:
         prepare_numerics(run)
+        startup.get_ready(run.kind, run.device, run.compile)
         status, reason = "done", diverged_trunk(run)
         try:
             if reason is None:

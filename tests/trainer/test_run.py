@@ -375,23 +375,3 @@ def test_a_worker_ends_with_its_parent(home):
 def state_of(pid):
     with open(f"/proc/{pid}/stat") as file:
         return file.read().rpartition(")")[2].split()[0]
-
-
-def test_every_shape_of_a_long_worker_is_compiled(monkeypatch):
-    import torch._dynamo.config as limits
-
-    for name in ("recompile_limit", "accumulated_recompile_limit"):
-        monkeypatch.setattr(limits, name, getattr(limits, name))  # put back afterwards
-    runs.allow_many_shapes()
-    compiled = []
-
-    def backend(graph, example):
-        compiled.append(example)
-        return graph.forward
-
-    for width in range(8, 8 * 13, 8):
-        layer = torch.nn.Linear(width, width)
-        layer.compile(backend=backend, dynamic=False)
-        layer(torch.zeros(2, width))
-    assert len(compiled) == 12
-    torch._dynamo.reset()

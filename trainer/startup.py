@@ -1,0 +1,72 @@
+"""What a process does before its first iteration besides the set-up of the run itself: imports,
+the helpers of the compiler, the device.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+OPTIMIZING = ("extractor", "tokenizer", "generator")  # kinds of runs that make an optimizer
+COMPILING = ("tokenizer", "generator", "codes")  # kinds that compile, whatever their size
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """No garbage collection inside.
+
+    For imports: torch and its compiler make a million objects that stay, and each collection walks
+    through all of them for nothing.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def get_ready(kind: str, device: torch.device, compiled: bool) -> None:
+    """Imports now what runs of `kind` import anyway, while the device opens in another thread.
+
+    The compiler's worker processes need seconds to start, and until then kernels are compiled one
+    by one in this process. Left alone, they start with the first compilation.
+    """
+    with ThreadPoolExecutor(1) as pool, collector_paused():
+        opened = pool.submit(_open, device)
+        if compiled:
+            _allow_many_shapes()
+        if compiled and kind in COMPILING:
+            if device.type == "cuda":
+                from torch._inductor.async_compile import maybe_warm_pool
+
+                maybe_warm_pool()
+            import torch._inductor.compile_fx
+        elif kind in OPTIMIZING:
+            import torch._dynamo  # noqa: F401  every optimizer imports it
+        opened.result()
+
+
+def _open(device: torch.device) -> None:
+    """Makes the GPU's context, which the first tensor would."""
+    if device.type == "cuda":
+        import torch
+
+        torch.zeros(1, device=device)
+
+
+def _allow_many_shapes() -> None:
+    """A worker does run after run. From the ninth shape of a function on, torch would go on without
+    compiling it, and say so in a warning only.
+    """
+    import torch._dynamo.config as limits
+
+    limits.recompile_limit = 1024
+    limits.accumulated_recompile_limit = 1 << 16
