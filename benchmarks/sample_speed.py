@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer import count, data, parts, run, sampling
+from trainer import count, data, parts, sampling, startup
 from trainer.config import LlamaConfig, SamplingConfig
 from trainer.generator import Generator
 
@@ -104,7 +104,7 @@ def main() -> None:
     if chosen.tiny:
         device, vocabulary, grid = "cpu", 256, (4, 4)
         named = {name: LlamaConfig(width=64, layers=3, heads=2) for name in named}
-    run.allow_many_shapes()
+    startup.allow_many_shapes()
     torch.set_float32_matmul_precision("highest")
     length = grid[0] * grid[1]
     rate = copy_rate(device)

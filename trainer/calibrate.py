@@ -136,7 +136,7 @@ def _measure_one(
         attempt = claim(run_dir, executor="calibrate")
         run = Run(run_dir, config, parents, how, attempt, device, meter)
         prepare_numerics(run)
-        startup.get_ready(run.kind, device, run.compile)
+        startup.get_ready(run.kind, device, run.compile, how.activation_memory)
         _forget_peak(device)
         try:
             stage_function(run.kind)(run)

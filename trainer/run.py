@@ -40,6 +40,7 @@ from .config import (
     STRICT,
     NonNegativeFloat,
     PositiveInt,
+    Share,
     decode,
     decode_run,
     run_id,
@@ -68,6 +69,9 @@ class Settings:
     compile: bool | None = None  # torch.compile; None: on GPUs only
     executor: str = "local"  # recorded in the attempt
     micro_batch: PositiveInt | None = None  # images per backward pass of stage 2; None: all
+    # Share of a compiled model's activations that is kept for its backward pass; the rest is
+    # computed again there. 1: all that torch would keep.
+    activation_memory: Share = 1.0
     cache_codes_bytes: PositiveInt = 16 << 30  # codes up to this size are kept on the device
 
 
@@ -287,7 +291,7 @@ def _attempt(run: Run) -> Outcome:
     lost = False  # another process of the group has gone: no fault of the run
     try:
         prepare_numerics(run)
-        startup.get_ready(run.kind, run.device, run.compile)
+        startup.get_ready(run.kind, run.device, run.compile, run.settings.activation_memory)
         status, reason = "done", diverged_trunk(run)
         try:
             if reason is None:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import SamplingConfig
-from .generator import Generator
+from .generator import Block, Generator
 
 DRAW_BLOCK = 128  # codes of a block, when a code is drawn
 _GUIDANCE = ("cfg_scale", "cfg_schedule", "cfg_step_share", "cfg_power", "cfg_codebook")
@@ -214,8 +214,9 @@ class Sampler:
         if compiled:
             self._draw = torch.compile(draw, dynamic=False)
             for block in generator.blocks:
-                block.before = torch.compile(block.before, dynamic=False)
-                block.after = torch.compile(block.after, dynamic=False)
+                assert isinstance(block, Block)
+                block.before = torch.compile(block.before, dynamic=False)  # type: ignore[method-assign]
+                block.after = torch.compile(block.after, dynamic=False)  # type: ignore[method-assign]
             generator.final_norm = torch.compile(generator.final_norm, dynamic=False)  # type: ignore[method-assign]
         self._recorded: _Recorded | None = None  # the newest: each holds a whole cache
 

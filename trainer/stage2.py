@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -25,6 +26,8 @@ from .generator import Generator
 from .metrics import Value
 from .optim import FiniteWatch, clip_gradients, derive_seed, make_optimizer, set_learning_rate
 from .run import Preempted, Result, Run
+
+COMPILE_FROM = 10_000  # validation images from which compiling their forward pass pays
 
 
 def build(
@@ -181,9 +184,11 @@ def train(run: Run) -> Result:
             entry = {"step": step, "lr": lr, "loss": train_loss, "grad_norm": norm.item()}
             run.log({**entry, "tokens_per_second": rate * config.batch_size * code_BL.shape[1]})
             run.progress(step + 1, config.iterations, "generator", rate)
-    if start < config.iterations:
-        extra = {"seconds": run.seconds(), "train_loss": train_loss}
+    extra = {"seconds": run.seconds(), "train_loss": train_loss}
+    saved = start == config.iterations
+    if not saved and run.save_due(config.iterations):
         state.save(run, config.iterations, modules, optimizers, extra)
+        saved = True
     if trunks.is_segment(config):
         state.save_final(run, modules, config.iterations, optimizers)
         return Result(values=[], columns=generator_columns(config, codes))
@@ -191,7 +196,16 @@ def train(run: Run) -> Result:
     # --------------------------------------------------------------------------------- evaluate
     generator.eval()
     val_codes, val_labels = codes.split("val")
-    loss_L = validation_loss(run, generator, val_codes[:, 0], val_labels, illegal)
+    plainly: AbstractContextManager[Any] = nullcontext()
+    if run.compile and len(val_labels) < COMPILE_FROM:
+        plainly = torch.compiler.set_stance("force_eager")
+    try:
+        with plainly:
+            loss_L = validation_loss(run, generator, val_codes[:, 0], val_labels, illegal)
+    except Preempted:
+        if not saved:
+            state.save(run, config.iterations, modules, optimizers, extra)
+        raise
 
     # --------------------------------------------------------------------------------- finish
     state.save_final(run, modules, config.iterations)

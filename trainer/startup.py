@@ -33,22 +33,28 @@ def collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def get_ready(kind: str, device: torch.device, compiled: bool) -> None:
+def get_ready(
+    kind: str, device: torch.device, compiled: bool, activation_memory: float = 1.0
+) -> None:
     """Imports now what runs of `kind` import anyway, while the device opens in another thread.
 
     The compiler's worker processes need seconds to start, and until then kernels are compiled one
     by one in this process. Left alone, they start with the first compilation.
+    `activation_memory` is a setting of runs (run.py).
     """
     with ThreadPoolExecutor(1) as pool, collector_paused():
         opened = pool.submit(_open, device)
         if compiled:
-            _allow_many_shapes()
+            allow_many_shapes()
         if compiled and kind in COMPILING:
             if device.type == "cuda":
                 from torch._inductor.async_compile import maybe_warm_pool
 
                 maybe_warm_pool()
+            import torch._functorch.config
             import torch._inductor.compile_fx
+
+            torch._functorch.config.activation_memory_budget = activation_memory
         elif kind in OPTIMIZING:
             import torch._dynamo  # noqa: F401  every optimizer imports it
         opened.result()
@@ -62,7 +68,7 @@ def _open(device: torch.device) -> None:
         torch.zeros(1, device=device)
 
 
-def _allow_many_shapes() -> None:
+def allow_many_shapes() -> None:
     """A worker does run after run. From the ninth shape of a function on, torch would go on without
     compiling it, and say so in a warning only.
     """

@@ -60,6 +60,16 @@ def launch(
     compile_models: Annotated[
         bool | None, typer.Option("--compile/--no-compile", help="Default: on GPUs only.")
     ] = None,
+    activation_memory: Annotated[
+        float | None,
+        typer.Option(
+            "--activation-memory",
+            metavar="SHARE",
+            min=0.0,
+            max=1.0,
+            help="Share of activations kept, the rest computed twice: less memory, slower.",
+        ),
+    ] = None,
     max_gpu_hours: opt.MaxHours = None,
     max_flops: opt.MaxFlops = None,
     wait: Annotated[
@@ -78,7 +88,7 @@ def launch(
     from ..plan import make_plan
 
     grid = opt.grid_of(study, options, scale)
-    settings = settings_of(device, weights, checkpoint_seconds, compile_models)
+    settings = settings_of(device, weights, checkpoint_seconds, compile_models, activation_memory)
     plan = partial(
         make_plan,
         grid,
@@ -122,6 +132,7 @@ def settings_of(
     weights: list[str] | None = None,
     checkpoint_seconds: float | None = None,
     compile_models: bool | None = None,
+    activation_memory: float | None = None,
 ) -> dict[str, Any]:
     """settings.json of every run: how and where, never what."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
@@ -136,6 +147,8 @@ def settings_of(
         settings["checkpoint_seconds"] = checkpoint_seconds
     if compile_models is not None:
         settings["compile"] = compile_models
+    if activation_memory is not None:
+        settings["activation_memory"] = activation_memory
     return settings
 
 

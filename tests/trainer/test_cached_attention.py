@@ -10,8 +10,7 @@ import torch
 from trainer.generator import Cache
 
 
-@pytest.mark.parametrize("size", [16, 20])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("size", "dtype"), [(16, "float32"), (20, "bfloat16")])
 def test_finds_what_the_plain_path_finds(size, dtype):
     pytest.importorskip("triton", reason="triton is not installed (it comes with torch for GPUs)")
     # Triton decides at its import whether it interprets.
@@ -19,14 +18,14 @@ def test_finds_what_the_plain_path_finds(size, dtype):
     command = [sys.executable, __file__, str(size), dtype]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "70 positions" in done.stdout
+    assert "67 positions" in done.stdout
 
 
 def compare(size: int, dtype: torch.dtype) -> None:
     """Both paths, position by position."""
     from trainer.cached_attention import attend_cached
 
-    batch, heads, length = 2, 3, 70  # more than one tile of positions
+    batch, heads, length = 1, 2, 67  # more than one tile of positions
     torch.manual_seed(size)
     plain = Cache((batch, heads, length, size), torch.device("cpu"), dtype)
     keys, values = torch.full((2, batch, heads, length, size), torch.nan, dtype=dtype)

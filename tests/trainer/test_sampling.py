@@ -247,3 +247,34 @@ def test_stopping_is_polled_between_tokens(generator):
     with pytest.raises(InterruptedError, match="stopped"):
         sample(generator, torch.tensor([0]), [0], how(), None, lambda: next(polls))
     assert next(polls, "all used") == "all used"
+
+
+# ------------------------------------------------------------ batch after batch
+
+
+def test_a_sampler_draws_what_sample_draws(generator):
+    sampler = sampling.Sampler(generator)
+    class_B = torch.arange(6) % CLASSES
+    for options in (how(cfg_scale=2.0), how(cfg_scale=3.0, top_k=5), how()):
+        expected = sample(generator, class_B, range(6), options)
+        assert torch.equal(sampler(class_B, range(6), options), expected)
+    with pytest.raises(InterruptedError):
+        sampler(class_B, range(6), how(), lambda: True)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: records a CUDA graph")
+def test_a_recorded_graph_draws_what_the_loop_draws(generator):
+    device = torch.device("cuda")
+    generator = copy.deepcopy(generator).to(device)
+    sampler = sampling.Sampler(generator)
+    class_B = torch.arange(6, device=device) % CLASSES
+    # One graph serves other scales, seeds and smaller batches; unguided sampling needs another.
+    for count, options in (
+        (6, how(cfg_scale=2.0)),
+        (4, how(cfg_scale=3.0)),
+        (6, how()),
+        (5, how()),
+    ):
+        seeds = range(count, 2 * count)
+        expected = sample(generator, class_B[:count], seeds, options)
+        assert torch.equal(sampler(class_B[:count], seeds, options), expected)
