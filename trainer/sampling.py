@@ -212,7 +212,8 @@ class Sampler:
         self._generator, self._sizes = generator, codebook_sizes
         self._draw: Callable[..., Tensor] = draw
         if compiled:
-            self._draw = torch.compile(draw, dynamic=False)
+            if codebook_sizes is None:  # else every size would be compiled on its own
+                self._draw = torch.compile(draw, dynamic=False)
             for block in generator.blocks:
                 assert isinstance(block, Block)
                 block.before = torch.compile(block.before, dynamic=False)  # type: ignore[method-assign]

@@ -127,7 +127,7 @@ class Quantizer(nn.Module):
                 "commitment": (on_latents, F.mse_loss(z_TD, e_TD.detach())),
                 "codebook": (on_codebook, F.mse_loss(e_TD, z_TD.detach())),
             }
-            if config.entropy_weight > 0:
+            if config.entropy_weight > 0 and self.training:
                 penalty = entropy_penalty(z_TD, self.codebook_KD, config.entropy_tau, "dot")
                 losses["entropy"] = (config.entropy_weight, penalty)
         code_BN = code_T.view(z_BND.shape[:2])
