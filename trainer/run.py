@@ -281,11 +281,11 @@ def execute(path: str | os.PathLike[str], stop: Stop, after: int | None = None) 
             return Outcome(
                 run_dir.path, "failed", "ParentNotDone", f"{role} {parent.id} is {state}"
             )
-    if run_dir.kind not in SHARED_KINDS and dist.requested_rank() > 0:
-        return wait_for_first(run_dir, stop)
     wrong = dist.wrong_size()
     if wrong is not None and dist.requested_rank() > 0:
         return Outcome(run_dir.path, "failed", "ValueError", wrong)
+    if run_dir.kind not in SHARED_KINDS and dist.requested_rank() > 0:
+        return wait_for_first(run_dir, stop)
     try:
         device = pick_device(settings.device)
         # Processes of a wrong number would wait for one another for ever.

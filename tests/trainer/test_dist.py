@@ -122,9 +122,11 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(together):
     assert not after.attempts_path.exists()
 
 
-@pytest.mark.parametrize("announced", [1, 3])
-def test_a_wrong_number_of_processes_is_refused(tmp_path, monkeypatch, announced):
-    run_dir = tiny.lay_out(tmp_path, "tokenizer", tiny.tokenizer())
+@pytest.mark.parametrize(
+    ("kind", "announced"), [("tokenizer", 1), ("tokenizer", 3), ("extractor", 3)]
+)
+def test_a_wrong_number_of_processes_is_refused(tmp_path, monkeypatch, kind, announced):
+    run_dir = tiny.lay_out(tmp_path, kind, getattr(tiny, kind)())
     monkeypatch.setenv("TOKENLAW_PROCESSES", "2")
     monkeypatch.setenv("WORLD_SIZE", str(announced))
     message = f"WORLD_SIZE: {announced} is what the environment announces; allowed is what was"
