@@ -26,6 +26,7 @@ from .resources import Resources
 Phase = Literal["queued", "running", "gone", "unknown"]
 
 # The folder that holds the packages: what a worker needs on its path, wherever it is started.
+PROCESSES = "TOKENLAW_PROCESSES"  # how many a run is to have; the trainer refuses any other number
 CODE_ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -204,9 +205,10 @@ def trainer_command(*arguments: str, python: str = sys.executable) -> list[str]:
     return [python, "-P", "-m", "trainer", *arguments]
 
 
-def group_command(size: int) -> list[str]:
-    """The command of a worker that does each run with `size` processes."""
-    return [sys.executable, "-P", "-m", "slurm.group", str(size)]
+def group_command(size: int, nodes: int = 1) -> list[str]:
+    """The command of a worker that does each run with `size` processes, on `nodes` of its job."""
+    sizes = [str(size), str(nodes)] if nodes > 1 else [str(size)]
+    return [sys.executable, "-P", "-m", "slurm.group", *sizes]
 
 
 def free_after(run: RunDir) -> int | None:

@@ -68,7 +68,12 @@ def parse_options(
     for kind, wanted in resources.items():
         if "cpus" not in common and "cpus" not in special[kind]:
             cpus = max(context.threads, 2 if wanted.gpus else 1) * wanted.group_size
-            resources[kind] = dataclasses.replace(wanted, cpus=cpus)
+            resources[kind] = dataclasses.replace(wanted, cpus=cpus // wanted.nodes)
+        elif wanted.nodes > 1 and wanted.cpus * wanted.nodes < wanted.group_size:
+            raise ValueError(
+                f"{kind}.cpus: {wanted.cpus} is not allowed with {wanted.group_size} processes on "
+                f"{wanted.nodes} nodes; each needs one of its own"
+            )
         if not fractions and wanted.gpus != int(wanted.gpus):
             raise ValueError(f"{kind}.gpus: {wanted.gpus} is not allowed; must be a whole number")
     return dataclasses.replace(defaults, **own), resources  # type: ignore[type-var]

@@ -51,6 +51,7 @@ class Payload:
     run_dirs: tuple[str, ...]
     token: str  # of the launch
     processes: int = 1  # for each run
+    nodes: int = 1  # over which they are spread
 
     def __call__(self) -> str:
         """Does the runs; returns one line about them. Raises RunsFailed when some are not done."""
@@ -60,7 +61,12 @@ class Payload:
         runs = [RunDir(path) for path in self.run_dirs]
         mine = Identity(executor="slurm", job=job)
         results = do_runs(
-            runs, token=self.token, mine=mine, stop=asked.is_stop, processes=self.processes
+            runs,
+            token=self.token,
+            mine=mine,
+            stop=asked.is_stop,
+            processes=self.processes,
+            nodes=self.nodes,
         )
         if asked.is_stop() and any(result.ending == "stopped" for result in results):
             self._give_way(asked, before, job)
@@ -111,13 +117,17 @@ def do_runs(
     mine: Identity,
     stop: Stopper,
     processes: int = 1,
+    nodes: int = 1,
     say: Callable[[str], None] | None = None,
 ) -> list[Done]:
-    """Does `runs` in order in one worker of `processes`; stops early when `stop()` says so."""
+    """Does `runs` in order in one worker of `processes` on `nodes`; stops early when `stop()` says
+    so.
+    """
     say = say or _say
     options = {"processes": processes}
     pool = LocalPool(Context(home=runs[0].home, study="", token=token, workers=1, options=options))
     pool.environment = {"TOKENLAW_JOB": mine.job}
+    pool.nodes = nodes
     pool.free_after = lambda run: _free_after(run, mine)
     results = []
     try:
@@ -285,12 +295,12 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def die_with_parent() -> None:
-    """Asks Linux to kill this process when the one that started it dies; its worker follows."""
+def die_with_parent(number: signal.Signals = signal.SIGKILL) -> None:
+    """Asks Linux to end this process when the one that started it dies; its worker follows."""
     if sys.platform == "linux":
         parent = os.getppid()
         set_death_signal = 1  # PR_SET_PDEATHSIG
-        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL, 0, 0, 0)
+        ctypes.CDLL(None).prctl(set_death_signal, number, 0, 0, 0)
         if os.getppid() != parent:
             os._exit(75)
 

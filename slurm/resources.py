@@ -21,11 +21,12 @@ class Resources:
     account: str | None = None
     qos: str | None = None
     constraint: str | None = None  # node features
-    gpus: float = 0  # of one node; a share only on Ray
+    nodes: int = 1  # of a run; several only on SLURM
+    gpus: float = 0  # of each node; a share only on Ray
     gpu_type: str | None = None  # as the cluster calls it, for example "h100"
-    cpus: int = 1  # for each run, all its processes together
-    processes: int | None = None  # of a tokenizer or generator; None: one for each GPU
-    memory_gb: float | None = None
+    cpus: int = 1  # of each node, for a run's processes there together
+    processes: int | None = None  # of a tokenizer or generator, in all; None: one for each GPU
+    memory_gb: float | None = None  # of each node
     minutes: int | None = None  # time limit; None: from the plan's estimate
     extra: tuple[tuple[str, str], ...] = ()  # more sbatch options: (("reservation", "night"),)
 
@@ -34,7 +35,7 @@ class Resources:
             value = getattr(self, field)
             if value is not None:
                 check_value(field, value)
-        for field in ("cpus", "processes", "minutes"):
+        for field in ("nodes", "cpus", "processes", "minutes"):
             value = getattr(self, field)
             if value is not None and (type(value) is not int or value < 1):
                 raise ValueError(f"{field}: {value!r} is not allowed; must be a whole number >= 1")
@@ -42,9 +43,14 @@ class Resources:
             value = getattr(self, field)
             if value is not None and not (isinstance(value, int | float) and 0 <= value < 1e6):
                 raise ValueError(f"{field}: {value!r} is not allowed; must be a number >= 0")
-        if 0 < self.gpus < self.group_size > 1:
+        if self.group_size % self.nodes:
             raise ValueError(
-                f"processes: {self.processes} is not allowed with {self.gpus:g} GPUs; "
+                f"processes: {self.processes} is not allowed with {self.nodes} nodes; "
+                f"must be a multiple of {self.nodes}"
+            )
+        if 0 < self.nodes * self.gpus < self.group_size > 1:
+            raise ValueError(
+                f"processes: {self.processes} is not allowed with {self.nodes * self.gpus:g} GPUs; "
                 "each needs one of its own"
             )
         for name, value in self.extra:
@@ -55,7 +61,7 @@ class Resources:
     @property
     def group_size(self) -> int:
         """Processes that do a run together."""
-        return self.processes or max(1, int(self.gpus))
+        return self.processes or self.nodes * max(1, int(self.gpus))
 
 
 def check_value(field: str, value: object) -> str:
@@ -76,6 +82,19 @@ def _shown(value: object) -> str:
     # Control and direction marks are spelled out, so that an error cannot disguise what it reports.
     text = repr(value)[:80]
     return "".join(c if unicodedata.category(c)[0] != "C" else f"\\u{ord(c):04x}" for c in text)
+
+
+def on_one_node(options: Mapping[str, object] | None) -> dict[str, object]:
+    """`options` without `nodes`, for places where a run has one. ValueError if it asks for more."""
+    kept = dict(options or {})
+    for name in [name for name in kept if name.rpartition(".")[2] == "nodes"]:
+        value = kept.pop(name)
+        if value != 1:
+            raise ValueError(
+                f"{name}: {value!r} is not allowed here, where all processes of a run are on one "
+                "node; several take --on slurm"
+            )
+    return kept
 
 
 def from_options(options: Mapping[str, object], base: Resources = Resources()) -> Resources:

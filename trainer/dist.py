@@ -45,6 +45,17 @@ def requested_rank() -> int:
     return int(os.environ.get("RANK", "0")) if requested_world_size() > 1 else 0
 
 
+def wrong_size() -> str | None:
+    """What is wrong when another number of processes is announced than our executors asked for."""
+    asked = os.environ.get("TOKENLAW_PROCESSES")
+    if asked is None or int(asked) == requested_world_size():
+        return None
+    return (
+        f"WORLD_SIZE: {requested_world_size()} is what the environment announces; "
+        f"allowed is what was asked for: {asked}"
+    )
+
+
 def start(device: torch.device, together: bool = True) -> None:
     """Joins the process group that the environment announces: NCCL on GPUs, gloo on CPUs.
 

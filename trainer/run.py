@@ -273,12 +273,19 @@ def execute(path: str | os.PathLike[str], stop: Stop, after: int | None = None) 
             return Outcome(
                 run_dir.path, "failed", "ParentNotDone", f"{role} {parent.id} is {state}"
             )
+    wrong = dist.wrong_size()
+    if wrong is not None and dist.requested_rank() > 0:
+        return Outcome(run_dir.path, "failed", "ValueError", wrong)
     if run_dir.kind not in SHARED_KINDS and dist.requested_rank() > 0:
         return wait_for_first(run_dir, stop)
     try:
         device = pick_device(settings.device)
-        dist.start(device, together=run_dir.kind in SHARED_KINDS)
+        # Processes of a wrong number would wait for one another for ever.
+        dist.start(device, together=wrong is None and run_dir.kind in SHARED_KINDS)
         attempt = claim_for_all_ranks(run_dir, settings, device, after)
+        if wrong is not None:
+            attempt.finish("failed", "ValueError", wrong, 0)
+            return Outcome(run_dir.path, "failed", "ValueError", wrong)
     except Fenced as error:
         return Outcome(run_dir.path, "fenced", "Fenced", str(error))
     except (ValueError, OSError) as error:

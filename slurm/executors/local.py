@@ -32,6 +32,7 @@ from ..base import (
     run_line,
     worker_environment,
 )
+from ..resources import on_one_node
 
 _PROCESSES = "processes"  # of a tokenizer's or generator's run, together; the one option
 _STILLBORN_LIMIT = 3  # workers in a row that end before they take up any run
@@ -86,6 +87,7 @@ class Executor(BaseExecutor):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self.group_size = _group_size(context)
+        self.nodes = 1  # of the SLURM job around it, over which a run's processes are spread
         self.environment: dict[str, str] = {}  # more of it, for workers
         self.free_after = free_after  # who may be at work on a run, other than dead attempts
         self._gpus = _chosen_gpus(context)
@@ -181,15 +183,17 @@ class Executor(BaseExecutor):
         return self._start(free[0]) if free else None
 
     def _start(self, slot: int) -> _Worker:
-        environment = worker_environment(self.context.code, **self.environment)
         size = self.group_size
+        environment = worker_environment(
+            self.context.code, **{base.PROCESSES: str(size)}, **self.environment
+        )
         if self._gpus:
             first = slot * size % max(1, len(self._gpus) // size * size)
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(self._gpus[first : first + size])
         # A session of its own: Ctrl-C reaches this process alone, which then asks the workers to
         # save.
         process = subprocess.Popen(
-            base.trainer_command("-") if size == 1 else base.group_command(size),
+            base.trainer_command("-") if size == 1 else base.group_command(size, self.nodes),
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -318,7 +322,7 @@ def _chosen_gpus(context: Context) -> tuple[str, ...]:
 
 def _group_size(context: Context) -> int:
     size = 1
-    for name, value in (context.options or {}).items():
+    for name, value in on_one_node(context.options).items():
         if name.rpartition(".")[2] != _PROCESSES:
             raise ValueError(
                 f"resource: {name!r} means nothing on this machine; allowed: {_PROCESSES}"

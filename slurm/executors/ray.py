@@ -30,11 +30,20 @@ from ..base import (
 )
 from ..bundling import Bundling
 from ..options import names, parse_options
-from ..resources import Resources
+from ..resources import Resources, on_one_node
 
 _OBJECT_STORE_BYTES = 100 * 2**20  # nothing goes through it but exit codes
 _CONNECT_SECONDS = 5.0
-_NOT_FOR_RAY = ("partition", "account", "qos", "constraint", "gpu_type", "minutes", "extra")
+_NOT_FOR_RAY = (
+    "partition",
+    "account",
+    "qos",
+    "constraint",
+    "nodes",
+    "gpu_type",
+    "minutes",
+    "extra",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +58,7 @@ class Options:
 
 
 def _parsed(context: Context) -> tuple[Options, dict[str, Resources]]:
+    context = replace(context, options=on_one_node(context.options))
     return parse_options(Options(), context, fractions=True, refused=_NOT_FOR_RAY)
 
 

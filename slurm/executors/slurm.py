@@ -201,6 +201,7 @@ class Executor(BaseExecutor):
                 run_dirs=tuple(str(run.path) for run in job.run_dirs),
                 token=self.context.token,
                 processes=job.resources.group_size,
+                nodes=job.resources.nodes,
             )
             for job in jobs
         ]
@@ -360,6 +361,8 @@ def sbatch_parameters(
     extra: dict[str, Any] = {"chdir": str(code), "requeue": True, **dict(resources.extra)}
     if options.hold:
         extra["hold"] = True
+    # The payload is on the first node alone, whatever the job has.
+    one_task = ["--nodes=1", "--ntasks=1"] if resources.nodes > 1 else []
     parameters: dict[str, Any] = {
         "job_name": name,
         "comment": f"tokenlaw {study}",
@@ -368,8 +371,8 @@ def sbatch_parameters(
         "qos": resources.qos,
         "constraint": resources.constraint,
         "time": resources.minutes,
-        "nodes": 1,
-        "ntasks_per_node": 1,
+        "nodes": resources.nodes,
+        "ntasks_per_node": 1,  # with all the CPUs: they are shared out by the step of each run
         "cpus_per_task": resources.cpus,
         "signal_delay_s": options.signal_seconds,
         "array_parallelism": at_once,
@@ -377,7 +380,7 @@ def sbatch_parameters(
         "wckey": None,
         "additional_parameters": extra,
         # SLURM 22.05 and later do not hand the CPUs of the job on to its steps by themselves.
-        "srun_args": [f"--cpus-per-task={resources.cpus}"],
+        "srun_args": [f"--cpus-per-task={resources.cpus}", *one_task],
         "setup": setup_lines(folder, code),
     }
     if resources.memory_gb is not None:

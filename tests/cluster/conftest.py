@@ -47,6 +47,12 @@ def slurm_without_accounting() -> Iterator[Place]:
     yield from _slurm()
 
 
+@pytest.fixture(scope="module")
+def slurm_of_two_nodes() -> Iterator[Place]:
+    """The same on two nodes, which are two daemons of this machine."""
+    yield from _slurm(NODES="2")
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """A PostgreSQL server on loopback."""
@@ -82,15 +88,14 @@ def ray_head() -> Iterator[Place]:
         shutil.rmtree(base, ignore_errors=True)
 
 
-def _slurm(*arguments: str) -> Iterator[Place]:
+def _slurm(*arguments: str, **more: str) -> Iterator[Place]:
     daemons = ["slurmctld", "slurmd", *(["slurmdbd", "mariadbd"] if arguments else [])]
     path = f"{os.environ['PATH']}{os.pathsep}/usr/sbin"
     _need("slurm", "SLURM", all(shutil.which(name, path=path) for name in daemons))
     base = Path(tempfile.mkdtemp(prefix="tls", dir="/tmp"))
-    ports = {
-        name: str(_free_port()) for name in ("CTLD_PORT", "SLURMD_PORT", "DBD_PORT", "MYSQL_PORT")
-    }
-    environment = {**os.environ, "SLURM_BASE": str(base), **ports}
+    names = ("CTLD_PORT", "SLURMD_PORT", "SLURMD_B_PORT", "DBD_PORT", "MYSQL_PORT")
+    ports = {name: str(_free_port()) for name in names}
+    environment = {**os.environ, "SLURM_BASE": str(base), **ports, **more}
     try:
         run_script(["bash", str(HERE / "slurm_up.sh"), *arguments], environment)
         yield Place(base=base, environment={"SLURM_CONF": str(base / "etc/slurm.conf")})

@@ -96,6 +96,9 @@ def scancel(state: dict, arguments: list[str]) -> int:
 def scontrol(state: dict, arguments: list[str]) -> int:
     if "config" in arguments:
         print(f"MaxArraySize            = {state['switches'].get('max_array', 1001)}")
+    elif "hostnames" in arguments:
+        first, last = map(int, re.findall(r"\d+", arguments[-1]))  # of name[first-last]
+        print(*(f"{arguments[-1].partition('[')[0]}{n}" for n in range(first, last + 1)), sep="\n")
     elif "partition" in arguments:
         print("PartitionName=main Default=YES MaxNodes=UNLIMITED MaxTime=2-00:00:00 State=UP")
     return 0

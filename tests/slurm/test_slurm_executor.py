@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -391,6 +392,22 @@ def test_the_batch_script_is_what_it_should_be() -> None:
     text = _make_sbatch_string(command="RUN", folder="/FOLDER", map_count=2, **parameters)
     expected = GOLDEN.replace("FOLDER", "/FOLDER").replace("CODE", "/CODE").replace("%256", "%2")
     assert text.strip() == expected
+
+
+def test_a_run_on_several_nodes(home: Path, cluster: FakeCluster) -> None:
+    asked = {"generator.nodes": 3, "generator.gpus": 2, "generator.cpus": 8}
+    run(two_stage_plan(1), home, **asked)
+    jobs = list(cluster.jobs().values())
+    (wide,) = [job["script"] for job in jobs if "--nodes=3" in job["script"]]
+    for line in ("--ntasks-per-node=1", "--cpus-per-task=8", "--gpus-per-node=2"):
+        assert f"#SBATCH {line}\n" in wide
+    assert " --cpus-per-task=8 --nodes=1 --ntasks=1 " in wide, "the payload is on the first node"
+    assert len(jobs) == 3, "its evaluation asks for less, so it is a job of its own"
+    found = {}
+    for path in home.glob("launches/*/*/task-*.pkl"):
+        payload = pickle.loads(path.read_bytes()).function
+        found[payload.run_dirs[0].split("/")[-2]] = (payload.processes, payload.nodes)
+    assert found == {"tokenizer": (1, 1), "generator": (6, 3), "evaluation": (1, 1)}
 
 
 EVIL = [

@@ -5,7 +5,7 @@ import pytest
 import tiny
 import torch
 
-from results_db.record import RunDir, read_endpoint
+from results_db.record import RunDir, read_attempts, read_endpoint
 from trainer import dist, encode, state
 from trainer.stage2 import load_generator
 
@@ -120,6 +120,25 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(together):
     assert not any(odd.checkpoints_path.iterdir()) and not odd.endpoint_path.exists()
     # Processes that may have parted ways go on to nothing.
     assert not after.attempts_path.exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "announced"), [("tokenizer", 1), ("tokenizer", 3), ("extractor", 3)]
+)
+def test_a_wrong_number_of_processes_is_refused(tmp_path, monkeypatch, kind, announced):
+    run_dir = tiny.lay_out(tmp_path, kind, getattr(tiny, kind)())
+    monkeypatch.setenv("TOKENLAW_PROCESSES", "2")
+    monkeypatch.setenv("WORLD_SIZE", str(announced))
+    message = f"WORLD_SIZE: {announced} is what the environment announces; allowed is what was"
+    for rank in reversed(range(announced)):
+        monkeypatch.setenv("RANK", str(rank))
+        outcome = tiny.do(run_dir)  # it waits for nobody
+        assert outcome.exit_code == 2 and message in outcome.error
+    # Recorded once, and before the first step.
+    assert run_dir.attempts() == [1] and not run_dir.endpoint_path.exists()
+    end = read_attempts(run_dir)[0]["end"]
+    assert (end["outcome"], end["error_class"], end["step"]) == ("failed", "ValueError", 0)
+    assert not run_dir.log_path.exists()
 
 
 # ------------------------------------------------------------------------------------ one process
