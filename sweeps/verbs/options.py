@@ -65,6 +65,14 @@ Scale = Annotated[
 Device = Annotated[
     str, typer.Option("--device", help="auto (a GPU where there is one), cpu, cuda or cuda:N.")
 ]
+Resources = Annotated[
+    list[str] | None,
+    typer.Option("--resource", metavar="NAME=VALUE", help="For the executor, e.g. partition=gpu."),
+]
+Address = Annotated[
+    str | None,
+    typer.Option("--address", help="Of a running Ray cluster; default: one of this machine."),
+]
 MaxHours = Annotated[
     float | None, typer.Option("--max-gpu-hours", help="Refuse a plan that needs more.")
 ]
@@ -102,6 +110,14 @@ def pairs(flag: str, texts: list[str] | None) -> dict[str, Any]:
             raise ValueError(f"{flag}: {text!r}; allowed: name=value")
         given[name.strip()] = parse_value(value)
     return given
+
+
+def asked_resources(resources: list[str] | None, address: str | None) -> dict[str, Any]:
+    """What --resource and --address ask an executor for."""
+    asked = pairs("--resource", resources)
+    if address is not None:
+        asked["address"] = address
+    return asked
 
 
 TABLE_FILES = (".csv", ".tsv", ".parquet", ".json")

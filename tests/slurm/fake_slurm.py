@@ -68,7 +68,7 @@ def sbatch(state: dict, arguments: list[str]) -> int:
         words = lie if isinstance(lie, str) else "Socket timed out on send/recv operation"
         print(f"sbatch: error: {words}", file=sys.stderr)
         return 1
-    print(f"Submitted batch job {number}")
+    print(number if "--parsable" in arguments else f"Submitted batch job {number}")
     return 0
 
 
