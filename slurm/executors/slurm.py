@@ -40,6 +40,7 @@ from ..payload import Payload
 from ..resources import Resources
 
 _FIRST_LOOK_SECONDS = 2.0  # after a submission; then less and less often
+_SBATCH_SECONDS = 180.0  # patience with it: it tries again by itself when the controller is slow
 _TIMING_MINUTES = 60  # time limit of a job that times shapes, unless told otherwise
 _NO_LIMIT = 1_000_000  # time-outs after which submitit would give up: progress decides that here
 _ARRAY_AT_ONCE = 256  # tasks of an array that may run at once, unless told otherwise
@@ -105,6 +106,7 @@ class Executor(BaseExecutor):
     @classmethod
     def check(cls, context: Context) -> None:
         parse_options(Options(), context)
+        scheduler.check_environment()
 
     @classmethod
     def option_names(cls) -> frozenset[str]:
@@ -228,7 +230,8 @@ class Executor(BaseExecutor):
             )
         )
         # submitit prints what sbatch says and puts it into its error: once is enough.
-        with scheduler.scrubbed(), contextlib.redirect_stderr(io.StringIO()):
+        limit = scheduler.time_limit(_SBATCH_SECONDS, "sbatch")
+        with limit, scheduler.scrubbed(), contextlib.redirect_stderr(io.StringIO()):
             if len(payloads) == 1:
                 submitted = [driver.submit(payloads[0])]
             else:
