@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
     from ..plan import Plan
 
-INTERRUPTED = 130
+
+class Told(int):
+    """An exit code whose reason has been printed."""
+
+
+INTERRUPTED = Told(130)
 _PLANS = 10  # in a row that other launches may overtake: each time they began one more segment
 
 Workers = Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -120,6 +121,19 @@ def asked_resources(resources: list[str] | None, address: str | None) -> dict[st
     return asked
 
 
+def there(home: Path) -> Path:
+    """`home`, for verbs that only read: ValueError where it is missing, which they would make.
+
+    A database server may know what is not there.
+    """
+    if not home.exists() and not os.environ.get("TOKENLAW_DB"):
+        raise ValueError(
+            f"--home: nothing is there: {str(home)!r}; allowed: the folder of a launch, by --home "
+            "or TOKENLAW_HOME"
+        )
+    return home
+
+
 TABLE_FILES = (".csv", ".tsv", ".parquet", ".json")
 
 
@@ -143,7 +157,7 @@ def load_table(source: str, home: Path) -> pd.DataFrame:
         return table.read(source)
     from results_db import read
 
-    return read.endpoints(source_name(source), wide=True, home=home)
+    return read.endpoints(source_name(source), wide=True, home=there(home))
 
 
 @contextlib.contextmanager
