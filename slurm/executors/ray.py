@@ -255,6 +255,7 @@ def _connected(address: str) -> Any:
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     else:
         _refuse_silence(address)
+        _show_token()
     import ray
 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
@@ -273,6 +274,19 @@ def _connected(address: str) -> Any:
     except (ConnectionError, ValueError) as error:
         raise ValueError(f"address: {address!r}: {_first_line(error)}") from None
     return ray
+
+
+def _show_token() -> None:
+    """Lets Ray show its token where there is one.
+
+    `ray start` asks for it as soon as it finds one, which the first local Ray leaves in the home
+    folder, while a driver shows it only when told to; a cluster that asks for none lets it pass.
+    """
+    if "RAY_AUTH_MODE" in os.environ:
+        return
+    named = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
+    if named or (Path.home() / ".ray" / "auth_token").is_file():
+        os.environ["RAY_AUTH_MODE"] = "token"
 
 
 def _refuse_silence(address: str) -> None:
