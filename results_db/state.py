@@ -73,9 +73,16 @@ def run_state(
 
 
 def run_status(
-    run_dir: str | os.PathLike[str] | RunDir, *, grace_seconds: float = GRACE_SECONDS
+    run_dir: str | os.PathLike[str] | RunDir,
+    *,
+    grace_seconds: float = GRACE_SECONDS,
+    parents: bool = True,
 ) -> RunStatus:
-    """The state of a run, as `run_state`, with what it was taken from."""
+    """The state of a run, as `run_state`, with what it was taken from.
+
+    With `parents` false its parents are not looked at, for callers who know of them: `planned` is
+    then said of every run without an attempt.
+    """
     run = RunDir(run_dir)
     numbers = run.attempts()
     attempt = numbers[-1] if numbers else 0
@@ -91,7 +98,7 @@ def run_status(
     if endpoint is not None:
         state = endpoint
     elif attempt == 0:
-        state = "planned" if _parents_done(run) else "waiting"
+        state = "planned" if not parents or _parents_done(run) else "waiting"
     elif end is not None:
         outcome = end.get("outcome")
         state = outcome if outcome in ("failed", "preempted") else "lost"

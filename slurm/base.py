@@ -176,6 +176,14 @@ class BaseExecutor(abc.ABC):
     def cancel(self, ids: Iterable[str], *, kill: bool = False) -> None:
         """Asks jobs to save and end; with `kill` ends them at once. Unknown ids are passed over."""
 
+    def calibrate(self, folder: Path, kind: str) -> str:
+        """Runs `timing.command(folder)` once, in one process with what one process of a run of
+        `kind` asks for; returns how it ended, in words, when it has. Ctrl-C ends it.
+
+        An executor that cannot do so raises ValueError.
+        """
+        raise ValueError("--calibrate: cannot be done by this executor; allowed: another --on")
+
     @abc.abstractmethod
     def close(self) -> None:
         """Lets go of what this object holds; attached executors end their processes."""
@@ -197,6 +205,15 @@ def worker_environment(code: Path, **more: str) -> dict[str, str]:
         "OPENBLAS_NUM_THREADS": "1",
     }
     return environment | more
+
+
+def shared_environment(code: Path) -> dict[str, str]:
+    """What of `worker_environment` a process on another node needs beside what its node gives
+    it.
+    """
+    known = worker_environment(code)
+    names = ("PYTHONPATH", "PYTHONUNBUFFERED", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    return {name: known[name] for name in (*names, "OPENBLAS_NUM_THREADS")}
 
 
 def trainer_command(*arguments: str, python: str = sys.executable) -> list[str]:

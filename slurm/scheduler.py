@@ -9,10 +9,13 @@ from __future__ import annotations
 import getpass
 import os
 import re
+import signal
 import subprocess
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 
 _SECONDS = 60.0  # patience with one command
 _CANCEL_AT_ONCE = 500  # ids on one command line
@@ -104,11 +107,52 @@ def scrubbed() -> Iterator[None]:
         os.environ.update({name: before[name] for name in before.keys() - clean.keys()})
 
 
+def check_environment() -> None:
+    """ValueError when SLURM_CONF names no file: each command would look for it for a minute."""
+    path = os.environ.get("SLURM_CONF")
+    if path is not None and not os.path.isfile(path):
+        raise ValueError(
+            f"SLURM_CONF: {path!r} is no file; allowed: the cluster's slurm.conf, or not set"
+        )
+
+
+@contextmanager
+def time_limit(seconds: float, what: str) -> Iterator[None]:
+    """SchedulerError when the block, which runs `what`, takes longer: for commands that somebody
+    else's code starts. Only in the main thread, which alone hears of alarms; no limit elsewhere.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    over = False
+
+    def ring(_number: int, _frame: FrameType | None) -> None:
+        nonlocal over
+        over = True
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    except Exception as error:
+        if over:
+            raise SchedulerError(f"{what}: no answer within {seconds:.0f} s") from error
+        raise
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def ask(*command: str) -> str:
     """The output of a SLURM command.
 
     Raises SchedulerError with its words when it fails, is not installed or takes a minute.
     """
+    try:
+        check_environment()
+    except ValueError as error:
+        raise SchedulerError(str(error)) from None
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=_SECONDS, env=clean_environment()

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from results_db.plan_file import PlanFile
-from results_db.record import RunDir, may_follow, run_status
-from sweeps.watch import RunLine, run_lines
+from results_db.record import RunStatus, may_follow
+from sweeps.watch import RunLine, lines_and_files
 
 from . import queued, scheduler
 from .base import InQueue
@@ -58,10 +58,10 @@ def study_status(home: str | os.PathLike[str], plan: PlanFile) -> StudyStatus:
     parents = {run.id: run.parents for run in plan.runs}
     states: dict[str, str] = {}
     lines = []
-    for line in run_lines(home, plan):
+    for line, status in lines_and_files(home, plan):
         where = queues.runs.get(f"{line.kind}/{line.id}")
         above = {role: states[parent] for role, parent in parents[line.id].items()}
-        state = _state(home, line, where, queues, above)
+        state = _state(line, status, where, queues, above)
         states[line.id] = state
         reason = None if where is None or where.reason == "None" else where.reason
         job = None if where is None else f"{where.job_id} {reason or ''}".strip()
@@ -88,16 +88,15 @@ def counts(lines: Iterable[RunLine]) -> dict[str, dict[str, int]]:
 
 
 def _state(
-    home: Path,
     line: RunLine,
+    status: RunStatus | None,
     where: InQueue | None,
     queues: queued.Queues,
     parents: Mapping[str, str],  # role -> state
 ) -> str:
     if line.state in ("done", "diverged"):
         return line.state
-    if line.state in ("running", "lost"):
-        status = run_status(RunDir.of(home, line.kind, line.id))
+    if line.state in ("running", "lost") and status is not None:
         executor = str((status.claim or {}).get("executor"))
         if line.state == "running":
             return "lost" if queues.denies(status) and where is None else "running"

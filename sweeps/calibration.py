@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import os
 import statistics
-import subprocess
-import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,12 +87,14 @@ def calibrate(
     settings: Mapping[str, Any],
     seconds: float,
     place: str,
+    kinds: Collection[str] = trunks.KINDS,
 ) -> list[Timing]:
     """Times every shape of a plan of which something is left to train, and keeps the speeds.
 
-    `settings` are those of runs, with the device; `place` is the executor's name.
+    `settings` are those of runs, with the device; `place` is the executor's name; `kinds` leaves
+    the other kinds of runs out.
     """
-    chosen = shapes(plan)
+    chosen = [run for run in shapes(plan) if run.kind in kinds]
     if not chosen:
         return []
     settings = dict(settings)
@@ -168,28 +168,3 @@ def _store(home: str | os.PathLike[str], entries: Iterable[dict[str, Any]]) -> N
 
 def _identity(entry: Mapping[str, Any]) -> tuple[Any, ...]:
     return (entry["hardware"], entry["precision"], *entry["shape"])
-
-
-def local(command: Sequence[str], environment: Mapping[str, str]) -> Measure:
-    """Measures on this machine, in a process of its own; `command` runs trainer.calibrate.
-
-    Its stderr is the caller's. RuntimeError when it ends otherwise than well, ValueError when it
-    was asked for what is not there.
-    """
-
-    def measure(spec: Mapping[str, Any]) -> Mapping[str, Any]:
-        with tempfile.TemporaryDirectory(prefix="tokenlaw-calibrate-") as folder:
-            asked, answer = Path(folder) / "spec.json", Path(folder) / "result.json"
-            write_json(asked, dict(spec))
-            done = subprocess.run(
-                [*command, str(asked), str(answer)], env=dict(environment), check=False
-            )
-            if not answer.exists():
-                raise RuntimeError(f"--calibrate: its process ended with {done.returncode}")
-            found = read_json(answer)
-        assert isinstance(found, dict)
-        if "error" in found:
-            raise ValueError(found["error"])
-        return found
-
-    return measure

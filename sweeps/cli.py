@@ -14,7 +14,7 @@ from typing import Any
 import typer
 
 from .verbs.analyse import figures, fit, frontier, report
-from .verbs.launch import launch, quickstart
+from .verbs.launch import Told, launch, quickstart
 from .verbs.plan import plan
 from .verbs.results import results
 from .verbs.runs import count, sample, schedule, train
@@ -76,9 +76,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("TOKENLAW_DEBUG") == "1":
             raise
         return _report(error)
-    if code == 130:
+    # The parser turns Ctrl-C into 130; a launch that hears it by itself has said so already.
+    if code == 130 and not isinstance(code, Told):
         print("interrupted: all is kept; the same command again goes on", file=sys.stderr)
-    return code if isinstance(code, int) else 0
+    return int(code) if isinstance(code, int) else 0
 
 
 def _report(error: Exception) -> int:

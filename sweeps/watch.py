@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from results_db.plan_file import PlanFile, current_plan_path, read_plan, study_names
-from results_db.record import RunDir, may_follow, run_status
+from results_db.record import RunDir, RunStatus, may_follow, run_status
 from trainer.parts import nearest
 
 
@@ -82,20 +82,28 @@ def study_plan(home: str | os.PathLike[str], study: str) -> PlanFile:
 
 
 def run_lines(home: str | os.PathLike[str], plan: PlanFile) -> list[RunLine]:
-    """Every run of the plan. Folders are listed once a kind; only runs that are there are
-    opened.
+    """Every run of the plan, in its order."""
+    return [line for line, _ in lines_and_files(home, plan)]
+
+
+def lines_and_files(
+    home: str | os.PathLike[str], plan: PlanFile
+) -> list[tuple[RunLine, RunStatus | None]]:
+    """Every run of the plan with what its files say; None where it has no folder.
+
+    Folders are listed once a kind, and only runs that are there are opened, once.
     """
     there = {kind: _folders(Path(home) / kind) for kind in {run.kind for run in plan.runs}}
     states: dict[str, str] = {}
-    lines = []
+    lines: list[tuple[RunLine, RunStatus | None]] = []
     for run in plan.runs:
         arms = "+".join(dict.fromkeys(member.arm for member in run.members))
         axes = dict(run.members[0].axes) if run.members else {}
         attempt, step, steps, phase, rate, error, hours = 0, None, None, None, None, None, None
-        state = "planned"
+        state, status = "planned", None
         if run.id in there[run.kind]:
             folder = RunDir.of(home, run.kind, run.id)
-            status = run_status(folder)
+            status = run_status(folder, parents=False)  # their states are known here
             state, attempt = status.state, status.attempt
             if status.heartbeat is not None and state == "running":
                 step, steps = status.heartbeat["step"], status.heartbeat["steps"]
@@ -112,24 +120,23 @@ def run_lines(home: str | os.PathLike[str], plan: PlanFile) -> list[RunLine]:
             state = "planned" if ready else "waiting"
         states[run.id] = state
         eta = (steps - step) / rate if rate and step is not None and steps is not None else None
-        lines.append(
-            RunLine(
-                id=run.id,
-                kind=run.kind,
-                arm=arms,
-                axes=axes,
-                state=state,
-                attempt=attempt,
-                step=step,
-                steps=steps,
-                phase=phase,
-                unit_per_second=rate,
-                eta_seconds=eta,
-                error=error,
-                gpu_hours_predicted=run.facts.get("gpu_hours"),
-                gpu_hours=hours,
-            )
+        line = RunLine(
+            id=run.id,
+            kind=run.kind,
+            arm=arms,
+            axes=axes,
+            state=state,
+            attempt=attempt,
+            step=step,
+            steps=steps,
+            phase=phase,
+            unit_per_second=rate,
+            eta_seconds=eta,
+            error=error,
+            gpu_hours_predicted=run.facts.get("gpu_hours"),
+            gpu_hours=hours,
         )
+        lines.append((line, status))
     return lines
 
 

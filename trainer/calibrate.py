@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import signal
 import sys
 import tempfile
 import time
@@ -285,4 +286,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    # Told to end, by Ctrl-C or by a scheduler, it leaves without a word and takes its folder along.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: sys.exit(75))
     sys.exit(main(sys.argv[1:]))

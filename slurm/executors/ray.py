@@ -8,6 +8,7 @@ waits; when it dies, or a worker does, nothing is lost but the work since the la
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import socket
 import sys
@@ -17,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, final
 
-from .. import devices, intents, snapshot
+from .. import devices, intents, snapshot, timing
 from ..base import (
     BaseExecutor,
     Context,
@@ -26,7 +27,7 @@ from ..base import (
     JobReport,
     Listing,
     Phase,
-    worker_environment,
+    shared_environment,
 )
 from ..bundling import Bundling
 from ..options import names, parse_options
@@ -187,6 +188,36 @@ class Executor(BaseExecutor):
         for name in wanted & self._refs.keys():
             self._ray.cancel(self._refs[name], force=kill)
 
+    def calibrate(self, folder: Path, kind: str) -> str:
+        wanted = timing.one_process(self._resources[kind])
+        options = {
+            "num_cpus": wanted.cpus,
+            # All of a GPU even where runs share one: a share's speed is not that of the shape.
+            "num_gpus": math.ceil(wanted.gpus),
+            "max_retries": 0,
+            "name": folder.name,
+        }
+        if wanted.memory_gb is not None:
+            options["memory"] = int(wanted.memory_gb * 2**30)
+        _, *command = timing.command(folder)
+        environment = _shared_environment(self._code.path)
+        environment["TOKENLAW_HOME"] = str(self.context.home)
+        log = str(folder / timing.LOG)
+        ref = self._task.options(**options).remote(command, environment, log)
+        try:
+            # In pieces, so that Ctrl-C is heard.
+            while not self._ray.wait([ref], timeout=1.0)[0]:
+                pass
+        except BaseException:
+            self._ray.cancel(ref)
+            # The task ends its process first; without a driver it would be killed before it could.
+            self._ray.wait([ref], timeout=_CONNECT_SECONDS)
+            raise
+        ended = self._report(ref).reason or "the task ended"
+        if not (folder / timing.RESULT).exists():
+            timing.wait_for_result(folder)
+        return f"{ended}; {log}"
+
     def close(self) -> None:
         self._ray.shutdown()
 
@@ -234,6 +265,7 @@ def _connected(address: str) -> Any:
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     else:
         _refuse_silence(address)
+        _show_token()
     import ray
 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
@@ -252,6 +284,19 @@ def _connected(address: str) -> Any:
     except (ConnectionError, ValueError) as error:
         raise ValueError(f"address: {address!r}: {_first_line(error)}") from None
     return ray
+
+
+def _show_token() -> None:
+    """Lets Ray show its token where there is one.
+
+    `ray start` asks for it as soon as it finds one, which the first local Ray leaves in the home
+    folder, while a driver shows it only when told to; a cluster that asks for none lets it pass.
+    """
+    if "RAY_AUTH_MODE" in os.environ:
+        return
+    named = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
+    if named or (Path.home() / ".ray" / "auth_token").is_file():
+        os.environ["RAY_AUTH_MODE"] = "token"
 
 
 def _refuse_silence(address: str) -> None:
@@ -301,9 +346,7 @@ def _make_task() -> Any:
 
 def _shared_environment(code: Path) -> dict[str, str]:
     """What a task's process needs beside what its node gives it."""
-    known = worker_environment(code)
-    names = ("PYTHONPATH", "PYTHONUNBUFFERED", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-    shared = {name: known[name] for name in (*names, "OPENBLAS_NUM_THREADS")}
+    shared = shared_environment(code)
     if "TOKENLAW_DB" in os.environ:
         shared["TOKENLAW_DB"] = os.environ["TOKENLAW_DB"]
     return shared

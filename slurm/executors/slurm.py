@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, final
 
-from .. import intents, scheduler, snapshot
+from .. import intents, one_job, scheduler, snapshot, timing
 from ..base import (
     BaseExecutor,
     Context,
@@ -32,6 +32,7 @@ from ..base import (
     NotSubmitted,
     Phase,
     QueueUnknown,
+    shared_environment,
 )
 from ..bundling import Bundling
 from ..options import names, parse_options
@@ -39,6 +40,8 @@ from ..payload import Payload
 from ..resources import Resources
 
 _FIRST_LOOK_SECONDS = 2.0  # after a submission; then less and less often
+_SBATCH_SECONDS = 180.0  # patience with it: it tries again by itself when the controller is slow
+_TIMING_MINUTES = 60  # time limit of a job that times shapes, unless told otherwise
 _NO_LIMIT = 1_000_000  # time-outs after which submitit would give up: progress decides that here
 _ARRAY_AT_ONCE = 256  # tasks of an array that may run at once, unless told otherwise
 _NEVER = "DependencyNeverSatisfied"
@@ -103,6 +106,7 @@ class Executor(BaseExecutor):
     @classmethod
     def check(cls, context: Context) -> None:
         parse_options(Options(), context)
+        scheduler.check_environment()
 
     @classmethod
     def option_names(cls) -> frozenset[str]:
@@ -227,7 +231,8 @@ class Executor(BaseExecutor):
             )
         )
         # submitit prints what sbatch says and puts it into its error: once is enough.
-        with scheduler.scrubbed(), contextlib.redirect_stderr(io.StringIO()):
+        limit = scheduler.time_limit(_SBATCH_SECONDS, "sbatch")
+        with limit, scheduler.scrubbed(), contextlib.redirect_stderr(io.StringIO()):
             if len(payloads) == 1:
                 submitted = [driver.submit(payloads[0])]
             else:
@@ -341,6 +346,31 @@ class Executor(BaseExecutor):
             scheduler.cancel(ids)
         except scheduler.SchedulerError as error:
             raise QueueUnknown(str(error)) from None
+
+    def calibrate(self, folder: Path, kind: str) -> str:
+        wanted = timing.one_process(self._resources[kind])
+        most = self.bundling.most_minutes if self.bundling else None
+        minutes = wanted.minutes or min(_TIMING_MINUTES, most or _TIMING_MINUTES)
+        environment = shared_environment(self._code.path)
+        environment["TOKENLAW_HOME"] = str(self.context.home)
+        try:
+            ended = one_job.run(
+                timing.command(folder, self.options.python),
+                name=f"{self.context.study[:24]}.{folder.name}",
+                resources=replace(wanted, minutes=minutes),
+                folder=folder,
+                environment=environment,
+                chdir=self._code.path,
+                log=folder / timing.LOG,
+                say=self.context.say,
+            )
+        except scheduler.SchedulerError as error:
+            if _BAD_REQUEST.search(str(error)):
+                raise ValueError(f"slurm refused: {_words(error)}") from error
+            raise
+        if "FAILED" not in ended and "CANCELLED" not in ended:
+            timing.wait_for_result(folder)
+        return f"{ended}{timing.last_words(folder)}"
 
     def close(self) -> None:
         pass  # jobs go on without this process

@@ -227,7 +227,7 @@ def report(
             opt.load_table(source, home) if of_table else name,
             path,
             title=title,
-            home=home,
+            home=home if of_table else opt.there(home),
             vectors=_vectors(source, vectors, home) if of_table else None,
             bootstrap=bootstrap,
             seed=seed,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,11 +13,17 @@ import typer
 from . import options as opt
 
 if TYPE_CHECKING:
+    from slurm.base import BaseExecutor
     from slurm.launch import Summary
 
     from ..plan import Plan
 
-INTERRUPTED = 130
+
+class Told(int):
+    """An exit code whose reason has been printed."""
+
+
+INTERRUPTED = Told(130)
 _PLANS = 10  # in a row that other launches may overtake: each time they began one more segment
 
 Workers = Annotated[
@@ -41,16 +47,8 @@ def launch(
     device: opt.Device = "auto",
     workers: Workers = None,
     gpus: Gpus = None,
-    resources: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--resource", metavar="NAME=VALUE", help="For the executor, e.g. partition=gpu."
-        ),
-    ] = None,
-    address: Annotated[
-        str | None,
-        typer.Option("--address", help="Of a running Ray cluster; default: one of this machine."),
-    ] = None,
+    resources: opt.Resources = None,
+    address: opt.Address = None,
     hold: Annotated[bool, typer.Option("--hold", help="Submit to SLURM on hold.")] = False,
     weights: Annotated[
         list[str] | None,
@@ -100,9 +98,7 @@ def launch(
     )
     made = plan()
     check_budget(made.totals(), max_gpu_hours, max_flops)
-    asked = opt.pairs("--resource", resources)
-    if address is not None:
-        asked["address"] = address
+    asked = opt.asked_resources(resources, address)
     if hold:
         asked["hold"] = True
     summary = launched(
@@ -177,13 +173,6 @@ def launched(
     from ..plan import Overtaken
 
     executor = parts.load("slurm.executors", on).Executor
-    # A study may name what several places understand; each takes its own.
-    known = executor.option_names()
-    study = {
-        name: value
-        for name, value in made.resources.items()
-        if name.rpartition(".")[2] in known or (name.startswith("extra.") and "extra" in known)
-    }
     for plans_left in reversed(range(_PLANS)):
         try:
             return run_launch(
@@ -196,13 +185,28 @@ def launched(
                 wait=wait or executor.attached,
                 yes=yes or on == "local",
                 progress=progress,
-                options={**study, **(resources or {})} or None,
+                options=options_for(executor, made, resources or {}) or None,
             )
         except Overtaken:
             if not plans_left:
                 raise
             made, yes = replan(), True
     raise AssertionError("unreachable")
+
+
+def options_for(
+    executor: type[BaseExecutor], made: Plan, asked: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The options of an executor: what was asked for, and of the study's own what it understands.
+    A study may name what several places understand; each takes its own.
+    """
+    known = executor.option_names()
+    study = {
+        name: value
+        for name, value in made.resources.items()
+        if name.rpartition(".")[2] in known or (name.startswith("extra.") and "extra" in known)
+    }
+    return {**study, **asked}
 
 
 def quickstart(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -65,6 +66,14 @@ Scale = Annotated[
 Device = Annotated[
     str, typer.Option("--device", help="auto (a GPU where there is one), cpu, cuda or cuda:N.")
 ]
+Resources = Annotated[
+    list[str] | None,
+    typer.Option("--resource", metavar="NAME=VALUE", help="For the executor, e.g. partition=gpu."),
+]
+Address = Annotated[
+    str | None,
+    typer.Option("--address", help="Of a running Ray cluster; default: one of this machine."),
+]
 MaxHours = Annotated[
     float | None, typer.Option("--max-gpu-hours", help="Refuse a plan that needs more.")
 ]
@@ -104,6 +113,27 @@ def pairs(flag: str, texts: list[str] | None) -> dict[str, Any]:
     return given
 
 
+def asked_resources(resources: list[str] | None, address: str | None) -> dict[str, Any]:
+    """What --resource and --address ask an executor for."""
+    asked = pairs("--resource", resources)
+    if address is not None:
+        asked["address"] = address
+    return asked
+
+
+def there(home: Path) -> Path:
+    """`home`, for verbs that only read: ValueError where it is missing, which they would make.
+
+    A database server may know what is not there.
+    """
+    if not home.exists() and not os.environ.get("TOKENLAW_DB"):
+        raise ValueError(
+            f"--home: nothing is there: {str(home)!r}; allowed: the folder of a launch, by --home "
+            "or TOKENLAW_HOME"
+        )
+    return home
+
+
 TABLE_FILES = (".csv", ".tsv", ".parquet", ".json")
 
 
@@ -127,7 +157,7 @@ def load_table(source: str, home: Path) -> pd.DataFrame:
         return table.read(source)
     from results_db import read
 
-    return read.endpoints(source_name(source), wide=True, home=home)
+    return read.endpoints(source_name(source), wide=True, home=there(home))
 
 
 @contextlib.contextmanager

@@ -30,8 +30,12 @@ def plan(
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="First time a few iterations of every shape.")
     ] = False,
-    on: Annotated[str, typer.Option("--on", help="Where to calibrate: local.")] = "local",
+    on: Annotated[
+        str, typer.Option("--on", help="Where to calibrate: local, slurm or ray.")
+    ] = "local",
     device: opt.Device = "auto",
+    resources: opt.Resources = None,
+    address: opt.Address = None,
     weights: Annotated[
         list[str] | None,
         typer.Option("--weights", metavar="FILE=PATH", help="Pretrained files, to calibrate."),
@@ -45,7 +49,7 @@ def plan(
     """Runs of a study, their state, FLOPs and GPU-hours.
 
     Shared runs count once; cells that a filter drops are listed with the reason. With --calibrate
-    the hours rest on the speed of this machine, which later plans use too.
+    the hours rest on the speed of the place that --on names, which later plans use too.
     """
     from ..cost import PEAKS, check_budget, local_device, local_gpu
     from ..plan import make_plan
@@ -66,7 +70,8 @@ def plan(
             f"{', '.join(PEAKS)} in it, or hardware that runs of this home were timed on"
         )
     if calibrate:
-        timings = _calibrated(made, on, device, weights, home)
+        asked = opt.asked_resources(resources, address)
+        timings = _calibrated(made, on, device, weights, asked, home)
         for timing in timings:
             opt.say(timing.text(), error=True)
         entries = [timing.entry for timing in timings if timing.entry is not None]
@@ -81,27 +86,57 @@ def plan(
 
 
 def _calibrated(
-    made: Plan, on: str, device: str, weights: list[str] | None, home: Path
+    made: Plan,
+    on: str,
+    device: str,
+    weights: list[str] | None,
+    asked: dict[str, Any],
+    home: Path,
 ) -> list[Timing]:
-    """Times the shapes of a plan where its runs would train."""
-    import sys
+    """Times the shapes of a plan where its runs would train: at once, or kind by kind where they
+    ask for different things.
+    """
+    from functools import partial
 
-    from slurm.base import CODE_ROOT, worker_environment
+    from slurm.base import Context
+    from slurm.timing import measure_on, one_process
+    from trainer import parts
 
     from .. import calibration
-    from .launch import settings_of
+    from .launch import options_for, settings_of
 
-    if on != "local":
-        raise ValueError(f"--on: {on!r} cannot calibrate; allowed: local")
+    executor = parts.load("slurm.executors", on).Executor
     settings: dict[str, Any] = settings_of(device, weights)
     settings["locations"] = {**made.locations, **settings["locations"]}
-    command = [sys.executable, "-P", "-m", "trainer.calibrate"]
-    environment = worker_environment(CODE_ROOT, TOKENLAW_HOME=str(Path(home).absolute()))
-    return calibration.calibrate(
-        made,
-        calibration.local(command, environment),
-        home=home,
-        settings=settings,
-        seconds=CALIBRATION_SECONDS,
-        place=on,
+    shapes = calibration.shapes(made)
+    context = Context(
+        home=Path(home).resolve(),
+        study=made.study,
+        token="",
+        use_gpu=device != "cpu",
+        threads=max((run.config.numerics.cpu_threads for run in shapes), default=1),
+        say=partial(opt.say, error=True),
+        options=options_for(executor, made, asked) or None,
     )
+    executor.check(context)
+    if not shapes:
+        return []
+    place = executor(context)
+    try:
+        kinds: dict[Any, list[str]] = {}
+        for kind in dict.fromkeys(run.kind for run in shapes):
+            kinds.setdefault(one_process(place.resources(kind)), []).append(kind)
+        timings = []
+        for alike in kinds.values():
+            timings += calibration.calibrate(
+                made,
+                measure_on(place, alike[0]),
+                home=home,
+                settings=settings,
+                seconds=CALIBRATION_SECONDS,
+                place=on,
+                kinds=alike,
+            )
+        return timings
+    finally:
+        place.close()

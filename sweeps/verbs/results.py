@@ -36,7 +36,7 @@ def results(
     if form not in FORMATS:
         raise ValueError(f"--format: {form!r}; allowed: {', '.join(FORMATS)}")
     name = None if study is None else opt.source_name(study)
-    frame = read.endpoints(name, wide=wide, home=home)
+    frame = read.endpoints(name, wide=wide, home=opt.there(home))
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
     if form == "table":

@@ -12,7 +12,7 @@ def sync(home: opt.Home = opt.HOME, as_json: opt.Json = False) -> int:
     from results_db.engine import opened
     from results_db.sync import sync as rebuild
 
-    with opened(home) as engine:
+    with opened(opt.there(home)) as engine:
         report = rebuild(home, engine)
     if as_json:
         opt.print_json(dataclasses.asdict(report))

@@ -65,37 +65,27 @@ def _status_json(study: str, lines: list[Any]) -> dict[str, Any]:
 
 
 def _status_text(study: str, lines: list[Any], *, each_run: bool) -> str:
-    from rich.console import Console
-
     from slurm import status as statuses
 
-    from .. import show
     from .. import watch as watching
+    from ..columns import columns
 
     numbers = statuses.counts(lines)
     states = [
         state for state in statuses.STATES if any(state in found for found in numbers.values())
     ]
-    console = Console(width=240, highlight=False, no_color=True)
-    with console.capture() as capture:
-        console.print(
-            show.table(
-                [(study, "left"), *((state, "right") for state in states)],
-                [
-                    [kind, *(str(found.get(state, "")) for state in states)]
-                    for kind, found in numbers.items()
-                ],
-            )
-        )
-        shown = (
-            lines if each_run else [line for line in lines if line.state in ("running", "stale")]
-        )
-        bad = [line for line in lines if line.state in ("failed", "lost", "diverged")]
-        shown = shown if each_run else shown + bad[:MOST_LINES]
-        if shown:
-            console.print()
-            console.print(show.table(_COLUMNS, [_row(line) for line in shown]))
-    text = "\n".join(line.rstrip() for line in capture.get().splitlines())
+    text = columns(
+        [(study, "left"), *((state, "right") for state in states)],
+        [
+            [kind, *(str(found.get(state, "")) for state in states)]
+            for kind, found in numbers.items()
+        ],
+    )
+    shown = lines if each_run else [line for line in lines if line.state in ("running", "stale")]
+    bad = [line for line in lines if line.state in ("failed", "lost", "diverged")]
+    shown = shown if each_run else shown + bad[:MOST_LINES]
+    if shown:
+        text += "\n\n" + columns(_COLUMNS, [_row(line) for line in shown])
     spent = watching.spent_hours(lines)
     return text if spent is None else f"{text}\n{spent.text()}"
 

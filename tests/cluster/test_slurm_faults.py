@@ -3,12 +3,19 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from daemons import Launched, Place, Project, ended, until
+from daemons import ROOT, Launched, Place, Project, ended, kept, until
 from fake_trainer import behave
 from toy import attempts, folder, two_stage_plan
+
+from results_db import read
+from results_db.endpoint import same_result
+from results_db.record import RunDir, read_attempts, read_endpoint
 
 pytestmark = pytest.mark.cluster
 
@@ -119,12 +126,82 @@ def test_cancelled_and_launched_again(project: Project, slurm: Place, tmp_path: 
     check(tmp_path, again, 2)
 
 
-def test_node_set_down_and_up(project: Project, slurm: Place, tmp_path: Path) -> None:
-    prepared(tmp_path, SLOW)
-    launch = project.start(tmp_path, slurm)
-    started(tmp_path)
+# Columns that clocks, attempts and the state of the repository fill.
+PASSING = ["attempts", "seconds_train", "gpu_hours", "gpu_hours_planned", "finished_at"]
+PASSING += ["commit", "dirty", "hardware"]
+STUDY = str(ROOT / "tests" / "cluster" / "together_study.py")
+
+
+def trained(home: Path, place: Mapping[str, str], *options: str) -> subprocess.Popen[str]:
+    """A launch of a study of three generators with the trainer itself."""
+    words = [STUDY, "--option", "generators=3", "--set", "generator.iterations=150"]
+    words += ["--home", str(home), "--device", "cpu", "--yes", "--quiet", *options]
+    return kept(
+        subprocess.Popen(
+            [sys.executable, "-P", "-m", "sweeps", "launch", *words],
+            env={**os.environ, **place, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+    )
+
+
+def frozen(run: RunDir) -> tuple[int, str]:
+    """Stops the run's process where it is, after its first checkpoint; its number and its job."""
+    until(lambda: list(run.checkpoints_path.glob("step-*/manifest.json")), "a checkpoint", 120)
+    claim = read_attempts(run)[-1]
+    os.kill(claim["pid"], signal.SIGSTOP)
+    assert read_endpoint(run) is None, "it was not over yet"
+    return claim["pid"], claim["job"]
+
+
+@pytest.mark.timeout(600)
+def test_the_trainer_itself_ends_as_if_undisturbed(slurm: Place, tmp_path: Path) -> None:
+    calm, home = tmp_path / "calm", tmp_path / "home"
+    undisturbed = trained(calm, {}, "--workers", "1")
+    on = ["poll_seconds=1", "working_tree=true", "bundle_minutes=0.01", "minutes=5"]
+    on = [word for name in [*on, "signal_seconds=45"] for word in ("--resource", name)]
+    on += ["--on", "slurm", "--wait", "--checkpoint-seconds", "0"]
+    launch = trained(home, slurm.environment, *on)
+    until(lambda: len(list(home.glob("generator/*"))) == 3, "the launch", 60)
+    late, killed, lost = runs = [RunDir(path) for path in sorted(home.glob("generator/*"))]
+    pids, jobs = zip(*map(frozen, runs), strict=True)
+
+    # Its step is killed.
+    status = Path(f"/proc/{pids[1]}/status").read_text()
+    os.kill(int(status.split("PPid:")[1].split()[0]), signal.SIGKILL)
+    # Its time is over: a limit of one minute instead of five. 45 s before it, and looked at every
+    # 30 s, SLURM wakes all processes and gives its signal.
+    slurm.ask("scontrol", "update", f"jobid={jobs[0]}", "timelimit=1")
+    until(lambda: read_attempts(late)[0]["end"], "it has saved", 90)
+    slurm.ask("scontrol", "update", f"jobid={jobs[0]}", "timelimit=5")
+    until(lambda: all(map(read_endpoint, (late, killed))), "both went on", 120)
+    # Its node goes down and comes back.
     node = slurm.ask("sinfo", "-h", "-N", "-o", "%N").split()[0]
     slurm.ask("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
-    # It comes back when its daemon registers again, by itself or because it is told to.
+    # By itself, when its daemon registers again, or because it is told to.
     until(lambda: "idle" in slurm.ask("sinfo", "-h", "-o", "%T"), "the node is back")
-    check(tmp_path, ended(launch), 2)
+
+    for process in (launch, undisturbed):
+        text = process.communicate(timeout=200)[0]
+        assert process.returncode == 0, text[-4000:]
+    claims = {run: read_attempts(run) for run in runs}
+    assert [len(claims[run]) for run in runs] == [2, 2, 2]
+    assert claims[late][0]["end"]["outcome"] == "preempted"
+    same_job = [claims[run][0]["job"] == claims[run][1]["job"] for run in runs]
+    assert same_job == [True, False, True], "queued again by itself, by the launch, by SLURM"
+    expected = [RunDir(path.parent) for path in sorted(calm.glob("*/*/endpoint.json"))]
+    assert len(expected) == 5
+    for run in expected:
+        mine, other = read_endpoint(run), read_endpoint(RunDir.of(home, run.kind, run.id))
+        assert mine is not None and other is not None
+        assert same_result(mine, other), f"{run.kind} {run.id}"
+    for wide in (True, False):
+        found, table = (
+            read.endpoints("together_study", wide=wide, home=place).drop(
+                columns=PASSING, errors="ignore"
+            )
+            for place in (home, calm)
+        )
+        assert len(table) >= 3 and found.equals(table), "each row once, and the same"

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import resource
 import subprocess
 import sys
 import time
@@ -31,6 +33,12 @@ def pending(slurm: Place, home: Path) -> list[str]:
     """Jobs from this home that wait in the queue."""
     mark = (home / "launches/home-id").read_text()
     return [j["id"] for j in slurm.jobs() if mark in j["name"] and j["state"] == "PENDING"]
+
+
+def spent_seconds() -> float:
+    """CPU time of all children that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def mark_done(home: Path, plan: object, kinds: tuple[str, ...]) -> None:
@@ -76,14 +84,16 @@ def test_300_runs_take_few_calls(project: Project, slurm: Place, tmp_path: Path)
 
     wrapped = counting(tmp_path / "bin2", "squeue")
     environment = {**os.environ, **slurm.environment, **wrapped, "PYTHONPATH": str(project.path)}
-    command = [sys.executable, "-P", "-m", "sweeps", "status", "toy", "--home", str(home), "--json"]
-    began = time.monotonic()
+    command = [sys.executable, "-P", "-m", "sweeps", "status", "toy", "--home", str(home), "--runs"]
+    began, before = time.monotonic(), spent_seconds()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    seconds = time.monotonic() - began
-    counts = json.loads(done.stdout)["counts"]
-    assert counts["generator"] == {"held": 300} and counts["evaluation"] == {"held": 300}
+    seconds, work = time.monotonic() - began, spent_seconds() - before
+    assert len(re.findall(r"^generator +300$", done.stdout, re.MULTILINE)) == 1
+    assert len(re.findall(r" generator +vq +held +\d+_\d+ JobHeldUser$", done.stdout, re.M)) == 300
     assert calls(tmp_path / "bin2", "squeue") == 1
-    # The promise is 2 s; the rest is for a machine that does other things at the same time.
+    # The promise is 2 s on a machine with nothing else to do, which is what it computes (squeue's
+    # part included); here it may have to wait for a core, so the clock gets more.
+    assert work < 2, work
     assert seconds < 6, seconds
 
     cancel = [*command[:4], "cancel", "toy", "--home", str(home)]

@@ -1,12 +1,12 @@
-"""One tokenizer and one generator whose every random number is a function of the step alone, so
-that several processes give the curve of one."""
+"""One tokenizer and one or more generators whose every random number is a function of the step
+alone, so that several processes give the curve of one."""
 
 from sweeps.grid import Axis, Grid, part
 
 ADAM = {"lr_peak": 1e-3, "beta1": 0.9, "beta2": 0.95}
 
 
-def study() -> Grid:
+def study(generators: int = 1) -> Grid:
     return Grid(
         data={"dataset": part("digits"), "resolution": 16},
         tokenizer={
@@ -36,5 +36,5 @@ def study() -> Grid:
             "batch_size": 8,
             "optim": {**ADAM, "schedule": "cosine"},
         },
-        axes=(Axis("size", {"S": {}}),),
+        axes=(Axis("seed", tuple(range(generators)), path="generator.seed"),),
     )

@@ -4,7 +4,7 @@
 Linked under the names sbatch, squeue, scancel, scontrol, sacctmgr and srun on the PATH; the file is
 $FAKE_SLURM: {"next": id, "jobs": {id: {..}}, "calls": {command: [arguments]}, "switches": {..}}.
 Switches: sbatch_lies (exit 1 after submitting, perhaps with a text), sbatch_fails (the jobs have
-failed at once), sbatch_refuses (text), sbatch_mumbles (prints no
+failed at once), sbatch_refuses (text), sbatch_hangs, sbatch_mumbles (prints no
 id), sbatch_kills (SIGKILL to the caller after submitting), queue_down (squeue fails),
 no_accounting, max_array, max_submit.
 """
@@ -37,6 +37,8 @@ def main() -> int:
 
 def sbatch(state: dict, arguments: list[str]) -> int:
     switches = state["switches"]
+    if switches.get("sbatch_hangs"):
+        os.execlp("sleep", "sleep", "60")  # nothing is written, the lock goes with this file
     text = Path(arguments[-1]).read_text()
     options = dict(re.findall(r"^#SBATCH --([a-z-]+)=?(.*)$", text, re.MULTILINE))
     match = re.match(r"0-(\d+)", options.get("array", ""))
@@ -68,7 +70,7 @@ def sbatch(state: dict, arguments: list[str]) -> int:
         words = lie if isinstance(lie, str) else "Socket timed out on send/recv operation"
         print(f"sbatch: error: {words}", file=sys.stderr)
         return 1
-    print(f"Submitted batch job {number}")
+    print(number if "--parsable" in arguments else f"Submitted batch job {number}")
     return 0
 
 

@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from fake_trainer import behave, endpoint
 from toy import folder, two_stage_plan
 
 from results_db.record import RunDir, claim
-from slurm import base, control, intents, queued
+from slurm import base, control, intents, queued, scheduler
 from slurm.executors import slurm as slurm_executor
 from slurm.launch import Summary, launch
 from slurm.resources import Resources
@@ -316,10 +317,10 @@ def test_inherited_slurm_variables_do_not_reach_sbatch(
         monkeypatch.setenv(name, "x")
     monkeypatch.setenv("SQUEUE_FORMAT", "%A")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
+    monkeypatch.setenv("SLURM_CONF", str(cluster.file))
     run(two_stage_plan(), home)
     seen = cluster.state()["environment"]
-    assert seen["SLURM_CONF"] == "/etc/slurm.conf" and seen["PATH"] == os.environ["PATH"]
+    assert seen["SLURM_CONF"] == str(cluster.file) and seen["PATH"] == os.environ["PATH"]
     assert not [
         name
         for name in seen
@@ -327,6 +328,45 @@ def test_inherited_slurm_variables_do_not_reach_sbatch(
         and name != "SLURM_CONF"
     ]
     assert os.environ["SLURM_CPU_BIND"] == "x", "this process keeps its own"
+
+
+@pytest.mark.parametrize("path", ["/nowhere/slurm.conf", ""])
+def test_a_configuration_that_is_not_there(
+    home: Path, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    run(two_stage_plan(), home)
+    calls = cluster.state()["calls"]
+    monkeypatch.setenv("SLURM_CONF", path)
+    words = f"SLURM_CONF: {path!r} is no file; allowed: the cluster's slurm.conf, or not set"
+    with pytest.raises(ValueError) as caught:
+        run(two_stage_plan(), home)
+    assert str(caught.value) == words
+    found = study_status(home, study_plan(home, "toy"))
+    assert found.notes == (f"slurm cannot be asked: {words}",)
+    assert cluster.state()["calls"] == calls, "SLURM's commands would wait for the file"
+
+
+def test_sbatch_that_does_not_answer(
+    home: Path, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm_executor, "_SBATCH_SECONDS", 2.0)
+    cluster.switch(sbatch_hangs=True)
+    began = time.monotonic()
+    stopped = run(two_stage_plan(), home)
+    assert time.monotonic() - began < 20
+    assert stopped.stopped == "slurm refused: sbatch: no answer within 2 s"
+    assert stopped.exit_code == 1 and submitted(home) == []
+    cluster.switch(sbatch_hangs=False)
+    assert len(run(two_stage_plan(), home).submitted) == 6
+
+
+def test_a_command_that_does_not_answer(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler, "_SECONDS", 1.0)
+    (cluster.file.parent / "bin" / "squeue").write_text("#!/bin/sh\nexec sleep 60\n")
+    with pytest.raises(scheduler.SchedulerError, match="^squeue: no answer within 1 s$"):
+        scheduler.my_jobs()
 
 
 GOLDEN = """#!/bin/bash

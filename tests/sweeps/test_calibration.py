@@ -163,6 +163,39 @@ def test_another_version_of_the_file_is_refused(tmp_path):
         make_plan(grid(), home=tmp_path)
 
 
+def test_kinds_that_ask_for_different_things_are_timed_apart(tmp_path, capsys, monkeypatch):
+    from slurm import timing
+    from slurm.executors.local import Executor
+    from slurm.resources import Resources
+
+    asked = []
+
+    def calibrate(self, folder, kind):
+        spec = json.loads((folder / timing.SPEC).read_text())
+        asked.append((kind, [job["kind"] for job in spec["jobs"]]))
+        content = {"hardware": HARDWARE, "results": [timed([1.0])] * len(spec["jobs"])}
+        (folder / timing.RESULT).write_text(json.dumps(content))
+        return "well"
+
+    monkeypatch.setattr(Executor, "calibrate", calibrate)
+    (tmp_path / "mine.py").write_text(STUDY)
+    command = ["plan", str(tmp_path / "mine.py"), "--home", str(tmp_path / "home"), "--calibrate"]
+    # More processes of a run make no difference: one is timed.
+    for gpus in ({"tokenizer": 2, "generator": 1}, {"tokenizer": 0, "generator": 1}):
+        monkeypatch.setattr(
+            Executor, "resources", lambda _, kind, gpus=gpus: Resources(gpus=gpus[kind])
+        )
+        assert main(command) == 0
+    both = ["tokenizer", "generator"]
+    assert asked == [("tokenizer", both), *((kind, [kind]) for kind in both)]
+    stored = json.loads((tmp_path / "home/calibration.json").read_text())["entries"]
+    assert sorted(entry["kind"] for entry in stored) == sorted(both)
+    assert main([*command, "--on", "nowhere"]) == 2
+    assert "allowed: local, ray, slurm" in capsys.readouterr().err
+    assert main([*command, "--resource", "colour=red"]) == 2
+    assert "colour" in capsys.readouterr().err
+
+
 def test_on_this_machine(tmp_path, capsys, monkeypatch):
     """Once through everything, with the process that trains."""
     monkeypatch.setattr("sweeps.verbs.plan.CALIBRATION_SECONDS", 0.05)
@@ -181,8 +214,7 @@ def test_on_this_machine(tmp_path, capsys, monkeypatch):
     assert low <= generators[1]["gpu_hours"] <= high
     assert generators[1]["gpu_hours"] == pytest.approx(10 * generators[0]["gpu_hours"])
     assert "tokens/s" in err and "images/s" in err and "GiB" in err
-    assert main([*command, "--calibrate", "--on", "slurm"]) == 2
-    assert "--on: 'slurm' cannot calibrate; allowed: local" in capsys.readouterr().err
+    assert not list((tmp_path / "home/launches").iterdir()), "what was asked is not kept"
     assert main([*command, "--max-gpu-hours", "1e-9"]) == 2
     assert main([*command, "--max-flops", "1"]) == 2
     assert tiny.MODEL["width"] == 32  # the study is that of the tiny runs

@@ -150,7 +150,7 @@ def test_hours_name_their_device_and_launches_here_are_for_this_machine(
         (["status", "quickstart"], "has not been launched"),
         (["logs", "0123"], "RUN: '0123' is no run"),
         (["train", "0123"], "RUN: '0123' is no run"),
-        (["results", "quickstart"], "quickstart"),
+        (["results", "quickstart"], "--home: nothing is there"),
         (["results", "--format", "xls"], "--format: 'xls'; allowed: table, csv, parquet, json"),
         (["fit", "nowhere.csv"], "nowhere.csv"),
         (["sample", "0123", "--classes", "a,b"], "RUN: '0123' is no run"),
@@ -233,6 +233,38 @@ def test_ctrl_c_ends_with_130_and_says_that_all_is_kept(tokenlaw, study, monkeyp
     monkeypatch.setattr(planning, "make_plan", interrupted)
     code, _, err = tokenlaw("plan", study)
     assert (code, err) == (130, "interrupted: all is kept; the same command again goes on\n")
+
+
+def test_a_launch_that_is_interrupted_says_so_once(capsys, study, tmp_path, monkeypatch):
+    from slurm.launch import Summary
+
+    facts = {"study": "mine", "executor": "local", "total": 3, "done": 1, "diverged": 0}
+    lists = dict.fromkeys(("submitted", "failed", "blocked"), ())
+    summary = Summary(
+        **facts, **lists, elsewhere=0, queued=0, interrupted=True, stopped=None, seconds=1.0
+    )
+    monkeypatch.setattr("sweeps.verbs.launch.launched", lambda *_, **__: summary)
+    assert main(["launch", study, "--home", str(tmp_path / "home")]) == 130
+    out, err = capsys.readouterr()
+    assert (out + err).count("interrupted") == 1
+    assert out.endswith("interrupted; nothing is lost, the same command goes on from here\n")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("results", "results quickstart", "status quickstart", "fit quickstart", "sync"),
+        *("frontier quickstart", "figures quickstart", "report quickstart", "logs abc"),
+        *("cancel quickstart", "retry quickstart", "sample abc", "train abc"),
+    ],
+)
+def test_reading_makes_nothing_where_nothing_is(capsys, tmp_path, monkeypatch, words):
+    monkeypatch.delenv("TOKENLAW_DB", raising=False)
+    home = tmp_path / "nowhere"
+    assert main([*words.split(), "--home", str(home)]) == 2
+    out, err = capsys.readouterr()
+    assert not out and err.startswith("error: ") and err.count("\n") == 1
+    assert str(home) in err and not home.exists()
 
 
 def environment() -> dict[str, str]:
@@ -367,11 +399,11 @@ def test_a_file_is_no_home_and_folders_of_results_are_made(tmp_path, capsys):
         assert main([*verb, "--home", str(file)]) == 2
         assert "error: --home: " in capsys.readouterr().err
     out = tmp_path / "new" / "folder" / "all.csv"
-    home = ["--home", str(tmp_path / "home")]
+    home = ["--home", str(tmp_path)]
     assert main(["results", "--format", "csv", "--out", str(out), *home]) == 0
     assert out.read_text().startswith("study,")
     assert main(["fit", "quickstart", *home]) == 2
-    assert f"'quickstart' has no plan in {tmp_path / 'home'}, known" in capsys.readouterr().err
+    assert f"'quickstart' has no plan in {tmp_path}, known" in capsys.readouterr().err
 
 
 def test_logs_follow_only_whole_lines(tokenlaw, tmp_path):
