@@ -66,3 +66,19 @@ def test_every_shape_of_a_long_worker_is_compiled(monkeypatch):
         layer(torch.zeros(2, width))
     assert len(compiled) == 12
     torch._dynamo.reset()
+
+
+def test_the_share_of_activations_reaches_the_compiler(monkeypatch):
+    import torch._functorch.config as functorch
+
+    from sweeps.verbs.launch import settings_of
+    from trainer.config import decode
+    from trainer.run import Settings
+
+    monkeypatch.setattr(functorch, "activation_memory_budget", 1.0)
+    settings = decode(Settings, settings_of("cpu", activation_memory=0.25), where="settings")
+    cpu = torch.device("cpu")
+    startup.get_ready("generator", cpu, True, settings.activation_memory)
+    assert functorch.activation_memory_budget == 0.25
+    startup.get_ready("generator", cpu, True, Settings().activation_memory)
+    assert functorch.activation_memory_budget == 1.0

@@ -1,0 +1,73 @@
+"""Seconds from the start of a process to the end of a generator's first step, phase by phase.
+
+    python benchmarks/start_up.py [--generator 111M] [--tiny]
+
+Twice, each in a process of its own: with an empty compile cache, and with the one that the first
+left. What the trainer does, without run folders; batch 256 x 256 tokens on a GPU. `--tiny` is the
+same at sizes for a CPU, where nothing is compiled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--generator", default="111M")
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--began", type=float, help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.began is not None:
+        first_step(chosen.generator, chosen.tiny, chosen.began)
+        return
+    with tempfile.TemporaryDirectory(prefix="tokenlaw-bench-") as folder:
+        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": folder}
+        for cache in ("cold", "warm"):
+            print(f"compile cache: {cache}", flush=True)
+            again = [sys.executable, *sys.argv, f"--began={time.time()}"]
+            subprocess.run(again, env=environment, check=True)
+
+
+def first_step(size: str, tiny: bool, began: float) -> None:
+    last = began
+
+    def stamp(phase: str) -> None:
+        nonlocal last
+        now = time.time()
+        print(f"{now - began:>8.2f} s  +{now - last:>6.2f}  {phase}", flush=True)
+        last = now
+
+    import torch
+
+    stamp("torch")
+    from generator_step import CLASSES, make_step
+
+    from trainer import count, startup
+    from trainer.config import LlamaConfig
+
+    stamp("trainer")
+    device = torch.device("cpu" if tiny else "cuda")
+    startup.get_ready("generator", device, compiled=not tiny)
+    stamp("device, compiler's imports, its workers asked for")
+    batch, length, codes = (8, 16, 256) if tiny else (256, 256, 16_384)
+    model = count.generators()[f"llama-{size}"]
+    if tiny:
+        model = LlamaConfig(width=64, layers=3, heads=2)
+    torch.set_float32_matmul_precision("high")
+    code_BL = torch.randint(codes, (batch, length), device=device)
+    class_B = torch.randint(CLASSES, (batch,), device=device)
+    step = make_step(model, codes, code_BL, class_B)
+    stamp("weights, optimiser")
+    for name in ("first step", "second step"):
+        step().item()
+        stamp(name)
+
+
+if __name__ == "__main__":
+    main()
