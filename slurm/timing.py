@@ -37,8 +37,9 @@ def one_process(resources: Resources) -> Resources:
     """Of what a run asks for, the part of one of its processes: more are not timed."""
     return replace(
         resources,
+        nodes=1,
         gpus=min(resources.gpus, 1),
-        cpus=max(1, resources.cpus // resources.group_size),
+        cpus=max(1, resources.cpus * resources.nodes // resources.group_size),
         processes=None,
     )
 

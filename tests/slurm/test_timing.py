@@ -10,6 +10,7 @@ from fake_cluster import FakeCluster
 from slurm import one_job, timing
 from slurm.base import BaseExecutor, Context
 from slurm.executors.slurm import Executor
+from slurm.resources import Resources
 
 SPEC = {"device": "cpu", "jobs": []}
 RESULT = {"hardware": "NVIDIA Toy", "results": []}
@@ -117,3 +118,11 @@ def test_an_executor_need_not_be_able_to(home: Path) -> None:
     assert Executor.__base__ is BaseExecutor
     with pytest.raises(ValueError, match="cannot be done by this executor"):
         timing.measure_on(Other(Context(home=home, study="toy", token="")), "generator")(SPEC)
+
+
+def test_one_process_of_many_is_timed() -> None:
+    asked = Resources(nodes=2, gpus=4, cpus=16, memory_gb=64)
+    assert asked.group_size == 8
+    assert timing.one_process(asked) == Resources(gpus=1, cpus=4, memory_gb=64)
+    shared = Resources(gpus=0.25, cpus=3)
+    assert timing.one_process(shared) == shared
