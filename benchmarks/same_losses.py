@@ -1,0 +1,175 @@
+"""Whether what is fast trains the same: losses of the compiled trainer beside those of plain code.
+
+    python benchmarks/same_losses.py [--generator 111M] [--codes FOLDER] [--steps 200]
+    python benchmarks/same_losses.py --tokenizer [--steps 50]
+
+Both train the same run with the same seeds. Generator: compiled blocks and the loss in chunks,
+against eager blocks and the cross-entropy of all fp32 logits at once; dropout is off, since
+compiled code draws other masks. The largest difference of their losses must be at most 1e-3 nats.
+The codes are those of a codes run, `--codes HOME/codes/ID`, or a Markov chain of V = 16384.
+Tokenizer: VQ-16 with GAN and a perceptual loss, compiled (which norms and upsamples in operations
+of its own) and eager, both in bf16, and eager in fp32. The GAN makes small differences grow, so the
+yardstick is what bf16 does to the eager one: the compiled losses must on average lie no more than
+twice as far from the fp32 ones. `--tiny` is either at sizes for a CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from train_speed import CLASSES, finish, lay_out, tokenizer_tree
+
+from results_db.record import RunDir
+from trainer import calibrate, count, cross_entropy
+from trainer.config import part, to_tree
+from trainer.encode import Codes
+from trainer.run import Stop, execute
+
+LARGEST_NATS = 1e-3  # difference of generator losses
+TIMES_BF16 = 2.0  # of what bf16 does to the eager tokenizer
+DROPOUTS = ("token_dropout", "residual_dropout", "ffn_dropout")
+
+
+def losses(run: RunDir) -> np.ndarray:
+    """Trains a run in this process; the loss of every iteration."""
+    outcome = execute(run.path, Stop())
+    assert outcome.outcome == "done", outcome.error
+    lines = [json.loads(line) for line in run.log_path.read_text().splitlines()]
+    return np.array([entry["loss"] for entry in lines if "loss" in entry])
+
+
+def chain(folder: Path, codes: int) -> None:
+    """Puts codes that can be learnt in place of random ones: each follows from the one before, but
+    for a tenth of them.
+    """
+    random = np.random.default_rng(0)
+    after = random.permutation(codes)
+    for name in ("train", "val"):
+        path = folder / "codes" / f"{name}-00000.npy"
+        drawn = np.load(path)
+        for position in range(1, drawn.shape[-1]):
+            kept = random.random(drawn.shape[:-1]) < 0.1
+            follows = after[drawn[..., position - 1]]
+            drawn[..., position] = np.where(kept, drawn[..., position], follows)
+        np.save(path, drawn)
+
+
+def generator(home: Path, chosen: argparse.Namespace) -> None:
+    steps, batch, size = chosen.steps or 200, 256, 256
+    model: dict[str, Any] = to_tree(count.generators()[f"llama-{chosen.generator}"])
+    tokenizer = {"tokenizer": part("vqgan"), "quantizer": part("vq", codebook_size=16_384)}
+    if chosen.tiny:
+        steps, batch, size = chosen.steps or 20, 8, 32
+        model = {"width": 64, "layers": 2, "heads": 2}
+        tokenizer = {
+            "tokenizer": part("vqgan", ch=16, ch_mult=[1, 1, 2]),
+            "quantizer": part("vq", codebook_size=256),
+        }
+    if chosen.codes is not None:
+        stored = RunDir(chosen.codes)
+        folder = home / "codes" / stored.id
+        shutil.copytree(stored.path, folder)
+        above = stored.config()["parents"]["tokenizer"]
+        shutil.copytree(stored.home / "tokenizer" / above, home / "tokenizer" / above)
+        codes = RunDir(folder)
+    else:
+        facts = calibrate.random_pictures(home / "pictures", size, 16) | {"resolution": size}
+        above_tree = {"data": facts, **tokenizer, "iterations": 1, "batch_size": 1}
+        asked = {"data": {**facts, "num_classes": CLASSES}}
+        codes = calibrate.random_codes(home, asked, above_tree, 8 * batch)
+        chain(codes.path, Codes(codes).codebook_size)
+        finish(codes)
+    tree = {
+        "model": model | dict.fromkeys(DROPOUTS, 0.0),
+        "iterations": steps,
+        "batch_size": batch,
+        "optim": {"lr_peak": 3e-4, "weight_decay": 0.05, "clip": 1.0},
+        "numerics": {"precision": "bf16"},
+    }
+    found = {}
+    for name, compiled in (("plain", False), ("fast", True)):
+        place = home / name
+        for kind in ("tokenizer", "codes"):
+            shutil.copytree(home / kind, place / kind, dirs_exist_ok=True)
+        run = lay_out(
+            place,
+            "generator",
+            tree,
+            {"codes": RunDir.of(place, "codes", codes.id)},
+            log_every=1,
+            compile=compiled,
+            device="cpu" if chosen.tiny else "cuda",
+        )
+        plain = mock.patch.object(cross_entropy, "chunked", at_once)
+        with plain if not compiled else mock.MagicMock():
+            found[name] = losses(run)
+    apart = np.abs(found["fast"] - found["plain"])
+    print(f"plain: first {found['plain'][0]:.4f}, last {found['plain'][-1]:.4f} nats")
+    print(f"difference over {steps} iterations: mean {apart.mean():.2e}, largest {apart.max():.2e}")
+    assert apart.max() <= LARGEST_NATS, f"more than {LARGEST_NATS:g}"
+
+
+def at_once(
+    *arguments: Any, compiled: bool = False, **more: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Stands in for the loss in chunks."""
+    return cross_entropy.plain(*arguments, **more)
+
+
+def tokenizer(home: Path, chosen: argparse.Namespace) -> None:
+    side, batch, steps = 256, 16, chosen.steps or 50
+    if chosen.tiny:
+        side, batch, steps = 32, 4, chosen.steps or 6
+    facts = calibrate.random_pictures(home / "pictures", side, 4 * batch) | {"resolution": side}
+    tree = tokenizer_tree(facts, batch, steps)
+    if chosen.tiny:
+        tree["tokenizer"] = part("vqgan", ch=16, ch_mult=[1, 1, 2])
+        tree["adversarial"] = part("patchgan", ndf=8, n_layers=2, start_iteration=0)
+    found = {}
+    for name, precision, compiled in (
+        ("fp32", "fp32", False),
+        ("eager", "bf16", False),
+        ("fast", "bf16", True),
+    ):
+        run = lay_out(
+            home / name,
+            "tokenizer",
+            {**tree, "numerics": {"precision": precision}},
+            {},
+            log_every=1,
+            compile=compiled,
+            device="cpu" if chosen.tiny else "cuda",
+            locations={"data": str(home / "pictures")},
+        )
+        found[name] = losses(run)
+    eager, fast = (np.abs(found[name] - found["fp32"]).mean() for name in ("eager", "fast"))
+    print(f"fp32: first {found['fp32'][0]:.4f}, last {found['fp32'][-1]:.4f}")
+    print(f"mean difference to it over {steps} iterations: eager {eager:.2e}, fast {fast:.2e}")
+    assert fast <= TIMES_BF16 * eager, f"more than {TIMES_BF16:g} times as far"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--generator", default="111M")
+    parser.add_argument("--codes", type=Path)
+    parser.add_argument("--tokenizer", action="store_true")
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--tiny", action="store_true")
+    chosen = parser.parse_args()
+    name = "CPU" if chosen.tiny else torch.cuda.get_device_name()
+    print(f"{datetime.date.today()}  {name}, torch {torch.__version__}")
+    with tempfile.TemporaryDirectory(prefix="tokenlaw-bench-") as folder:
+        (tokenizer if chosen.tokenizer else generator)(Path(folder), chosen)
+
+
+if __name__ == "__main__":
+    main()
