@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import gc
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from results_db.plan_file import current_plan_path, read_plan, study_names
 from results_db.record import RunDir, now_text
 from trainer import trunks
 from trainer.config import KINDS, SCHEME, canonical_json, to_tree
+from trainer.startup import collector_paused
 
 from . import cost
 from .data_facts import DataFacts
@@ -103,7 +102,7 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """What `tokenlaw plan --json` prints."""
-        with _collecting_later():
+        with collector_paused():
             return {
                 "study": self.study,
                 "runs": [_run_json(run) for run in self.runs],
@@ -141,7 +140,7 @@ class Plan:
         """Writes studies/NAME/plan-HASH.json, once, and current.json that names it; returns the
         former.
         """
-        with _collecting_later():
+        with collector_paused():
             content = self._identity()
             content["hash"] = _hash(content)
             before = _predictions(home, self.study)
@@ -190,20 +189,6 @@ def _member_json(member: Member) -> dict[str, Any]:
         "primary": member.primary,
         "evaluation": member.evaluation,
     }
-
-
-@contextlib.contextmanager
-def _collecting_later() -> Iterator[None]:
-    """No garbage collection inside: of the many objects made none is garbage, and looking for some
-    would cost more than making them.
-    """
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
 
 
 def _run_json(run: PlannedRun) -> dict[str, Any]:
@@ -298,7 +283,7 @@ def make_plan(
     if not sharing:
         grid = dataclasses.replace(grid, share_trunks=False)
     facts = DataFacts(data)
-    with _collecting_later():
+    with collector_paused():
         graph = Graph(grid, facts, home)
         drafts = sorted(graph.drafts.items(), key=lambda item: KINDS.index(item[1].kind))
         there = found(home, drafts)

@@ -21,8 +21,8 @@ COMPILING = ("tokenizer", "generator", "codes")  # kinds that compile, whatever 
 def collector_paused() -> Iterator[None]:
     """No garbage collection inside.
 
-    For imports: torch and its compiler make a million objects that stay, and each collection walks
-    through all of them for nothing.
+    Where many objects are made that stay (importing torch and its compiler: a million), each
+    collection walks through all of them for nothing.
     """
     enabled = gc.isenabled()
     gc.disable()
