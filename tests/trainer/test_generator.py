@@ -210,16 +210,29 @@ def test_rope_2d_depends_on_row_and_column_differences():
     torch.testing.assert_close(same, same[:1].expand(3), atol=1e-5, rtol=1e-5)
     assert abs(scores[at(0, 0), at(1, 2)] - scores[at(0, 0), at(2, 1)]) > 1e-3
     # The first half of the dimensions knows the row alone.
-    torch.testing.assert_close(table[at(2, 0), : size // 4], table[at(2, 4), : size // 4])
-    torch.testing.assert_close(table[at(0, 3), size // 4 :], table[at(3, 3), size // 4 :])
+    torch.testing.assert_close(table[at(2, 0), : size // 2], table[at(2, 4), : size // 2])
+    torch.testing.assert_close(table[at(0, 3), size // 2 :], table[at(3, 3), size // 2 :])
 
 
 def test_rope_1d_starts_after_the_class():
     table = rope_table("rope_1d", 8, (1, 6), 100.0, "identity")
     for position in range(7):
         expected = position * 100.0 ** (-torch.arange(0, 8, 2) / 8)
-        torch.testing.assert_close(table[position, :, 0], expected.cos(), atol=1e-6, rtol=0)
-        torch.testing.assert_close(table[position, :, 1], expected.sin(), atol=1e-6, rtol=0)
+        even, odd = table[position, ::2], table[position, 1::2]
+        for cos in (even[:, 0], odd[:, 0]):
+            torch.testing.assert_close(cos, expected.cos(), atol=1e-6, rtol=0)
+        for sin in (-even[:, 1], odd[:, 1]):
+            torch.testing.assert_close(sin, expected.sin(), atol=1e-6, rtol=0)
+
+
+def test_rotation_is_that_of_complex_numbers():
+    torch.manual_seed(0)
+    x_BTHE = torch.randn(2, 7, 3, 8)
+    angle = torch.arange(7)[:, None] * 100.0 ** (-torch.arange(0, 8, 2) / 8)
+    turned = torch.view_as_complex(x_BTHE.unflatten(-1, (-1, 2)))
+    turned = turned * torch.polar(torch.ones_like(angle), angle)[None, :, None]
+    found = rotate(x_BTHE, rope_table("rope_1d", 8, (1, 6), 100.0, "identity"))
+    torch.testing.assert_close(found, torch.view_as_real(turned).flatten(-2), atol=1e-6, rtol=0)
 
 
 # ----------------------------------------------------------------------------------- class dropout
