@@ -26,9 +26,10 @@ HAS_TRITON = find_spec("triton") is not None  # comes with torch for GPUs on Lin
 def rope_table(
     position: str, head_size: int, grid: tuple[int, int], base: float, cls_row: str
 ) -> Tensor:
-    """What `rotate` takes, [1 + rows * columns, head_size, 2], of the class token and every code: of
-    each dimension the cosine, and the sine with the sign that the dimension's partner comes with.
-    Made on the CPU and then put where tensors are being made.
+    """What `rotate` takes, [1 + rows * columns, head_size, 2], for the class token and each code.
+
+    Of every dimension the cosine, and the sine with the sign that the dimension's partner comes
+    with. Made on the CPU and then put where tensors are being made.
 
     2D: the first half of a head's dimensions turns with the row, the second with the column
     (LlamaGen). The class token's row is all zeros (`zero`: its query and key vanish, as in the
