@@ -137,6 +137,7 @@ def main() -> None:
     config = module.Config(ch=16, ch_mult=[1, 1, 2]) if chosen.tiny else module.Config()
     side = 16 * grid[0] // (4 if chosen.tiny else 1)
     tokenizer = module.Tokenizer(config, 8, side).to(device).eval().requires_grad_(False)
+    tokenizer.to(memory_format=torch.channels_last)  # as evaluations have it
     for batch in chosen.batches:
         z_BND = torch.randn(batch, length, 8, device=device)
         decode = tokenizer.decode if chosen.tiny else torch.compile(tokenizer.decode)

@@ -123,6 +123,16 @@ class _Tensors(nn.Module):
         self.tensors = {name: value for name, value in state_dict.items() if name != "none"}
 
 
+def _compiles(run: Run, num: int, tokenizer: nn.Module) -> bool:
+    """Whether compiling pays for `num` images; if so, a GPU's tokenizer is put in the order of
+    channels in which it was trained, compiled.
+    """
+    compiled = run.compile and num >= COMPILE_FROM
+    if compiled and run.device.type == "cuda":
+        tokenizer.to(memory_format=torch.channels_last)
+    return compiled
+
+
 class _Reconstructions:
     """A tokenizer's images of the validation set, beside the originals."""
 
@@ -143,7 +153,7 @@ class _Reconstructions:
         self.keep = spread(self.num, min(self.num, 2 * GRID_COLUMNS)).tolist()
         self._encode, self._quantizer = tokenizer.encode, quantizer
         self._decode = tokenizer.decode
-        if run.compile and self.num >= COMPILE_FROM:
+        if _compiles(run, self.num, tokenizer):
             self._encode = torch.compile(tokenizer.encode)
             self._decode = torch.compile(tokenizer.decode)
 
@@ -200,7 +210,7 @@ class _Samples:
         if config.numerics.precision == "bf16":
             sampling.cast_matrices(self._generator, torch.bfloat16)
         self._sizes = legal_sizes(run.parents["tokenizer"], self._generator.tokens_per_image)
-        compiled = run.compile and self.num >= COMPILE_FROM
+        compiled = _compiles(run, self.num, tokenizer)
         self._decode = torch.compile(tokenizer.decode) if compiled else tokenizer.decode
         self._sampler = sampling.Sampler(self._generator, self._sizes, compiled)
         self._classes = self._generator.num_classes

@@ -183,8 +183,8 @@ class Cache:
     def __init__(
         self, shape_BHLE: tuple[int, int, int, int], device: torch.device, dtype: torch.dtype
     ) -> None:
-        self.k = torch.zeros(shape_BHLE, device=device, dtype=dtype)
-        self.v = torch.zeros(shape_BHLE, device=device, dtype=dtype)
+        self.k = torch.empty(shape_BHLE, device=device, dtype=dtype)
+        self.v = torch.empty(shape_BHLE, device=device, dtype=dtype)
 
     def attend(self, q_BH1E: Tensor, k_BH1E: Tensor, v_BH1E: Tensor, position: int) -> Tensor:
         """Stores the keys and values of `position`; what its queries find up to there, as q."""
