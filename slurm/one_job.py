@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -71,23 +70,12 @@ def batch_script(
         "comment": "tokenlaw-calibrate",
         "output": shlex.quote(str(log).replace("%", "%%")),
         "open-mode": "truncate",
-        "nodes": 1,
         "ntasks": 1,
-        "cpus-per-task": resources.cpus,
-        "time": resources.minutes,
-        "partition": resources.partition,
-        "account": resources.account,
-        "qos": resources.qos,
-        "constraint": resources.constraint,
     }
-    if resources.memory_gb is not None:
-        options["mem"] = f"{math.ceil(resources.memory_gb * 1024)}M"
-    if resources.gpus and resources.gpu_type:
-        options["gres"] = f"gpu:{resources.gpu_type}:{int(resources.gpus)}"
-    elif resources.gpus:
-        options["gpus-per-node"] = int(resources.gpus)
+    asked = resources.sbatch_options()
+    options |= {name.replace("_", "-"): value for name, value in asked.items()}
     options |= dict(resources.extra)
-    lines = [f"#SBATCH --{key}={value}" for key, value in options.items() if value is not None]
+    lines = [f"#SBATCH --{key}={value}" for key, value in options.items()]
     exports = [f"export {key}={shlex.quote(value)}" for key, value in environment.items()]
     return "\n".join(
         [

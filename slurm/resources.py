@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import unicodedata
 from collections.abc import Mapping
@@ -62,6 +63,27 @@ class Resources:
     def group_size(self) -> int:
         """Processes that do a run together."""
         return self.processes or self.nodes * max(1, int(self.gpus))
+
+    def sbatch_options(self) -> dict[str, object]:
+        """As options of sbatch, with `_` for `-`; without `extra` and what is left to the
+        cluster.
+        """
+        asked: dict[str, object] = {
+            "partition": self.partition,
+            "account": self.account,
+            "qos": self.qos,
+            "constraint": self.constraint,
+            "time": self.minutes,
+            "nodes": self.nodes,
+            "cpus_per_task": self.cpus,
+        }
+        if self.memory_gb is not None:
+            asked["mem"] = f"{math.ceil(self.memory_gb * 1024)}M"
+        if self.gpus and self.gpu_type:
+            asked["gres"] = f"gpu:{self.gpu_type}:{int(self.gpus)}"
+        elif self.gpus:
+            asked["gpus_per_node"] = int(self.gpus)
+        return {name: value for name, value in asked.items() if value is not None}
 
 
 def check_value(field: str, value: object) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import math
 import re
 import shlex
 import sys
@@ -396,14 +395,8 @@ def sbatch_parameters(
     parameters: dict[str, Any] = {
         "job_name": name,
         "comment": f"tokenlaw {study}",
-        "partition": resources.partition,
-        "account": resources.account,
-        "qos": resources.qos,
-        "constraint": resources.constraint,
-        "time": resources.minutes,
-        "nodes": resources.nodes,
+        **resources.sbatch_options(),
         "ntasks_per_node": 1,  # with all the CPUs: they are shared out by the step of each run
-        "cpus_per_task": resources.cpus,
         "signal_delay_s": options.signal_seconds,
         "array_parallelism": at_once,
         "stderr_to_stdout": True,
@@ -413,15 +406,9 @@ def sbatch_parameters(
         "srun_args": [f"--cpus-per-task={resources.cpus}", *one_task],
         "setup": setup_lines(folder, code),
     }
-    if resources.memory_gb is not None:
-        parameters["mem"] = f"{math.ceil(resources.memory_gb * 1024)}M"
-    if resources.gpus and resources.gpu_type:
-        parameters["gres"] = f"gpu:{resources.gpu_type}:{int(resources.gpus)}"
-    elif resources.gpus:
-        parameters["gpus_per_node"] = int(resources.gpus)
     if after:
         parameters["dependency"] = "afterok:" + ":".join(after)
-    return {key: value for key, value in parameters.items() if value is not None or key == "wckey"}
+    return parameters
 
 
 def setup_lines(folder: Path, code: Path) -> list[str]:
