@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
@@ -17,10 +16,10 @@ from torch import Tensor, nn
 
 from .config import LlamaConfig
 from .flops import llama_hidden
+from .kernels import usable
 from .optim import derive_seed
 
 CPU = torch.device("cpu")
-HAS_TRITON = find_spec("triton") is not None  # comes with torch for GPUs on Linux
 
 
 def rope_table(
@@ -188,8 +187,8 @@ class Cache:
 
     def attend(self, q_BH1E: Tensor, k_BH1E: Tensor, v_BH1E: Tensor, position: int) -> Tensor:
         """Stores the keys and values of `position`; what its queries find up to there, as q."""
-        if q_BH1E.is_cuda and HAS_TRITON:
-            from .cached_attention import attend_cached
+        if usable(q_BH1E):
+            from .kernels.cached_attention import attend_cached
 
             return attend_cached(q_BH1E, k_BH1E, v_BH1E, self.k, self.v, position)
         self.k[:, :, position] = k_BH1E[:, :, 0]

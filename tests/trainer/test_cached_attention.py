@@ -23,7 +23,7 @@ def test_finds_what_the_plain_path_finds(size, dtype):
 
 def compare(size: int, dtype: torch.dtype) -> None:
     """Both paths, position by position."""
-    from trainer.cached_attention import attend_cached
+    from trainer.kernels.cached_attention import attend_cached
 
     batch, heads, length = 1, 2, 67  # more than one tile of positions
     torch.manual_seed(size)
