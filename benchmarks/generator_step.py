@@ -4,9 +4,12 @@
 
 The model, loss, clipping and optimiser of `trainer.stage2` on random codes, batch 256 x 256 tokens,
 V = 16384, bf16, QK-norm, dropout 0.1: as it is trained, and in variants that each change one thing,
-all in one process. `--profile` lists the kernels of a step as it is trained, by time. The loss of
-every variant is shown: those that only compute in another way must end at nearly the same one.
-`--tiny` is the same at sizes for a CPU, where nothing is compiled.
+all in one process. "torch.compile" has plain blocks and loss compiled in place of our kernels.
+`--profile` lists the kernels of a step as it is trained, by time. The loss of every variant is
+shown: those that only compute in another way must end at nearly the same one. Correctness, in the
+same run: the gradients of a small batch are compared with those of plain code in fp32, and may be
+no further from them than those of plain code in bf16 are (and a fifth more). `--tiny` is the same
+at sizes for a CPU, where there are no kernels.
 """
 
 from __future__ import annotations
@@ -17,31 +20,41 @@ import datetime
 import gc
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import torch
-import torch._functorch.config as functorch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from trainer import count, cross_entropy, startup
+from trainer import count, cross_entropy, kernels, startup
 from trainer.config import LlamaConfig, OptimConfig
 from trainer.generator import Generator
 from trainer.optim import clip_gradients, make_optimizer
 
 CLASSES, STEPS, WARMUP = 1000, 10, 3
+SLACK = 1.2
 DROPOUTS = ("token_dropout", "residual_dropout", "ffn_dropout")
-# What each variant changes: fields of the model, or how it is compiled.
+# What each variant changes: fields of the model, or how its step is done.
 VARIANTS: dict[str, dict[str, Any]] = {
     "as trained": {},
+    "128 images at a time": {"micro_batch": 128},
+    "64 images at a time": {"micro_batch": 64},
     "no dropout": {"model": dict.fromkeys(DROPOUTS, 0.0)},
     "no QK-norm": {"model": {"qk_norm": False}},
-    "one graph": {"whole": True},
+    "loss chunks of 4096": {"chunk_tokens": 4096},
     "loss chunks of 16384": {"chunk_tokens": 16_384},
-    "activation memory 0.7": {"activation_memory": 0.7},
-    "activation memory 0.4": {"activation_memory": 0.4},
+    "torch.compile": {"compiled": True},
 }
+
+
+@contextmanager
+def no_kernels() -> Iterator[None]:
+    """Plain code, as on a CPU."""
+    with mock.patch.object(kernels, "HAS_TRITON", False):
+        yield
 
 
 def make_step(
@@ -50,41 +63,80 @@ def make_step(
     code_BL: Tensor,
     class_B: Tensor,
     *,
-    whole: bool = False,
+    micro_batch: int | None = None,
     chunk_tokens: int = cross_entropy.CHUNK_TOKENS,
-    activation_memory: float = 1.0,
+    compiled: bool = False,
 ) -> Callable[[], Tensor]:
     """One iteration as a function that gives its cross-entropy."""
     device, side = code_BL.device, round(code_BL.shape[1] ** 0.5)
     torch.manual_seed(0)
     generator = Generator(model, codes, CLASSES, (side, side)).to(device)
     optimizer = make_optimizer(generator, OptimConfig(lr_peak=1e-4, weight_decay=0.05))
-    hidden = generator.hidden
-    compiled = device.type == "cuda"
-    functorch.activation_memory_budget = activation_memory
-    if compiled and whole:
-        hidden = torch.compile(generator.hidden)
-    elif compiled:
+    micro = micro_batch or len(code_BL)
+    body = cross_entropy._body
+    if compiled and device.type == "cuda":
+        body = torch.compile(cross_entropy._body, dynamic=False)
         for block in generator.blocks:
             block.compile()
 
     def step() -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16):
-            hidden_BLD, _ = hidden(code_BL[:, :-1], class_B)
-        loss, nats = cross_entropy.chunked(
-            hidden_BLD.flatten(0, 1),
-            generator.head.weight,
-            code_BL.flatten(),
-            compiled=compiled,
-            chunk_tokens=chunk_tokens,
-        )
-        loss.backward()
+        total = torch.zeros((), device=device)
+        for codes_part, classes_part in zip(
+            code_BL.split(micro), class_B.split(micro), strict=True
+        ):
+            with torch.autocast(device.type, torch.bfloat16):
+                hidden_BLD = generator.hidden(codes_part[:, :-1], classes_part)
+            loss, nats = cross_entropy.chunked(
+                hidden_BLD.flatten(0, 1),
+                generator.head.weight,
+                codes_part.flatten(),
+                chunk_tokens=chunk_tokens,
+            )
+            (loss * (len(codes_part) / len(code_BL))).backward()
+            total += nats * (len(codes_part) / len(code_BL))
         clip_gradients(generator.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return nats
+        return total
 
-    return step
+    def plain_step() -> Tensor:
+        with no_kernels(), mock.patch.object(cross_entropy, "_body", body):
+            return step()
+
+    return plain_step if compiled else step
+
+
+def check(model: LlamaConfig, codes: int, code_BL: Tensor, class_B: Tensor) -> str:
+    """Compares gradients with those of plain code; AssertionError if they are too far apart."""
+    device, side = code_BL.device, round(code_BL.shape[1] ** 0.5)
+    model = dataclasses.replace(model, class_dropout=0.0, **dict.fromkeys(DROPOUTS, 0.0))
+    torch.manual_seed(0)
+    generator = Generator(model, codes, CLASSES, (side, side)).to(device)
+    torch.nn.init.normal_(generator.head.weight, std=0.05)
+
+    def gradients(bf16: bool) -> Tensor:
+        # TF32 products would blur what is compared.
+        torch.set_float32_matmul_precision("high" if bf16 else "highest")
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            hidden_BLD = generator.hidden(code_BL[:, :-1], class_B)
+        weight, targets = generator.head.weight, code_BL.flatten()
+        loss, _ = cross_entropy.chunked(hidden_BLD.flatten(0, 1), weight, targets)
+        found = torch.autograd.grad(loss, list(generator.parameters()))
+        return torch.cat([g.float().flatten() for g in found])
+
+    with no_kernels():
+        exact, plain = gradients(False), gradients(True)
+    fast, exactly = gradients(True), gradients(False)
+    torch.set_float32_matmul_precision("high")
+    far_plain, far_fast, far_exact = (
+        ((g - exact).norm() / exact.norm()).item() for g in (plain, fast, exactly)
+    )
+    assert far_fast <= SLACK * far_plain, (far_fast, far_plain)
+    assert far_exact < 1e-4, far_exact
+    return (
+        f"gradients from those of plain fp32: bf16 {far_fast:.2e}, plain bf16 {far_plain:.2e}, "
+        f"fp32 {far_exact:.2e}"
+    )
 
 
 def wait(device: str) -> None:
@@ -114,7 +166,7 @@ def measure(name: str, step: Callable[[], Tensor], tokens: int, device: str) -> 
     )
 
 
-def kernels(step: Callable[[], Tensor], device: str) -> None:
+def list_kernels(step: Callable[[], Tensor], device: str) -> None:
     """Time on the device by kernel, of one step."""
     activity = ProfilerActivity.CUDA if device == "cuda" else ProfilerActivity.CPU
     with profile(activities=[activity]) as seen:
@@ -151,13 +203,15 @@ def main() -> None:
     class_B = torch.randint(CLASSES, (batch,), generator=draws).to(device)
     for size in chosen.generators:
         trained = dataclasses.replace(named[size], **dict.fromkeys(DROPOUTS, 0.1))
+        few = 4
+        print(check(dataclasses.replace(trained, layers=2), codes, code_BL[:few], class_B[:few]))
         for variant in chosen.only:
             change = dict(VARIANTS[variant])
             model = dataclasses.replace(trained, **change.pop("model", {}))
             step = make_step(model, codes, code_BL, class_B, **change)
             measure(f"{size}, {variant}", step, batch * length, device)
             if chosen.profile and variant == "as trained":
-                kernels(step, device)
+                list_kernels(step, device)
             del step
             torch.compiler.reset()
             gc.collect()

@@ -10,12 +10,13 @@ Shape suffixes: T tokens, D width, V codebook size.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .kernels import usable
 
 CHUNK_TOKENS = 8192
 
@@ -44,13 +45,11 @@ def chunked(
     target_T: Tensor,
     illegal_TV: Tensor | None = None,
     z_weight: float = 0.0,
-    compiled: bool = False,
     chunk_tokens: int = CHUNK_TOKENS,
 ) -> tuple[Tensor, Tensor]:
     """As `plain`, in chunks of tokens. Products are in the dtype of `hidden_TD`, sums in fp32."""
-    body = _compiled_body() if compiled else _body
     loss, cross_entropy = _Chunked.apply(
-        hidden_TD, weight_VD, target_T, illegal_TV, z_weight, body, chunk_tokens
+        hidden_TD, weight_VD, target_T, illegal_TV, z_weight, chunk_tokens
     )
     return loss, cross_entropy
 
@@ -71,14 +70,14 @@ def _body(
     return (lse_T - picked_T).sum(), lse_T.square().sum(), grad_TV.to(logits_TV.dtype)
 
 
-_compiled: Callable[..., Any] | None = None
+def _kernel_body(
+    logits_TV: Tensor, target_T: Tensor, illegal_TV: Tensor | None, z_weight: float, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `_body`; the gradient takes the place of the logits."""
+    from .kernels.token_loss import token_loss_and_gradient
 
-
-def _compiled_body() -> Callable[..., Any]:
-    global _compiled
-    if _compiled is None:
-        _compiled = torch.compile(_body, dynamic=False)
-    return _compiled
+    loss_T, lse_T = token_loss_and_gradient(logits_TV, target_T, illegal_TV, z_weight, scale)
+    return loss_T.sum(), lse_T.square().sum(), logits_TV
 
 
 class _Chunked(torch.autograd.Function):
@@ -92,9 +91,9 @@ class _Chunked(torch.autograd.Function):
         target_T: Tensor,
         illegal_TV: Tensor | None,
         z_weight: float,
-        body: Callable[..., Any],
         chunk_tokens: int,
     ) -> tuple[Tensor, Tensor]:
+        body = _kernel_body if usable(hidden_TD) else _body
         with torch.autocast(hidden_TD.device.type, enabled=False):
             weight = weight_VD.to(hidden_TD.dtype)
             tokens = hidden_TD.shape[0]
@@ -126,5 +125,5 @@ class _Chunked(torch.autograd.Function):
         return (
             grad_hidden * scale.to(grad_hidden.dtype),
             (grad_weight * scale).to(ctx.weight_dtype),
-            None, None, None, None, None,
+            None, None, None, None,
         )  # fmt: skip

@@ -109,6 +109,12 @@ class Attention(nn.Module):
         q, k, v = (t.transpose(1, 2).to(v_BTHE.dtype) for t in (q_BTHE, k_BTHE, v_BTHE))
         return q, k, v
 
+    def gains(self) -> tuple[Tensor | None, Tensor | None]:
+        """Gains of the norms of queries and keys; None without QK-norm."""
+        if isinstance(self.q_norm, nn.LayerNorm) and isinstance(self.k_norm, nn.LayerNorm):
+            return self.q_norm.weight, self.k_norm.weight
+        return None, None
+
     def merge(self, attended_BHTE: Tensor) -> Tensor:
         """The heads' outputs, joined and mixed: [B, T, D]."""
         return self.wo(attended_BHTE.transpose(1, 2).flatten(2))
@@ -151,6 +157,38 @@ class Block(nn.Module):
         q, k, v, modulation = self.before(x_BTD, table_TE2, class_BD)
         attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.after(x_BTD, attended, modulation)
+
+    def by_kernels(
+        self,
+        x_BTD: Tensor,
+        delta_BTD: Tensor | None,
+        drop: float,
+        seed: int,
+        angles_TP: tuple[Tensor, Tensor] | None,
+    ) -> tuple[Tensor, Tensor]:
+        """As `forward` without AdaLN, where kernels of our own run.
+
+        The block's input is x + dropout(delta) with dropout rate `drop`, and its output is left as
+        such a pair too: an addition, its dropout and the norm after it are one kernel. `angles_TP`:
+        cosine and sine of each pair of dimensions.
+        """
+        from .kernels.causal_attention import causal_attention
+        from .kernels.residual_norm import residual_norm
+        from .kernels.swiglu import swiglu
+
+        attention, norm, ffn_norm = self.attention, self.attention_norm, self.ffn_norm
+        x_BTD, normed = residual_norm(x_BTD, delta_BTD, norm.weight, norm.eps, drop, seed)
+        attended = causal_attention(
+            attention.wqkv(normed),
+            attention.heads,
+            *attention.gains(),
+            *(angles_TP or (None, None)),
+        )
+        drop = self.residual_dropout.p if self.training else 0.0
+        x_BTD, normed = residual_norm(
+            x_BTD, attention.wo(attended), ffn_norm.weight, ffn_norm.eps, drop, seed + 1
+        )
+        return x_BTD, self.ffn.w2(swiglu(self.ffn.w13(normed)))
 
     def before(
         self, x_BTD: Tensor, table_TE2: Tensor | None, class_BD: Tensor | None
@@ -272,11 +310,10 @@ class Generator(nn.Module):
 
         Training passes the first L - 1 codes of an image and gets the logits of all L.
         """
-        hidden, _ = self.hidden(code_BT, class_B)
-        return self.head(hidden)
+        return self.head(self.hidden(code_BT, class_B))
 
-    def hidden(self, code_BT: Tensor, class_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Final normalised activations [B, T + 1, D] and those of the middle block (for probes)."""
+    def hidden(self, code_BT: Tensor, class_B: Tensor) -> Tensor:
+        """Final normalised activations [B, T + 1, D]."""
         class_BD = self.class_embedding(self.drop_classes(class_B))
         x_BTD = torch.cat([class_BD[:, None], self.code_embedding(code_BT)], dim=1)
         length = x_BTD.shape[1]
@@ -290,12 +327,35 @@ class Generator(nn.Module):
             # The residual stream too: half the bytes of what every block reads and writes.
             x_BTD = x_BTD.to(torch.get_autocast_dtype(x_BTD.device.type))
         x_BTD = self.token_dropout(x_BTD)
-        middle = x_BTD
-        for index, block in enumerate(self.blocks):
+        if self.uses_kernels:
+            return self._hidden_by_kernels(x_BTD, table)
+        for block in self.blocks:
             x_BTD = block(x_BTD, table, class_BD)
-            if index + 1 == max(1, self.config.layers // 2):
-                middle = x_BTD
-        return self.final_norm(x_BTD, class_BD), middle
+        return self.final_norm(x_BTD, class_BD)
+
+    @property
+    def uses_kernels(self) -> bool:
+        """Whether blocks run by kernels of our own, which leave nothing for torch.compile."""
+        return usable(self.head.weight) and not self.config.adaln
+
+    def _hidden_by_kernels(self, x_BTD: Tensor, table_TE2: Tensor | None) -> Tensor:
+        """`hidden` from the embeddings on."""
+        from .kernels.residual_norm import residual_norm
+
+        angles = None
+        if table_TE2 is not None:
+            angles = table_TE2[:, ::2, 0].contiguous(), table_TE2[:, 1::2, 1].contiguous()
+        drop = self.config.ffn_dropout if self.training else 0.0
+        # One number a call from the generator that the step has seeded, on the CPU: nothing waits.
+        seed = int(torch.randint(1 << 30, ())) if self.training else 0
+        delta = None
+        for index, block in enumerate(self.blocks):
+            assert isinstance(block, Block)
+            x_BTD, delta = block.by_kernels(x_BTD, delta, drop, seed + 2 * index, angles)
+        _, normed = residual_norm(
+            x_BTD, delta, self.norm.weight, self.norm.eps, drop, seed + 2 * len(self.blocks)
+        )
+        return normed
 
     def final_norm(self, x_BTD: Tensor, class_BD: Tensor) -> Tensor:
         x_BTD = self.norm(x_BTD)

@@ -69,8 +69,8 @@ class Settings:
     compile: bool | None = None  # torch.compile; None: on GPUs only
     executor: str = "local"  # recorded in the attempt
     micro_batch: PositiveInt | None = None  # images per backward pass of stage 2; None: all
-    # Share of a compiled model's activations that is kept for its backward pass; the rest is
-    # computed again there. 1: all that torch would keep.
+    # Share of a step's activations that is held at once. Stage 1, compiled: the rest is computed
+    # again in the backward pass. Stage 2: the batch passes in parts, unless micro_batch says so.
     activation_memory: Share = 1.0
     cache_codes_bytes: PositiveInt = 16 << 30  # codes up to this size are kept on the device
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import time
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from .encode import Codes, train_subset
 from .generator import Generator
 from .metrics import Value
 from .optim import FiniteWatch, clip_gradients, derive_seed, make_optimizer, set_learning_rate
-from .run import Preempted, Result, Run
+from .run import Preempted, Result, Run, Settings
 
 COMPILE_FROM = 10_000  # validation images from which compiling their forward pass pays
 
@@ -75,6 +74,21 @@ def illegal_rows(illegal_LV: Tensor | None, images: int) -> Tensor | None:
     return illegal_LV.repeat(images, 1)
 
 
+def images_at_once(settings: Settings, local_batch: int) -> int:
+    """Images of a backward pass: the activations of no more are held. ValueError when `micro_batch`
+    does not divide the batch of a process.
+    """
+    if settings.micro_batch is not None:
+        micro = min(settings.micro_batch, local_batch)
+        if local_batch % micro:
+            raise ValueError(
+                f"micro_batch: {micro} does not divide the {local_batch} images of each process"
+            )
+        return micro
+    most = max(1, int(local_batch * settings.activation_memory))
+    return next(size for size in range(most, 0, -1) if local_batch % size == 0)
+
+
 def train(run: Run) -> Result:
     """Trains to the last iteration, measures the validation loss, leaves weights in RUN/final/."""
     config: GeneratorConfig = run.config
@@ -96,7 +110,7 @@ def train(run: Run) -> Result:
     generator.train()
     optimizer = make_optimizer(generator, config.optim)
     modules, optimizers = {"generator": generator}, {"generator": optimizer}
-    if run.compile:
+    if run.compile and not generator.uses_kernels:
         # One compiled block serves all layers: they share their code and shapes.
         for block in generator.blocks:
             block.compile()
@@ -111,14 +125,10 @@ def train(run: Run) -> Result:
     bf16 = torch.autocast(device.type, torch.bfloat16, enabled=config.numerics.precision == "bf16")
     output_loss = cross_entropy.plain
     if device.type == "cuda":
-        output_loss = partial(cross_entropy.chunked, compiled=run.compile)
+        output_loss = cross_entropy.chunked
     share = dist.share(config.batch_size)
     local_batch = share.stop - share.start
-    micro = min(run.settings.micro_batch or local_batch, local_batch)
-    if local_batch % micro:
-        raise ValueError(
-            f"micro_batch: {micro} does not divide the {local_batch} images of each process"
-        )
+    micro = images_at_once(run.settings, local_batch)
 
     # --------------------------------------------------------------------------------- resume
     found = state.load(run, modules, optimizers) or state.take_over(run, modules, optimizers)
@@ -159,7 +169,7 @@ def train(run: Run) -> Result:
             code_BL.split(micro), class_B.split(micro), strict=True
         ):
             with bf16:
-                hidden_BLD, _ = generator.hidden(codes_part[:, :-1], classes_part)
+                hidden_BLD = generator.hidden(codes_part[:, :-1], classes_part)
             loss, nats = output_loss(
                 hidden_BLD.flatten(0, 1),
                 generator.head.weight,
