@@ -12,14 +12,14 @@ import torch.nn.functional as F
 
 # dtype, images, channels, groups, side: odd channels, several tiles of channels, several chunks.
 SHAPES = {
-    "whole tiles": (torch.float32, 2, 32, 8, 16),
-    "odd": (torch.float32, 2, 181, 1, 5),
-    "wide": (torch.float32, 1, 160, 32, 13),
-    "bf16": (torch.bfloat16, 2, 96, 24, 12),
+    "whole tiles": (torch.float32, 1, 32, 4, 16),
+    "odd": (torch.float32, 1, 181, 1, 3),
+    "wide": (torch.float32, 1, 160, 5, 5),
+    "bf16": (torch.bfloat16, 2, 96, 3, 5),
 }
 
 
-@pytest.mark.parametrize("part", ["norms", "layouts"])
+@pytest.mark.parametrize("part", ["norms", "layouts", "tokenizer"])
 def test_kernels_are_the_plain_operations(part):
     pytest.importorskip("triton", reason="triton is not installed (it comes with torch for GPUs)")
     # Triton decides at its import whether it interprets.
@@ -34,7 +34,7 @@ def near(found, expected, dtype, what):
     """Both compared in float64, by their distance as a share of the expected one."""
     assert (found is None) == (expected is None), what
     if found is not None:
-        limit = 2e-5 if dtype == torch.float32 else 1e-2
+        limit = 2e-5 if dtype == torch.float32 else 3e-2
         away = (found.double() - expected.double()).norm() / (1e-12 + expected.double().norm())
         assert away < limit, f"{what}: {away:.2e}"
 
@@ -53,10 +53,10 @@ def norms():
     from trainer.kernels.group_norm import SLOPE, group_norm
 
     acts = {"none": lambda z: z, "silu": F.silu, "leaky_relu": lambda z: F.leaky_relu(z, SLOPE)}
-    cases = [("silu", True, True), ("silu", False, False), ("none", True, False)]
-    cases.append(("leaky_relu", False, True))
+    cases = [("silu", True, True), ("silu", False, False)]
+    cases += [("none", True, False), ("leaky_relu", False, True)]
     for name, (dtype, batch, channels, groups, side) in SHAPES.items():
-        for act, added, also_sum in cases:
+        for act, added, also_sum in cases if name == "bf16" else cases[:2]:
             torch.manual_seed(0)
             wanted = inputs(dtype, batch, channels, side, dtype == torch.float32 and not added)
             exact = [t.detach().double().requires_grad_() for t in wanted]
@@ -111,6 +111,43 @@ def layouts():
                 near(found, expected, dtype, f"{name}, {layout}, {number}")
 
 
+def tokenizer():
+    """Outputs and gradients with kernels, kept or made again, beside those of the plain modules."""
+    from trainer import kernels
+    from trainer.tokenizers.vqgan import Config, Tokenizer
+
+    kernels.usable = lambda x: True
+    config = Config(
+        ch=8, ch_mult=(1, 2), num_res_blocks_encoder=1, num_res_blocks_decoder=1, z_channels=8
+    )
+    torch.manual_seed(0)
+    model = Tokenizer(config, 3, 8).to(memory_format=torch.channels_last)
+    for parameter in model.parameters():  # biases and scales that matter
+        parameter.data += 0.1 * torch.randn(parameter.shape)
+    x_BCHW = torch.randn(1, 3, 8, 8)
+
+    def outcome(bf16):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            y_BCHW = model.decode(model.encode(x_BCHW))
+        torch.manual_seed(1)
+        y_BCHW.backward(torch.randn(y_BCHW.shape).to(y_BCHW.dtype))
+        grads = torch.cat([p.grad.flatten() for p in model.parameters()])
+        return y_BCHW.detach(), grads
+
+    exact, plain = outcome(False), outcome(True)
+    model.use_kernels(recompute=False)
+    found, rounded = outcome(False), outcome(True)
+    for one, other in zip(found, exact, strict=True):
+        near(one, other, torch.float32, "fp32")
+    # As far from fp32 as plain bf16 is; the interpreter rounds to bf16 towards zero.
+    for one, other, truth in zip(rounded, plain, exact, strict=True):
+        away, usual = ((t.double() - truth.double()).norm() for t in (one, other))
+        assert one.dtype == other.dtype and away < 2 * usual, (away, usual)
+    model.use_kernels(recompute=True)
+    assert all(map(torch.equal, outcome(True), rounded))
+
+
 if __name__ == "__main__":
-    {"norms": norms, "layouts": layouts}[sys.argv[1]]()
+    {"norms": norms, "layouts": layouts, "tokenizer": tokenizer}[sys.argv[1]]()
     print(f"{sys.argv[1]} agree")
