@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
 
 OPTIMIZING = ("extractor", "tokenizer", "generator")  # kinds of runs that make an optimizer
-COMPILING = ("tokenizer", "generator", "codes")  # kinds that compile, whatever their size
+COMPILING = ("tokenizer", "generator")  # kinds that compile, whatever their size
 
 
 @contextmanager

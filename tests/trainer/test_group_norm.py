@@ -19,7 +19,7 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("part", ["norms", "layouts", "tokenizer"])
+@pytest.mark.parametrize("part", ["norms", "layouts", "tokenizer", "discriminator"])
 def test_kernels_are_the_plain_operations(part):
     pytest.importorskip("triton", reason="triton is not installed (it comes with torch for GPUs)")
     # Triton decides at its import whether it interprets.
@@ -148,6 +148,34 @@ def tokenizer():
     assert all(map(torch.equal, outcome(True), rounded))
 
 
+def discriminator():
+    """Both sides' losses and gradients of a PatchGAN."""
+    from trainer import kernels
+    from trainer.losses.patchgan import Config, Loss
+
+    kernels.usable = lambda x: True
+    torch.manual_seed(0)
+    model = Loss(Config(objective="hinge", ndf=8, n_layers=2)).to(memory_format=torch.channels_last)
+    x_BCHW, y_BCHW = torch.randn(2, 2, 3, 16, 16).unbind()
+
+    def outcome():
+        model.zero_grad()
+        fake_BCHW = y_BCHW.clone().requires_grad_()
+        loss = model.generator_loss(fake_BCHW)
+        loss.backward()
+        assert all(p.grad is None for p in model.parameters())
+        own, _ = model.discriminator_loss(x_BCHW, y_BCHW)
+        own.backward()
+        return loss, own, fake_BCHW.grad, *(p.grad for p in model.parameters())
+
+    plain = outcome()
+    model.use_kernels(recompute=False)
+    for number, (found, expected) in enumerate(zip(outcome(), plain, strict=True)):
+        near(found, expected, torch.float32, f"discriminator, {number}")
+
+
 if __name__ == "__main__":
-    {"norms": norms, "layouts": layouts, "tokenizer": tokenizer}[sys.argv[1]]()
+    parts = {"norms": norms, "layouts": layouts}
+    parts |= {"tokenizer": tokenizer, "discriminator": discriminator}
+    parts[sys.argv[1]]()
     print(f"{sys.argv[1]} agree")

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from trainer.flops import Cost
 from trainer.quantizers import vq
 from trainer.tokenizers import vqgan
-from trainer.tokenizers.vqgan import Config, Tokenizer, Downsample, norm_groups
+from trainer.tokenizers.vqgan import Config, Downsample, Tokenizer, norm_groups
 
 TINY = Config(
     ch=8, ch_mult=(1, 2), num_res_blocks_encoder=1, num_res_blocks_decoder=1, z_channels=8

@@ -41,7 +41,7 @@ class Chunks(NamedTuple):
     rows: int  # pixels of a tile
     width: int  # channels of a tile
     pixels: int  # of a chunk: a multiple of `rows`
-    count: int  # chunks of an image
+    number: int  # chunks of an image
     across: int  # programs side by side for all channels
 
     @classmethod
@@ -318,9 +318,9 @@ def _applied(
     groups, pixels = mean_BG.shape[1], height * width
     how = Chunks.of(pixels, channels)
     out_BCHW = like(x_BCHW, dtype)
-    _apply[(batch * how.count * how.across,)](
+    _apply[(batch * how.number * how.across,)](
         x_BCHW, bias_C, weight_C, shift_C, mean_BG, rstd_BG, out_BCHW,
-        pixels, channels, how.count, how.pixels, how.across, groups, channels // groups,
+        pixels, channels, how.number, how.pixels, how.across, groups, channels // groups,
         ACT=activation, ROWS=how.rows, WIDTH=how.width, num_warps=4,
     )  # fmt: skip
     return out_BCHW
@@ -353,19 +353,19 @@ class _Norm(torch.autograd.Function):
         stored = addend_BCHW is not None or (also_sum and bias_C is not None)
         sum_BCHW = like(x_BCHW, x_BCHW.dtype) if stored else x_BCHW
         means_BKC, squares_BKC = x_BCHW.new_empty(
-            (2, batch, how.count, channels), dtype=torch.float32
+            (2, batch, how.number, channels), dtype=torch.float32
         )
-        _statistics[(batch * how.count * how.across,)](
+        _statistics[(batch * how.number * how.across,)](
             x_BCHW, x_BCHW if addend_BCHW is None else channels_last(addend_BCHW),
             given_C, sum_BCHW, means_BKC, squares_BKC,
-            pixels, channels, how.count, how.pixels, how.across,
+            pixels, channels, how.number, how.pixels, how.across,
             ADDEND=addend_BCHW is not None, STORE=stored,
             ROWS=how.rows, WIDTH=how.width, num_warps=4,
         )  # fmt: skip
         mean_BG, rstd_BG = x_BCHW.new_empty((2, batch, groups), dtype=torch.float32)
         _merge_statistics[(batch * groups,)](
             means_BKC, squares_BKC, mean_BG, rstd_BG,
-            pixels, channels, how.count, how.pixels, groups, size, eps,
+            pixels, channels, how.number, how.pixels, groups, size, eps,
             **_finishing(size), num_warps=4,
         )  # fmt: skip
         left_C = no_bias_C if stored else given_C
@@ -388,10 +388,10 @@ class _Norm(torch.autograd.Function):
         batch, channels, height, width = sum_BCHW.shape
         pixels, groups = height * width, mean_BG.shape[1]
         size, how = channels // groups, Chunks.of(pixels, channels)
-        grid = (batch * how.count * how.across,)
+        grid = (batch * how.number * how.across,)
         given = (sum_BCHW, left_C, weight_C, shift_C, mean_BG, rstd_BG, d_out_BCHW)
-        shape = (pixels, channels, how.count, how.pixels, how.across, groups, size)
-        parts_2BKC = mean_BG.new_empty((2, batch, how.count, channels))
+        shape = (pixels, channels, how.number, how.pixels, how.across, groups, size)
+        parts_2BKC = mean_BG.new_empty((2, batch, how.number, channels))
         _sums_backward[grid](
             *given, *parts_2BKC, *shape,
             ACT=ctx.activation, ROWS=how.rows, WIDTH=how.width, num_warps=4,
@@ -400,7 +400,7 @@ class _Norm(torch.autograd.Function):
         means_2BG = mean_BG.new_empty((2, batch, groups))
         _merge_backward[(batch * groups,)](
             *parts_2BKC, weight_C, *sums_2BC, *means_2BG,
-            pixels, channels, how.count, groups, size, **_finishing(size), num_warps=4,
+            pixels, channels, how.number, groups, size, **_finishing(size), num_warps=4,
         )  # fmt: skip
         d_x_BCHW = like(sum_BCHW, sum_BCHW.dtype)
         wants_bias = ctx.needs_input_grad[2]

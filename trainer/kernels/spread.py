@@ -112,9 +112,9 @@ class _Spread(torch.autograd.Function):
             device=x_BCHW.device,
             memory_format=torch.channels_last,
         )
-        _spread[(batch * how.count * how.across,)](
+        _spread[(batch * how.number * how.across,)](
             x_BCHW, x_BCHW if addend_BCHW is None else channels_last(addend_BCHW), bias_C, out_BCHW,
-            pixels, channels, how.count, how.pixels, how.across, height, width,
+            pixels, channels, how.number, how.pixels, how.across, height, width,
             LAYOUT=layout, ADDEND=addend_BCHW is not None,
             ROWS=how.rows, WIDTH=how.width, num_warps=4,
         )  # fmt: skip
@@ -133,10 +133,10 @@ class _Spread(torch.autograd.Function):
             device=d_out_BCHW.device,
             memory_format=torch.channels_last,
         )
-        sums_BKC = d_out_BCHW.new_empty((batch, how.count, channels), dtype=torch.float32)
-        _gather[(batch * how.count * how.across,)](
+        sums_BKC = d_out_BCHW.new_empty((batch, how.number, channels), dtype=torch.float32)
+        _gather[(batch * how.number * how.across,)](
             d_out_BCHW, d_x_BCHW, sums_BKC,
-            height * width, channels, how.count, how.pixels, how.across, height, width,
+            height * width, channels, how.number, how.pixels, how.across, height, width,
             LAYOUT=ctx.layout, ROWS=how.rows, WIDTH=how.width, num_warps=4,
         )  # fmt: skip
         return d_x_BCHW, d_x_BCHW if ctx.added else None, sums_BKC.sum((0, 1)), None
