@@ -138,7 +138,8 @@ def train(run: Run) -> Result:
             encode, features, decode = (torch.compile(f) for f in (encode, features, decode))
         if adversarial is not None:
             kernels.adopted_by(adversarial, device)
-        likeness = torch.compile(perceptual) if perceptual is not None else None
+        if perceptual is not None and not kernels.adopted_by(perceptual, device):
+            likeness = torch.compile(perceptual)
     unprojected = regularizer is not None and regularizer.config.latent == "unprojected"
     bf16 = torch.autocast(device.type, torch.bfloat16, enabled=config.numerics.precision == "bf16")
     share = dist.share(config.batch_size)

@@ -19,7 +19,7 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("part", ["norms", "layouts", "tokenizer", "discriminator"])
+@pytest.mark.parametrize("part", ["norms", "layouts", "tokenizer", "discriminator", "perceptual"])
 def test_kernels_are_the_plain_operations(part):
     pytest.importorskip("triton", reason="triton is not installed (it comes with torch for GPUs)")
     # Triton decides at its import whether it interprets.
@@ -174,8 +174,37 @@ def discriminator():
         near(found, expected, torch.float32, f"discriminator, {number}")
 
 
+def perceptual():
+    """Values and gradients on VGG16, with heads and without."""
+    from trainer import kernels
+    from trainer.losses import _vgg, random_vgg
+
+    model = random_vgg.Loss(random_vgg.Config()).to(memory_format=torch.channels_last)
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        parameter.data += 0.02 * torch.randn(parameter.shape)  # biases that matter
+    heads = _vgg.empty_lpips(with_heads=True)
+    heads.net.load_state_dict(model.model.net.state_dict())
+    for head in heads.lins:
+        torch.nn.init.uniform_(head.model[-1].weight)
+    x_BCHW, y_BCHW = torch.randn(2, 2, 3, 16, 16).unbind()
+    kernels.usable = lambda x: True
+    for number in range(2):
+        found = []
+        for by_kernels in (False, True):
+            model._by_kernels = by_kernels
+            given_BCHW = y_BCHW.clone().requires_grad_()
+            loss = model(x_BCHW, given_BCHW)
+            loss.backward()
+            found.append((loss, given_BCHW.grad))
+        for one, other in zip(*found, strict=True):
+            near(other, one, torch.float32, f"heads: {bool(number)}")
+        model.model = heads
+
+
 if __name__ == "__main__":
     parts = {"norms": norms, "layouts": layouts}
     parts |= {"tokenizer": tokenizer, "discriminator": discriminator}
+    parts["perceptual"] = perceptual
     parts[sys.argv[1]]()
     print(f"{sys.argv[1]} agree")
