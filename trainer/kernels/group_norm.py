@@ -53,13 +53,22 @@ class Chunks(NamedTuple):
 
 
 @triton.jit
-def _place(pixels, channels, chunks, chunk_pixels, across, WIDTH: tl.constexpr):
-    """Of this program: image and chunk as one number, first element, pixels, channels."""
-    part = (tl.program_id(0) // across).to(tl.int64)
+def _place(
+    pixels, channels, chunks, chunk_pixels, across, WIDTH: tl.constexpr, LAST_FIRST: tl.constexpr
+):
+    """Of this program: image and chunk as one number, image, first element, pixels, channels.
+
+    First passes begin with the last chunk, which the convolution before may have left in the cache,
+    and leave the first ones there for the second pass.
+    """
+    number = tl.program_id(0)
+    if LAST_FIRST:
+        number = tl.num_programs(0) - 1 - number
+    part = (number // across).to(tl.int64)
     b, k = part // chunks, part % chunks
     first = (b * pixels + k * chunk_pixels) * channels
     count = tl.minimum(pixels - k * chunk_pixels, chunk_pixels).to(tl.int32)
-    c = (tl.program_id(0) % across) * WIDTH + tl.arange(0, WIDTH)
+    c = (number % across) * WIDTH + tl.arange(0, WIDTH)
     return part, b, first, count, c
 
 
@@ -70,7 +79,7 @@ def _statistics(
     ADDEND: tl.constexpr, STORE: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Mean and sum of squared deviations of each channel in each chunk."""
-    part, b, first, count, c = _place(pixels, channels, chunks, chunk_pixels, across, WIDTH)
+    part, b, first, count, c = _place(pixels, channels, chunks, chunk_pixels, across, WIDTH, True)
     inside = c < channels
     bias = tl.load(bias_ptr + c, mask=inside, other=0.0).to(tl.float32)
     # Deviations from the first pixel: a mean that is large beside the spread costs no digits.
@@ -170,7 +179,7 @@ def _apply(
     pixels, channels, chunks, chunk_pixels, across, groups, size,
     ACT: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    part, b, first, count, c = _place(pixels, channels, chunks, chunk_pixels, across, WIDTH)
+    part, b, first, count, c = _place(pixels, channels, chunks, chunk_pixels, across, WIDTH, False)
     inside = c < channels
     centre, rstd, weight, shift, _ = _of_channels(
         bias_ptr, weight_ptr, shift_ptr, mean_ptr, rstd_ptr, b, groups, size, c, inside
@@ -196,7 +205,7 @@ def _sums_backward(
     ACT: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Per chunk and channel: the sums of dz and of dz times the normalised x (z: before ACT)."""
-    part, b, first, count, c = _place(pixels, channels, chunks, chunk_pixels, across, WIDTH)
+    part, b, first, count, c = _place(pixels, channels, chunks, chunk_pixels, across, WIDTH, True)
     inside = c < channels
     centre, rstd, weight, shift, _ = _of_channels(
         bias_ptr, weight_ptr, shift_ptr, mean_ptr, rstd_ptr, b, groups, size, c, inside
@@ -257,7 +266,7 @@ def _apply_backward(
     ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Gradient of x; with MORE, plus that of its other readers; with SUM, its sum by channel."""
-    part, b, first, count, c = _place(pixels, channels, chunks, chunk_pixels, across, WIDTH)
+    part, b, first, count, c = _place(pixels, channels, chunks, chunk_pixels, across, WIDTH, False)
     inside = c < channels
     centre, rstd, weight, shift, group = _of_channels(
         bias_ptr, weight_ptr, shift_ptr, mean_ptr, rstd_ptr, b, groups, size, c, inside
@@ -443,9 +452,11 @@ def group_norm(
     norm's own backward pass. The sum is rounded to the dtype of x once, before its statistics.
     """
     wanted = dtype or x_BCHW.dtype
-    out_BCHW, sum_BCHW, mean_BG, rstd_BG, left_C = _Norm.apply(
-        x_BCHW, addend_BCHW, bias_C, weight_C, shift_C, groups, eps, activation, also_sum, wanted
-    )
+    with torch.cuda.device_of(x_BCHW):  # kernels start on the current device
+        out_BCHW, sum_BCHW, mean_BG, rstd_BG, left_C = _Norm.apply(
+            *(x_BCHW, addend_BCHW, bias_C, weight_C, shift_C),
+            *(groups, eps, activation, also_sum, wanted),
+        )
     given = (sum_BCHW.detach(), left_C, weight_C.detach(), shift_C.detach(), mean_BG, rstd_BG)
 
     def again() -> Tensor:

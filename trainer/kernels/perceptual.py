@@ -121,7 +121,8 @@ class _BiasRelu(torch.autograd.Function):
 
 def bias_relu(x_BCHW: Tensor, bias_C: Tensor) -> Tensor:
     """relu(x + bias) for a bias without gradient. Overwrites `x_BCHW` if it is channels last."""
-    out_BCHW: Tensor = _BiasRelu.apply(channels_last(x_BCHW), bias_C)
+    with torch.cuda.device_of(x_BCHW):  # kernels start on the current device
+        out_BCHW: Tensor = _BiasRelu.apply(channels_last(x_BCHW), bias_C)
     return out_BCHW
 
 
@@ -158,5 +159,6 @@ class _Distance(torch.autograd.Function):
 
 def unit_distance(x_BCHW: Tensor, y_BCHW: Tensor, weight_C: Tensor) -> Tensor:
     """Mean over images and cells of sum_C weight * (x / |x| - y / |y|)^2; the gradient is y's."""
-    distance: Tensor = _Distance.apply(x_BCHW, y_BCHW, weight_C)
+    with torch.cuda.device_of(x_BCHW):  # kernels start on the current device
+        distance: Tensor = _Distance.apply(x_BCHW, y_BCHW, weight_C)
     return distance

@@ -146,5 +146,6 @@ def spread(
     x_BCHW: Tensor, bias_C: Tensor, layout: Layout, addend_BCHW: Tensor | None = None
 ) -> Tensor:
     """x + addend + bias with every pixel as 2 x 2, or padded by zeros on the right and below."""
-    out_BCHW: Tensor = _Spread.apply(x_BCHW, addend_BCHW, bias_C, layout)
+    with torch.cuda.device_of(x_BCHW):  # kernels start on the current device
+        out_BCHW: Tensor = _Spread.apply(x_BCHW, addend_BCHW, bias_C, layout)
     return out_BCHW

@@ -66,20 +66,19 @@ def by_kernels(model: Any, x_BCHW: Tensor, y_BCHW: Tensor) -> Tensor:
     """
     from ..kernels.perceptual import unit_distance
 
-    with torch.cuda.device_of(x_BCHW):
-        total = torch.zeros((), device=x_BCHW.device)
-        x_BCHW, y_BCHW = model.scaling_layer(x_BCHW), model.scaling_layer(y_BCHW)
-        for number in range(model.L):
-            layers = getattr(model.net, f"slice{number + 1}")
-            with torch.no_grad():
-                x_BCHW = _through(layers, x_BCHW)
-            y_BCHW = _through(layers, y_BCHW)
-            if model.lpips:
-                weight_C = model.lins[number].model[-1].weight.flatten()
-            else:
-                weight_C = torch.ones(y_BCHW.shape[1], device=y_BCHW.device)
-            total = total + unit_distance(x_BCHW, y_BCHW, weight_C)
-        return total
+    total = torch.zeros((), device=x_BCHW.device)
+    x_BCHW, y_BCHW = model.scaling_layer(x_BCHW), model.scaling_layer(y_BCHW)
+    for number in range(model.L):
+        layers = getattr(model.net, f"slice{number + 1}")
+        with torch.no_grad():
+            x_BCHW = _through(layers, x_BCHW)
+        y_BCHW = _through(layers, y_BCHW)
+        if model.lpips:
+            weight_C = model.lins[number].model[-1].weight.flatten()
+        else:
+            weight_C = torch.ones(y_BCHW.shape[1], device=y_BCHW.device)
+        total = total + unit_distance(x_BCHW, y_BCHW, weight_C)
+    return total
 
 
 def _through(layers: Any, x_BCHW: Tensor) -> Tensor:

@@ -38,12 +38,10 @@ def run(layers: nn.Sequential, x_BCHW: Tensor, recompute: bool) -> Tensor:
     made once more there: half the memory for one pass more over the activations.
     """
     first, *middle, norm, _, last = layers
-    with torch.cuda.device_of(x_BCHW):  # kernels start on the current device
-        now = Sum(_conv(first, x_BCHW), None, _bias(first))
-        for layer in middle:
-            now = _STEPS[type(layer)](layer, now, recompute)
-        normed = _norm(norm, now, "silu")
-        return _conv(last, normed, recompute, _bias(last))
+    now = Sum(_conv(first, x_BCHW), None, _bias(first))
+    for layer in middle:
+        now = _STEPS[type(layer)](layer, now, recompute)
+    return _conv(last, _norm(norm, now, "silu"), recompute, _bias(last))
 
 
 def _bias(conv: nn.Module) -> Tensor:
