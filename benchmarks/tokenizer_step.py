@@ -8,9 +8,10 @@ as it is trained and in variants that each change one thing, all in one process.
 last step are shown: variants only compute in another way, so they end at nearly the same ones.
 
 In the same run, before: encoder and decoder with kernels beside the plain eager modules, outputs
-and all gradients, in fp32 and, as far from fp32 as the plain modules are, in bf16; and the kernels
-alone on the largest activations, as shares of the copy rate. `--profile` lists the kernels of a
-step as it is trained, by time. `--tiny` is the same at sizes for a CPU, without kernels.
+and all gradients, in fp32 and, as far from fp32 as the plain modules are, in bf16; both losses with
+kernels beside without, in fp32; and the kernels alone on the largest activations, as shares of the
+copy rate. `--profile` lists the kernels of a step as it is trained, by time. `--tiny` is the same
+at sizes for a CPU, without kernels.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 DEFAULT = [name for name in VARIANTS if name != "compiled, no kernels"]  # that takes a minute more
 LIMIT_FP32 = 1e-4  # distance of outputs and gradients from those of the plain modules, as a share
+LIMIT_LOSSES = 1e-3  # the same; a ReLU's argument near 0 may fall on the other side
 SLACK_BF16 = 1.3  # how much further from fp32 than plain bf16 the kernels may be in bf16
 
 
@@ -226,6 +228,38 @@ def check(config: Any, x_BCHW: Tensor) -> str:
     return "\n".join(said)
 
 
+def check_losses(x_BCHW: Tensor, tiny: bool) -> str:
+    """The same for the perceptual loss and the discriminator, in fp32: values and gradients."""
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    torch.manual_seed(4)
+    y_BCHW = x_BCHW + 0.3 * torch.randn_like(x_BCHW)
+    small = {"ndf": 8, "n_layers": 2} if tiny else {}
+    adversarial = patchgan.Loss(patchgan.Config(objective="hinge", **small)).to(x_BCHW.device)
+    vgg = random_vgg.Loss(random_vgg.Config()).to(x_BCHW.device)
+
+    def outcome() -> list[Tensor]:
+        given_BCHW = y_BCHW.clone().requires_grad_()
+        likeness = vgg(x_BCHW, given_BCHW)
+        (slope_BCHW,) = torch.autograd.grad(likeness, given_BCHW)
+        own, _ = adversarial.discriminator_loss(x_BCHW, y_BCHW)
+        slopes = torch.autograd.grad(own, list(adversarial.parameters()))
+        (made_BCHW,) = torch.autograd.grad(adversarial.generator_loss(given_BCHW), given_BCHW)
+        gradients = torch.cat([slope.flatten() for slope in slopes])
+        return [likeness, slope_BCHW, own, gradients, made_BCHW]
+
+    for module in (vgg, adversarial):
+        module.to(memory_format=torch.channels_last)
+    plain = outcome()
+    for module in (vgg, adversarial):
+        kernels.adopted_by(module, x_BCHW.device)
+    names = ("perceptual", "its gradient", "discriminator", "its gradient", "the generator's")
+    found = [distance(one, other) for one, other in zip(outcome(), plain, strict=True)]
+    said = ", ".join(f"{name} {away:.1e}" for name, away in zip(names, found, strict=True))
+    assert max(found) < LIMIT_LOSSES, said
+    return f"losses, fp32: {said}"
+
+
 def distance(one: Tensor, other: Tensor) -> float:
     return ((one.double() - other.double()).norm() / other.double().norm()).item()
 
@@ -316,6 +350,7 @@ def main() -> None:
     x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
     if not chosen.no_check:
         print(check(make_config(4, side, chosen.tiny), x_BCHW[:4]), flush=True)
+        print(check_losses(x_BCHW[:4], chosen.tiny), flush=True)
         if not chosen.tiny:
             show_kernels(min(batches), side)
     torch.backends.cudnn.benchmark = not chosen.tiny  # as runs on a GPU have it
