@@ -118,13 +118,13 @@ def tokenizer():
 
     kernels.usable = lambda x: True
     config = Config(
-        ch=8, ch_mult=(1, 2), num_res_blocks_encoder=1, num_res_blocks_decoder=1, z_channels=8
+        ch=4, ch_mult=(1, 2), num_res_blocks_encoder=1, num_res_blocks_decoder=1, z_channels=4
     )
     torch.manual_seed(0)
     model = Tokenizer(config, 3, 8).to(memory_format=torch.channels_last)
     for parameter in model.parameters():  # biases and scales that matter
         parameter.data += 0.1 * torch.randn(parameter.shape)
-    x_BCHW = torch.randn(1, 3, 8, 8)
+    x_BCHW = torch.randn(1, 3, 4, 4)
 
     def outcome(bf16):
         model.zero_grad()
