@@ -1,6 +1,7 @@
 """Where the time and memory of a tokenizer's training step go, and what each way to run it takes.
 
     python benchmarks/tokenizer_step.py [--only NAME ...] [--batches 64] [--profile] [--tiny]
+    python benchmarks/tokenizer_step.py --no-check --tiles 1024 2048 4096
 
 The modules, losses, clipping and optimisers of `trainer.stage1` on random images that are on the
 GPU: VQ-16 at 256 px, K = 16384, bf16, with PatchGAN and a VGG16 perceptual loss (random weights),
@@ -280,10 +281,14 @@ def seconds(work: Callable[[], Any]) -> float:
     return statistics.median(times[3:])
 
 
-def show_kernels(batch: int, side: int) -> None:
+def show_kernels(batch: int, side: int, tile: int | None = None) -> None:
     """Time of the kernels on the largest activations, beside that of as many bytes copied."""
+    from trainer.kernels import group_norm as module
     from trainer.kernels.group_norm import group_norm
     from trainer.kernels.spread import spread
+
+    module.TILE = tile or module.TILE
+    print(f"tiles of {module.TILE} elements")
 
     def made(pixels: int, channels: int = 128) -> Tensor:
         x_BCHW = torch.randn(batch, channels, pixels, pixels, device="cuda", dtype=torch.bfloat16)
@@ -337,7 +342,10 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=list(VARIANTS), default=DEFAULT)
     parser.add_argument("--batches", nargs="*", type=int, default=None, help="64")
     parser.add_argument("--profile", action="store_true")
-    parser.add_argument("--no-check", action="store_true")
+    parser.add_argument("--no-check", action="store_true", help="the steps only")
+    parser.add_argument(
+        "--tiles", nargs="*", type=int, default=[], help="the kernels alone, at these sizes"
+    )
     parser.add_argument("--tiny", action="store_true")
     chosen = parser.parse_args()
     device, side = ("cpu", 16) if chosen.tiny else ("cuda", 256)
@@ -353,6 +361,10 @@ def main() -> None:
         print(check_losses(x_BCHW[:4], chosen.tiny), flush=True)
         if not chosen.tiny:
             show_kernels(min(batches), side)
+    for tile in chosen.tiles:
+        show_kernels(min(batches), side, tile)
+    if chosen.tiles:
+        return
     torch.backends.cudnn.benchmark = not chosen.tiny  # as runs on a GPU have it
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.allow_tf32 = True

@@ -26,7 +26,7 @@ Activation = Literal["none", "silu", "leaky_relu"]
 
 SLOPE = 0.2  # of the leaky ReLU
 _SLOPE = tl.constexpr(SLOPE)
-_TILE = 2048  # elements that a program holds at once
+TILE = 2048  # elements that a program holds at once
 _WIDTH_MAX = 128  # channels of a program; wider tensors take several, so one kernel serves them all
 _TILES_MAX = 32  # tiles of a chunk at most
 _CHUNKS = 8  # of an image at least, if its pixels suffice
@@ -47,7 +47,7 @@ class Chunks(NamedTuple):
     @classmethod
     def of(cls, pixels: int, channels: int) -> Chunks:
         width = min(_WIDTH_MAX, max(16, triton.next_power_of_2(channels)))
-        rows = _TILE // width
+        rows = TILE // width
         chunk = rows * min(_TILES_MAX, triton.cdiv(pixels, rows * _CHUNKS))
         return cls(rows, width, chunk, triton.cdiv(pixels, chunk), triton.cdiv(channels, width))
 
