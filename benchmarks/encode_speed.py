@@ -4,8 +4,9 @@
     python benchmarks/encode_speed.py --quantizers [--tiny]
 
 A VQ-16 of random weights turns uint8 images of 256 px into codes by `trainer.encode.Coder`, as a
-codes run does (bf16, channels last, compiled), and codes into uint8 images; the share of the matrix
-product measured in the same call counts the convolutions and attention of encoder or decoder.
+codes run does (bf16, channels last, by kernels), and codes into uint8 images; the share of the
+matrix product measured in the same call counts the convolutions and attention of encoder or
+decoder.
 Correctness, in the same run: in fp32 its codes are those of the plain eager modules but for ties;
 in bf16 they lie as near to those of fp32 as the codes of the plain eager modules in bf16 do.
 
@@ -27,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer import data, parts
+from trainer import data, kernels, parts
 from trainer.encode import Coder
 
 SIDE = 256  # pixels
@@ -139,7 +140,9 @@ def decoder_of(
     tokenizer: Any, quantizer: Any, device: str, compiled: bool
 ) -> Callable[[Tensor], Tensor]:
     """Codes to uint8 images, as evaluations do it."""
-    decode = torch.compile(tokenizer.decode) if compiled else tokenizer.decode
+    decode = tokenizer.decode
+    if compiled and not kernels.adopted_by(tokenizer, torch.device(device)):
+        decode = torch.compile(decode)
 
     @torch.inference_mode()
     def images(code_BN: Tensor) -> Tensor:

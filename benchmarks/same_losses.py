@@ -1,4 +1,4 @@
-"""Whether what is fast trains the same: losses of the compiled trainer beside those of plain code.
+"""Whether what is fast trains the same: losses of the fast trainer beside those of plain code.
 
     python benchmarks/same_losses.py [--generator 111M] [--codes FOLDER] [--steps 200]
     python benchmarks/same_losses.py --tokenizer [--steps 50]
@@ -7,10 +7,10 @@ Both train the same run with the same seeds. Generator: compiled blocks and the 
 against eager blocks and the cross-entropy of all fp32 logits at once; dropout is off, since
 compiled code draws other masks. The largest difference of their losses must be at most 1e-3 nats.
 The codes are those of a codes run, `--codes HOME/codes/ID`, or a Markov chain of V = 16384.
-Tokenizer: VQ-16 with GAN and a perceptual loss, compiled (which norms and upsamples in operations
-of its own) and eager, both in bf16, and eager in fp32. The GAN makes small differences grow, so the
-yardstick is what bf16 does to the eager one: the compiled losses must on average lie no more than
-twice as far from the fp32 ones. `--tiny` is either at sizes for a CPU.
+Tokenizer: VQ-16 with GAN and a perceptual loss, fast (by kernels of our own) and eager, both in
+bf16, and eager in fp32. The GAN makes small differences grow, so the yardstick is what bf16 does
+to the eager one: the fast losses must on average lie no more than twice as far from the fp32 ones.
+`--tiny` is either at sizes for a CPU.
 """
 
 from __future__ import annotations

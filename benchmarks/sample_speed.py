@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer import count, data, parts, sampling, startup
+from trainer import count, data, kernels, parts, sampling, startup
 from trainer.config import LlamaConfig, SamplingConfig
 from trainer.generator import Generator
 
@@ -137,12 +137,13 @@ def main() -> None:
     config = module.Config(ch=16, ch_mult=[1, 1, 2]) if chosen.tiny else module.Config()
     side = 16 * grid[0] // (4 if chosen.tiny else 1)
     tokenizer = module.Tokenizer(config, 8, side).to(device).eval().requires_grad_(False)
-    tokenizer.to(memory_format=torch.channels_last)  # as evaluations have it
+    tokenizer.to(memory_format=torch.channels_last)  # as evaluations have it, and by kernels
+    kernels.adopted_by(tokenizer, torch.device(device))
+    torch.backends.cudnn.benchmark = not chosen.tiny
     for batch in chosen.batches:
         z_BND = torch.randn(batch, length, 8, device=device)
-        decode = tokenizer.decode if chosen.tiny else torch.compile(tokenizer.decode)
         with torch.inference_mode(), torch.autocast(device, torch.bfloat16):
-            spent = seconds(lambda d=decode, z=z_BND: d(z), device)
+            spent = seconds(lambda z=z_BND: tokenizer.decode(z), device)
         show("decode VQ-16", batch, batch / spent, float("nan"), "", float("nan"))
     if chosen.images:
         size, batch = chosen.generators[0], max(chosen.batches)
@@ -159,7 +160,6 @@ def draw_and_decode(
     clock = time.perf_counter()
     codebook = torch.randn(generator.codebook_size, 8, device=device)
     sampling.cast_matrices(generator, torch.bfloat16)
-    decode = torch.compile(tokenizer.decode) if device == "cuda" else tokenizer.decode
     done, kept = 0, torch.zeros((), device=device)
     with torch.autocast(device, torch.bfloat16):
         sampler = sampling.Sampler(generator, compiled=device == "cuda")
@@ -168,7 +168,7 @@ def draw_and_decode(
             class_B = (done + torch.arange(count, device=device)) % CLASSES
             code_BL = sampler(class_B, range(done, done + count), GUIDED)
             for piece in code_BL.split(128):
-                kept += data.to_uint8(decode(codebook[piece])).sum()
+                kept += data.to_uint8(tokenizer.decode(codebook[piece])).sum()
             done += count
     assert kept.item() > 0
     return time.perf_counter() - clock

@@ -28,7 +28,7 @@ from results_db.durable import (
 )
 from results_db.record import RunDir
 
-from . import data, flops, stage1, state
+from . import data, flops, kernels, stage1, state
 from .config import CodesConfig, TokenizerConfig, decode_run
 from .data import CROPS
 from .metrics import Value
@@ -64,8 +64,9 @@ def train_subset(num_images: int, wanted: int | None) -> Tensor:
 class Coder:
     """Codes of uint8 images by a frozen tokenizer, in eval mode.
 
-    On a GPU it turns the tokenizer to channels last. When compiled, incomplete batches are filled
-    up, as another shape would be compiled anew; images do not depend on their neighbours.
+    On a GPU it turns the tokenizer to channels last. When compiled, or run by kernels instead,
+    incomplete batches are filled up, as another shape would be compiled or tuned anew; images do
+    not depend on their neighbours.
     """
 
     def __init__(
@@ -85,7 +86,9 @@ class Coder:
         if device.type == "cuda":
             self._layout = torch.channels_last
             tokenizer.to(memory_format=self._layout)
-        self._latents = torch.compile(self._plain_latents) if compiled else self._plain_latents
+        self._latents = self._plain_latents
+        if compiled and not kernels.adopted_by(tokenizer, device):
+            self._latents = torch.compile(self._plain_latents)
 
     def _plain_latents(self, pixels_BCHW: Tensor) -> Tensor:
         x_BCHW = data.to_float(pixels_BCHW).contiguous(memory_format=self._layout)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from results_db.durable import canonical_json
 
-from . import data, flops, parts, sampling, state
+from . import data, flops, kernels, parts, sampling, state
 from .config import (
     CodesConfig,
     EvaluationConfig,
@@ -123,14 +123,20 @@ class _Tensors(nn.Module):
         self.tensors = {name: value for name, value in state_dict.items() if name != "none"}
 
 
-def _compiles(run: Run, num: int, tokenizer: nn.Module) -> bool:
-    """Whether compiling pays for `num` images; if so, a GPU's tokenizer is put in the order of
-    channels in which it was trained, compiled.
+def _compiles(run: Run, num: int) -> bool:
+    """Whether compiling pays for `num` images."""
+    return run.compile and num >= COMPILE_FROM
+
+
+def _quick(run: Run, tokenizer: Any) -> tuple[Callable[[Tensor], Tensor], ...]:
+    """Encoding and decoding by kernels or compiled, in the order of channels in which a GPU trained
+    the tokenizer.
     """
-    compiled = run.compile and num >= COMPILE_FROM
-    if compiled and run.device.type == "cuda":
+    if run.device.type == "cuda":
         tokenizer.to(memory_format=torch.channels_last)
-    return compiled
+    if kernels.adopted_by(tokenizer, run.device):
+        return tokenizer.encode, tokenizer.decode
+    return torch.compile(tokenizer.encode), torch.compile(tokenizer.decode)
 
 
 class _Reconstructions:
@@ -153,9 +159,8 @@ class _Reconstructions:
         self.keep = spread(self.num, min(self.num, 2 * GRID_COLUMNS)).tolist()
         self._encode, self._quantizer = tokenizer.encode, quantizer
         self._decode = tokenizer.decode
-        if _compiles(run, self.num, tokenizer):
-            self._encode = torch.compile(tokenizer.encode)
-            self._decode = torch.compile(tokenizer.decode)
+        if _compiles(run, self.num):
+            self._encode, self._decode = _quick(run, tokenizer)
 
     def passes(self, best: float | None) -> list[_Pass]:
         return [_Pass(seed=None, cfg_scale=None)]
@@ -210,8 +215,8 @@ class _Samples:
         if config.numerics.precision == "bf16":
             sampling.cast_matrices(self._generator, torch.bfloat16)
         self._sizes = legal_sizes(run.parents["tokenizer"], self._generator.tokens_per_image)
-        compiled = _compiles(run, self.num, tokenizer)
-        self._decode = torch.compile(tokenizer.decode) if compiled else tokenizer.decode
+        compiled = _compiles(run, self.num)
+        self._decode = _quick(run, tokenizer)[1] if compiled else tokenizer.decode
         self._sampler = sampling.Sampler(self._generator, self._sizes, compiled)
         self._classes = self._generator.num_classes
         rows = spread(self._classes, min(self._classes, GRID_ROWS)).tolist()

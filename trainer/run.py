@@ -66,11 +66,12 @@ class Settings:
     checkpoint_seconds: NonNegativeFloat = 120.0  # time between checkpoints
     checkpoint_steps: PositiveInt | None = None  # also every so many iterations
     log_every: PositiveInt = 10  # iterations between lines of log.jsonl
-    compile: bool | None = None  # torch.compile; None: on GPUs only
+    compile: bool | None = None  # torch.compile, or kernels of our own; None: on GPUs only
     executor: str = "local"  # recorded in the attempt
     micro_batch: PositiveInt | None = None  # images per backward pass of stage 2; None: all
-    # Share of a step's activations that is held at once. Stage 1, compiled: the rest is computed
-    # again in the backward pass. Stage 2: the batch passes in parts, unless micro_batch says so.
+    # Share of a step's activations that is held at once. Stage 2: the batch passes in parts, unless
+    # micro_batch says so. Stage 1: the rest is computed again in the backward pass; by kernels that
+    # is all or, below 1, about half.
     activation_memory: Share = 1.0
     cache_codes_bytes: PositiveInt = 16 << 30  # codes up to this size are kept on the device
 
@@ -113,7 +114,7 @@ class Run:
 
     @property
     def compile(self) -> bool:
-        """Whether to use torch.compile."""
+        """Whether to use torch.compile, or kernels where there are any."""
         wanted = self.settings.compile
         return self.device.type == "cuda" if wanted is None else wanted
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import data, dist, flops, parts, state, trunks
+from . import data, dist, flops, kernels, parts, state, trunks
 from .config import OptimConfig, Part, TokenizerConfig
 from .flops import latent_width
 from .metrics import Value
@@ -123,7 +123,7 @@ def train(run: Run) -> Result:
     if average is not None:
         modules["average"] = average.module
 
-    # Compiled copies share the weights; the plain modules are what is saved.
+    # Kernels and compiled copies share the weights; the plain modules are what is saved.
     encode, features, decode = tokenizer.encode, tokenizer.features, tokenizer.decode
     likeness = perceptual
     layout = torch.contiguous_format
@@ -132,8 +132,14 @@ def train(run: Run) -> Result:
         for module_ in (*modules.values(), *([perceptual] if perceptual is not None else [])):
             module_.to(memory_format=layout)
     if run.compile:
-        encode, features, decode = (torch.compile(f) for f in (encode, features, decode))
-        likeness = torch.compile(perceptual) if perceptual is not None else None
+        # Where kernels do what a compiler would, there is no minute of compiling to wait for.
+        recompute = run.settings.activation_memory < 1
+        if not kernels.adopted_by(tokenizer, device, recompute=recompute):
+            encode, features, decode = (torch.compile(f) for f in (encode, features, decode))
+        if adversarial is not None:
+            kernels.adopted_by(adversarial, device)
+        if perceptual is not None and not kernels.adopted_by(perceptual, device):
+            likeness = torch.compile(perceptual)
     unprojected = regularizer is not None and regularizer.config.latent == "unprojected"
     bf16 = torch.autocast(device.type, torch.bfloat16, enabled=config.numerics.precision == "bf16")
     share = dist.share(config.batch_size)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 OPTIMIZING = ("extractor", "tokenizer", "generator")  # kinds of runs that make an optimizer
 COMPILING = ("tokenizer", "generator", "codes")  # kinds that compile, whatever their size
+BY_KERNELS = ("tokenizer", "codes")  # kinds that use kernels instead, where there are any
 
 
 @contextmanager
@@ -42,11 +43,17 @@ def get_ready(
     by one in this process. Left alone, they start with the first compilation.
     `activation_memory` is a setting of runs (run.py).
     """
+    from . import kernels
+
     with ThreadPoolExecutor(1) as pool, collector_paused():
         opened = pool.submit(_open, device)
         if compiled:
             allow_many_shapes()
-        if compiled and kind in COMPILING:
+        if compiled and kind in BY_KERNELS and kernels.available(device):
+            if kind in OPTIMIZING:
+                import torch._dynamo  # noqa: F401  every optimizer imports it
+            from .kernels import group_norm  # noqa: F401  and triton
+        elif compiled and kind in COMPILING:
             if device.type == "cuda":
                 from torch._inductor.async_compile import maybe_warm_pool
 

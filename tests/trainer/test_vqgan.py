@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from trainer.flops import Cost
 from trainer.quantizers import vq
 from trainer.tokenizers import vqgan
-from trainer.tokenizers.vqgan import Config, Tokenizer, _Downsample, norm_groups
+from trainer.tokenizers.vqgan import Config, Downsample, Tokenizer, norm_groups
 
 TINY = Config(
     ch=8, ch_mult=(1, 2), num_res_blocks_encoder=1, num_res_blocks_decoder=1, z_channels=8
@@ -93,7 +93,7 @@ def test_tokens_are_in_raster_order_and_decode_undoes_the_order() -> None:
 
 
 def test_halving_pads_right_and_bottom_only() -> None:
-    halve = next(layer for layer in Tokenizer(TINY, 3, 16).encoder if type(layer) is _Downsample)
+    halve = next(layer for layer in Tokenizer(TINY, 3, 16).encoder if type(layer) is Downsample)
     torch.nn.init.ones_(halve.conv.weight)
     torch.nn.init.zeros_(halve.conv.bias)
     seen = halve(torch.ones(1, 8, 4, 4))[0, 0] / 8

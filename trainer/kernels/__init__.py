@@ -9,12 +9,29 @@ interpreter, on a CPU.
 from __future__ import annotations
 
 from importlib.util import find_spec
+from typing import Any
 
+import torch
 from torch import Tensor
 
 HAS_TRITON = find_spec("triton") is not None  # comes with torch for GPUs on Linux
 
 
+def available(device: torch.device) -> bool:
+    """Whether kernels can run there."""
+    return HAS_TRITON and device.type == "cuda"
+
+
 def usable(x: Tensor) -> bool:
     """Whether kernels can work on `x`."""
-    return HAS_TRITON and x.is_cuda
+    return available(x.device)
+
+
+def adopted_by(model: Any, device: torch.device, *, recompute: bool = False) -> bool:
+    """Whether `model` runs by kernels from now on, where it has any for the device (its
+    `use_kernels`). There is little left to compile then.
+    """
+    if not available(device) or not hasattr(model, "use_kernels"):
+        return False
+    model.use_kernels(recompute)
+    return True

@@ -18,4 +18,6 @@ parameters are the discriminator's:
                                              a further factor of the generator's; 1 when off
     discriminator_loss(real_BCHW, fake_BCHW) -> (scalar, stats)
     after_step()                             e.g. weight clipping
+
+Optional for both: `use_kernels(recompute)`, to run by `trainer.kernels` on GPUs from then on.
 """

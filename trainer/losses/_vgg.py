@@ -6,7 +6,8 @@ import warnings
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from .. import flops
 from ..flops import Cost
@@ -57,3 +58,38 @@ def check_images(x_BCHW: Tensor) -> None:
             f"image: {x_BCHW.dtype} {tuple(x_BCHW.shape)} is not allowed; "
             "must be floating point in [-1, 1], [B, 3, H, W]"
         )
+
+
+def by_kernels(model: Any, x_BCHW: Tensor, y_BCHW: Tensor) -> Tensor:
+    """The mean of `model(x, y)`, with a gradient for y alone, by kernels of our own between the
+    convolutions. Dropout in the heads must be off.
+    """
+    from ..kernels.perceptual import unit_distance
+
+    total = torch.zeros((), device=x_BCHW.device)
+    x_BCHW, y_BCHW = model.scaling_layer(x_BCHW), model.scaling_layer(y_BCHW)
+    for number in range(model.L):
+        layers = getattr(model.net, f"slice{number + 1}")
+        with torch.no_grad():
+            x_BCHW = _through(layers, x_BCHW)
+        y_BCHW = _through(layers, y_BCHW)
+        if model.lpips:
+            weight_C = model.lins[number].model[-1].weight.flatten()
+        else:
+            weight_C = torch.ones(y_BCHW.shape[1], device=y_BCHW.device)
+        total = total + unit_distance(x_BCHW, y_BCHW, weight_C)
+    return total
+
+
+def _through(layers: Any, x_BCHW: Tensor) -> Tensor:
+    """Features behind some layers, each convolution of which has a ReLU behind it."""
+    from ..kernels.perceptual import bias_relu
+
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d):
+            assert layer.bias is not None
+            x_BCHW = F.conv2d(x_BCHW, layer.weight, None, layer.stride, layer.padding)
+            x_BCHW = bias_relu(x_BCHW, layer.bias)
+        elif not isinstance(layer, nn.ReLU):
+            x_BCHW = layer(x_BCHW)
+    return x_BCHW

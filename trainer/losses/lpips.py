@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from .. import pretrained
+from .. import kernels, pretrained
 from ..config import STRICT, NonNegativeFloat
 from ..flops import Cost
 from . import _vgg
@@ -70,6 +70,7 @@ class Loss(nn.Module):
     def __init__(self, config: Config, weights: Mapping[str, str] | None = None) -> None:
         super().__init__()
         self.config = config
+        self._by_kernels = False
         backbone = pretrained.find(BACKBONE, config.backbone_sha256, weights, _INSTEAD)
         self.model = _vgg.empty_lpips(with_heads=True)
         _load_backbone(self.model.net, backbone)
@@ -88,7 +89,15 @@ class Loss(nn.Module):
     def forward(self, x_BCHW: Tensor, y_BCHW: Tensor) -> Tensor:
         _vgg.check_images(x_BCHW)
         _vgg.check_images(y_BCHW)
+        if self._by_kernels and kernels.usable(y_BCHW) and not x_BCHW.requires_grad:
+            return _vgg.by_kernels(self.model, x_BCHW, y_BCHW)
         return self.model(x_BCHW, y_BCHW).mean()
+
+    def use_kernels(self, recompute: bool) -> None:
+        """From now on it runs by kernels of our own where there is a GPU, but for the dropout of
+        the compatibility switch.
+        ."""
+        self._by_kernels = not self.config.lpips_dropout_compat
 
 
 def _load_backbone(trunk: nn.Module, path: Path) -> None:

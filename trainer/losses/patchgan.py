@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .. import flops
+from .. import flops, kernels
 from ..allreduce import sum_over_processes
 from ..config import (
     STRICT,
@@ -22,7 +22,7 @@ from ..config import (
     PositiveInt,
     Share,
 )
-from ..dist import mean
+from ..dist import active, mean
 from ..flops import Cost
 from ..schedules import cosine_ramp
 from . import _diffaug, _gan
@@ -31,6 +31,7 @@ VERSION = 1
 ROLE = "adversarial"
 
 _SLOPE = 0.2  # of every LeakyReLU
+_EPS = 1e-5  # of every norm
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,9 +135,22 @@ class BatchNorm(nn.Module):
         total = sum_over_processes(torch.cat([x32_BCHW.sum((0, 2, 3)), count]))
         centred_BCHW = x32_BCHW - (total[:-1] / total[-1])[:, None, None]
         squares = sum_over_processes(centred_BCHW.square().sum((0, 2, 3)))
-        scale_C = self.weight * torch.rsqrt(squares / total[-1] + 1e-5)
+        scale_C = self.weight * torch.rsqrt(squares / total[-1] + _EPS)
         out_BCHW = centred_BCHW * scale_C[:, None, None] + self.bias[:, None, None]
         return out_BCHW.to(x_BCHW.dtype)
+
+    def leaky_by_kernels(self, x_BCHW: Tensor) -> Tensor:
+        """The norm and the LeakyReLU behind it: a GroupNorm of all pixels of a batch as one image,
+        a channel a group.
+        """
+        from ..kernels.group_norm import group_norm
+
+        x_BHWC = x_BCHW.permute(0, 2, 3, 1)
+        x_1CP1 = x_BHWC.reshape(1, -1, 1, x_BHWC.shape[3]).permute(0, 3, 1, 2)
+        out_1CP1 = group_norm(
+            x_1CP1, self.weight, self.bias, len(self.weight), _EPS, activation="leaky_relu"
+        ).out_BCHW
+        return out_1CP1.permute(0, 2, 3, 1).reshape(x_BHWC.shape).permute(0, 3, 1, 2)
 
 
 def _conv(channels_in: int, channels_out: int, stride: int, bias: bool) -> nn.Conv2d:
@@ -163,12 +177,28 @@ class Loss(nn.Module):
             if index < len(widths) - 2:
                 layers.append(nn.LeakyReLU(_SLOPE))
         self.layers = nn.Sequential(*layers)
+        self._by_kernels = False
         self.register_buffer("ema_real", torch.zeros(()))
         self.register_buffer("ema_fake", torch.zeros(()))
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Outputs [B, 1, h, w] for images in [-1, 1]: high for real ones."""
-        return self.layers(x_BCHW)
+        # The gradient penalty takes gradients of gradients, and statistics of several processes are
+        # summed between the kernels' two passes: neither is for kernels.
+        penalised = self.config.objective == "wgan_gp"
+        if not self._by_kernels or penalised or active() or not kernels.usable(x_BCHW):
+            return self.layers(x_BCHW)
+        layers = list(self.layers)
+        for index, layer in enumerate(layers):
+            if isinstance(layer, BatchNorm):
+                x_BCHW = layer.leaky_by_kernels(x_BCHW)
+            elif index == 0 or not isinstance(layers[index - 1], BatchNorm):
+                x_BCHW = layer(x_BCHW)
+        return x_BCHW
+
+    def use_kernels(self, recompute: bool) -> None:
+        """From now on norms run by kernels of our own where there is a GPU."""
+        self._by_kernels = True
 
     def weight(self, step: int) -> float:
         """Weight of the generator's loss at this step."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .. import kernels
 from ..config import STRICT, CountInt, NonNegativeFloat
 from ..flops import Cost
 from . import _vgg
@@ -44,6 +45,7 @@ class Loss(nn.Module):
     def __init__(self, config: Config, weights: Mapping[str, str] | None = None) -> None:
         super().__init__()
         self.config = config
+        self._by_kernels = False
         self.model = _vgg.empty_lpips(with_heads=False)
         # torchvision's own initialisation, from a generator of our own: the global one is others'.
         generator = torch.Generator().manual_seed(config.seed)
@@ -63,4 +65,10 @@ class Loss(nn.Module):
     def forward(self, x_BCHW: Tensor, y_BCHW: Tensor) -> Tensor:
         _vgg.check_images(x_BCHW)
         _vgg.check_images(y_BCHW)
+        if self._by_kernels and kernels.usable(y_BCHW) and not x_BCHW.requires_grad:
+            return _vgg.by_kernels(self.model, x_BCHW, y_BCHW)
         return self.model(x_BCHW, y_BCHW).mean()
+
+    def use_kernels(self, recompute: bool) -> None:
+        """From now on it runs by kernels of our own where there is a GPU."""
+        self._by_kernels = True

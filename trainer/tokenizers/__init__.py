@@ -11,4 +11,5 @@ A part exposes `VERSION`, a frozen `Config` and a final `Tokenizer(nn.Module)`:
     Tokenizer.project(h_BNC) -> z_BND                     encode(x) is project(features(x))
     Tokenizer.decode(z_BND) -> x_BCHW
     Tokenizer.last_layer -> nn.Parameter                  weight for the adaptive adversarial weight
+    Tokenizer.use_kernels(recompute)                      optional: run by `trainer.kernels` on GPUs
 """

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import flops
+from .. import flops, kernels
 from ..config import STRICT, PositiveInt, Share
 from ..flops import Cost
 
@@ -172,7 +172,7 @@ def doubled(x_BCHW: Tensor) -> Tensor:
     return wide.reshape(batch, channels, 2 * height, 2 * width)
 
 
-class _ResBlock(nn.Module):
+class ResBlock(nn.Module):
     """norm, swish, conv, norm, swish, dropout, conv; a 1x1 convolution on the skip path if the
     width changes.
     """
@@ -196,7 +196,7 @@ class _ResBlock(nn.Module):
         return self.skip(x_BCHW) + h_BCHW
 
 
-class _Attention(nn.Module):
+class Attention(nn.Module):
     """Self-attention over grid cells with a single head of all channels, scale C^-1/2."""
 
     def __init__(self, channels: int) -> None:
@@ -208,15 +208,18 @@ class _Attention(nn.Module):
         self.out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        h_BCHW = self.norm(x_BCHW)
+        return x_BCHW + self.out(self.attend(self.norm(x_BCHW)))
+
+    def attend(self, h_BCHW: Tensor) -> Tensor:
+        """What each cell finds in all, before the projection out."""
         q_BNC, k_BNC, v_BNC = (
             layer(h_BCHW).flatten(2).transpose(1, 2) for layer in (self.query, self.key, self.value)
         )
         a_BNC = F.scaled_dot_product_attention(q_BNC, k_BNC, v_BNC)
-        return x_BCHW + self.out(a_BNC.transpose(1, 2).unflatten(2, x_BCHW.shape[2:]))
+        return a_BNC.transpose(1, 2).unflatten(2, h_BCHW.shape[2:])
 
 
-class _Downsample(nn.Module):
+class Downsample(nn.Module):
     """Halve the side: pad right and bottom by one, then a 3x3 convolution of stride 2."""
 
     def __init__(self, channels: int) -> None:
@@ -227,7 +230,7 @@ class _Downsample(nn.Module):
         return self.conv(F.pad(x_BCHW, (0, 1, 0, 1)))
 
 
-class _Upsample(nn.Module):
+class Upsample(nn.Module):
     """Double the side by repetition, then a 3x3 convolution."""
 
     def __init__(self, channels: int) -> None:
@@ -244,9 +247,9 @@ class _Upsample(nn.Module):
 
 def _middle(channels: int, dropout: float) -> list[nn.Module]:
     return [
-        _ResBlock(channels, channels, dropout),
-        _Attention(channels),
-        _ResBlock(channels, channels, dropout),
+        ResBlock(channels, channels, dropout),
+        Attention(channels),
+        ResBlock(channels, channels, dropout),
     ]
 
 
@@ -257,12 +260,12 @@ def _encoder(config: Config) -> nn.Sequential:
     for level, out in enumerate(widths):
         last = level == len(widths) - 1
         for _ in range(config.num_res_blocks_encoder):
-            layers.append(_ResBlock(width, out, config.dropout))
+            layers.append(ResBlock(width, out, config.dropout))
             width = out
             if last:
-                layers.append(_Attention(width))
+                layers.append(Attention(width))
         if not last:
-            layers.append(_Downsample(width))
+            layers.append(Downsample(width))
     layers += _middle(width, config.dropout)
     layers += [_norm(width), nn.SiLU(), nn.Conv2d(width, config.z_channels, 3, padding=1)]
     return nn.Sequential(*layers)
@@ -275,12 +278,12 @@ def _decoder(config: Config) -> nn.Sequential:
     layers += _middle(width, config.dropout)
     for level, out in reversed(list(enumerate(widths))):
         for _ in range(config.num_res_blocks_decoder):
-            layers.append(_ResBlock(width, out, config.dropout))
+            layers.append(ResBlock(width, out, config.dropout))
             width = out
             if level == len(widths) - 1:
-                layers.append(_Attention(width))
+                layers.append(Attention(width))
         if level > 0:
-            layers.append(_Upsample(width))
+            layers.append(Upsample(width))
     layers += [_norm(width), nn.SiLU(), nn.Conv2d(width, 3, 3, padding=1)]
     return nn.Sequential(*layers)
 
@@ -299,6 +302,21 @@ class Tokenizer(nn.Module):
         self.project_in = nn.Conv2d(config.z_channels, dim, 1)  # quant_conv
         self.project_out = nn.Conv2d(dim, config.z_channels, 1)  # post_quant_conv
         self.decoder = _decoder(config)
+        self._by_kernels = self._recompute = False
+
+    def use_kernels(self, recompute: bool) -> None:
+        """From now on encoder and decoder run by kernels of our own where there is a GPU; with
+        `recompute`, in less memory (see _fused.py).
+        """
+        self._by_kernels, self._recompute = True, recompute
+
+    def _through(self, layers: nn.Sequential, x_BCHW: Tensor) -> Tensor:
+        if not self._by_kernels or not kernels.usable(x_BCHW):
+            out_BCHW: Tensor = layers(x_BCHW)
+            return out_BCHW
+        from . import _fused
+
+        return _fused.run(layers, x_BCHW, self._recompute)
 
     def encode(self, x_BCHW: Tensor) -> Tensor:
         """z_BND of square images in [-1, 1], raster order."""
@@ -309,7 +327,7 @@ class Tokenizer(nn.Module):
         if x_BCHW.shape[2] != x_BCHW.shape[3]:
             raise ValueError(f"image: {tuple(x_BCHW.shape[2:])} is not square")
         self.config.grid_shape(x_BCHW.shape[2])
-        return self.encoder(x_BCHW).flatten(2).transpose(1, 2)
+        return self._through(self.encoder, x_BCHW).flatten(2).transpose(1, 2)
 
     def project(self, h_BNC: Tensor) -> Tensor:
         """z_BND: the second half of `encode`."""
@@ -321,7 +339,7 @@ class Tokenizer(nn.Module):
         if side * side != z_BND.shape[1]:
             raise ValueError(f"tokens: {z_BND.shape[1]} latents are no square grid")
         z_BDHW = z_BND.transpose(1, 2).unflatten(2, (side, side))
-        return self.decoder(self.project_out(z_BDHW))
+        return self._through(self.decoder, self.project_out(z_BDHW))
 
     @property
     def last_layer(self) -> nn.Parameter:
