@@ -1,4 +1,4 @@
-"""Batch after batch of codes from one generator; on a GPU one token's step is recorded and replayed.
+"""Draws batch after batch of codes; on a GPU one token's step is recorded and replayed.
 
 Shape suffixes: B samples, L tokens per image.
 """
@@ -79,9 +79,7 @@ class Sampler:
 class _Recorded:
     """A CUDA graph of the step of one batch size."""
 
-    def __init__(
-        self, step: TokenStep, batch: int, guided: bool, sampling: SamplingConfig
-    ) -> None:
+    def __init__(self, step: TokenStep, batch: int, guided: bool, sampling: SamplingConfig) -> None:
         self._step, self._batch, self._guided, self._sampling = step, batch, guided, sampling
         device = step.code_BL.device
         # What libraries set up at their first call cannot be recorded.

@@ -167,10 +167,10 @@ class TokenStep:
     def _through(self, rows: _Rows) -> Tensor:
         """As `Generator.step`, whose comments apply."""
         generator = self._generator
-        x_RD, table_1E2 = rows.input_RD, None
+        x_RD, delta_RD = rows.input_RD, None
         if generator.config.position == "learned":
             x_RD = x_RD + generator.positions.index_select(0, self._position_1)
-        x_RD, delta_RD = x_RD.to(self._dtype), None
+        x_RD = x_RD.to(self._dtype)
         *modulations, final = rows.modulations_RP
         layers = zip(generator.blocks, rows.caches, rows.units_2RHL, modulations, strict=True)
         for block, cache, units, modulation in layers:

@@ -10,7 +10,7 @@ import torch
 from trainer.config import LlamaConfig
 from trainer.generator import Attention, Cache, rope_table
 
-HEADS, LENGTH = 2, 71  # more than one tile of positions
+HEADS, LENGTH, TILE = 2, 35, 16
 
 
 def interpreted(*arguments):
@@ -52,16 +52,16 @@ def compare(size: int, dtype: torch.dtype, how: str) -> None:
         for gain in gains:
             torch.nn.init.normal_(gain)
     if how != "learned":
-        table = rope_table("rope_2d", size, (7, 10), 10000.0, "zero")
-    tiling = cached_attention.Tiling()
+        table = rope_table("rope_2d", size, (5, 7), 10000.0, "zero")
+    tiling = cached_attention.Tiling(tile=TILE)
     if how == "persistent":
-        tiling = cached_attention.Tiling(tile=32, stages=2, programs=1)
-        cached_attention.Tiling.grid = lambda *_: 3  # of four heads
+        tiling = cached_attention.Tiling(tile=TILE, stages=2, programs=1)
+        cached_attention.Tiling.grid = lambda *_: 3  # for four heads
     shape, device = (batch, HEADS, LENGTH, size), torch.device("cpu")
     plain = Cache(shape, device, dtype)
     # What is not yet set must not be read.
     keys, values = torch.full((2, *shape), torch.nan, dtype=dtype)
-    units, tolerance = None, 1e-5 if dtype == torch.float32 else 8e-3
+    units, tolerance = None, 1e-5 if dtype == torch.float32 else 1.6e-2
     if how == "int8":
         keys, values = torch.full((2, *shape), 99, dtype=torch.int8)
         units, tolerance = torch.full((2, *shape[:3]), torch.nan), 5e-2

@@ -1,4 +1,4 @@
-"""Guidance, legal codes, temperature, softmax and the draw of one code a row, as two Triton kernels.
+"""Guidance, legal codes, temperature and the draw of one code per row, as two Triton kernels.
 
 In float64, as `trainer.sampling.draw`, whose codes they draw without top-k and top-p: logits are
 read once for the weights of blocks of codes, and once more in the block in which the draw falls.
@@ -60,12 +60,13 @@ def _weigh(
 
 @triton.jit
 def _place(weight, running, share, index, NONE: tl.constexpr):
-    """The first index of some weight at which the running sum is above `share`, else the last of
-    some weight: rounding cannot choose a code of no weight.
+    """The first index at which the running sum is above `share`, at most that of its last rise, and
+    of some weight: rounding cannot choose a code of no weight.
     """
     there = weight > 0
     first = tl.min(tl.where(there & (running > share), index, NONE), 0)
-    return tl.minimum(first, tl.max(tl.where(there, index, 0), 0))
+    last = tl.min(tl.where(there & (running >= tl.max(running, 0)), index, NONE), 0)
+    return tl.minimum(tl.minimum(first, last), tl.max(tl.where(there, index, 0), 0))
 
 
 @triton.jit
