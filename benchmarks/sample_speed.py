@@ -2,7 +2,7 @@
 
     python benchmarks/sample_speed.py [--generators 111M 343M] [--batches 256] [--images 0]
                                       [--variants default one-chain int8] [--attention] [--profile]
-                                      [--tiling tile=64 warps=1] [--tiny]
+                                      [--tilings tile=64,warps=1 ...] [--tiny]
 
 Generators of random weights draw 256 codes an image with a key-value cache and guidance 1.75 in
 bf16, by `trainer.sampler.Sampler`, as evaluations do; "set-up" is what recording took, the
@@ -15,8 +15,8 @@ Correctness, in the same run: the fp32 codes of greatest probability equal those
 forward pass, and a full batch with its seeds gives the same codes twice.
 
 `--attention` times single calls of the attention kernel at three positions for several tilings,
-beside the time that their bytes take; `--tiling` sets the tiling of everything after; `--profile`
-lists the kernels of a batch of the first generator. `--tiny` is the same at sizes for a CPU.
+beside the time that their bytes take; `--tilings` samples with each of these; `--profile` lists the
+kernels of a batch of the first generator. `--tiny` is the same at sizes for a CPU.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import argparse
 import copy
 import dataclasses
 import datetime
+import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -169,6 +170,14 @@ def profile(sampler: Sampler, class_B: Tensor) -> None:
     print(found.key_averages().table(sort_by="self_cuda_time_total", row_limit=25))
 
 
+def set_tiling(text: str) -> None:
+    """For all calls of the attention kernel from now on."""
+    from trainer.kernels import cached_attention
+
+    numbers = {name: int(value) for name, _, value in (t.partition("=") for t in text.split(","))}
+    cached_attention.TILING = cached_attention.Tiling(**numbers)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--generators", nargs="*", default=["111M", "343M"])
@@ -177,7 +186,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=0)
     parser.add_argument("--attention", action="store_true")
     parser.add_argument("--profile", action="store_true")
-    parser.add_argument("--tiling", nargs="*", default=[])
+    parser.add_argument("--tilings", nargs="*", default=[""])
     parser.add_argument("--tiny", action="store_true")
     chosen = parser.parse_args()
     device, vocabulary, grid = "cuda", VOCABULARY, GRID
@@ -195,15 +204,8 @@ def main() -> None:
     )
     if chosen.attention:
         time_attention(named[chosen.generators[0]], max(chosen.batches), length, rate)
-    if chosen.tiling:
-        from trainer.kernels import cached_attention
-
-        numbers = dict(text.split("=") for text in chosen.tiling)
-        cached_attention.TILING = cached_attention.Tiling(
-            **{key: int(value) for key, value in numbers.items()}
-        )
     print(
-        f"{'job':<24} {'batch':>6} {'images/s':>10} {'of limit':>9} {'x LlamaGen':>11} {'GiB':>7}"
+        f"{'job':<32} {'batch':>6} {'images/s':>10} {'of limit':>9} {'x LlamaGen':>11} {'GiB':>7}"
         f" {'set-up, s':>9}"
     )
     for size in chosen.generators:
@@ -212,24 +214,25 @@ def main() -> None:
         cast = copy.deepcopy(generator)
         sampling.cast_matrices(cast, torch.bfloat16)
         limit = rate / cache_bytes(named[size], length)
-        for batch in chosen.batches:
-            for variant in chosen.variants:
-                class_B = torch.arange(batch, device=device) % CLASSES
-                with torch.autocast(device, torch.bfloat16):
-                    sampler = Sampler(cast, **VARIANTS[variant])
-                    clock = time.perf_counter()
-                    first = sampler(class_B, range(batch), GUIDED).cpu()
-                    once = time.perf_counter() - clock
-                    spent = seconds(
-                        lambda c=class_B, s=sampler: s(c, range(len(c)), GUIDED), device
-                    )
-                    assert torch.equal(sampler(class_B, range(batch), GUIDED).cpu(), first)
-                    if chosen.profile and size == chosen.generators[0]:
-                        profile(sampler, class_B)
-                ratio = "" if chosen.tiny else times_llamagen(size, batch, batch / spent)
-                job = f"{size} {variant}"
-                show(job, batch, batch / spent, batch / spent / limit, ratio, once - spent)
-                del sampler  # and its cache
+        for batch, tiling, variant in itertools.product(
+            chosen.batches, chosen.tilings, chosen.variants
+        ):
+            if tiling:
+                set_tiling(tiling)
+            class_B = torch.arange(batch, device=device) % CLASSES
+            with torch.autocast(device, torch.bfloat16):
+                sampler = Sampler(cast, **VARIANTS[variant])
+                clock = time.perf_counter()
+                first = sampler(class_B, range(batch), GUIDED).cpu()
+                once = time.perf_counter() - clock
+                spent = seconds(lambda c=class_B, s=sampler: s(c, range(len(c)), GUIDED), device)
+                assert torch.equal(sampler(class_B, range(batch), GUIDED).cpu(), first)
+                if chosen.profile and size == chosen.generators[0]:
+                    profile(sampler, class_B)
+            ratio = "" if chosen.tiny else times_llamagen(size, batch, batch / spent)
+            job = f"{size} {variant} {tiling}"
+            show(job, batch, batch / spent, batch / spent / limit, ratio, once - spent)
+            del sampler  # and its cache
     module = parts.load("trainer.tokenizers", "vqgan")
     config = module.Config(ch=16, ch_mult=[1, 1, 2]) if chosen.tiny else module.Config()
     side = 16 * grid[0] // (4 if chosen.tiny else 1)
@@ -295,7 +298,7 @@ def show(job: str, batch: int, rate: float, share: float, ratio: str, set_up: fl
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     print(
-        f"{job:<24} {batch:>6} {rate:>10,.1f} {share:>9.2f} {ratio:>11} {memory:>7.1f}"
+        f"{job:<32} {batch:>6} {rate:>10,.1f} {share:>9.2f} {ratio:>11} {memory:>7.1f}"
         f" {set_up:>9.1f}",
         flush=True,
     )

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import SamplingConfig
-from .generator import Attention, Block, Cache, Generator, RMSNorm, rotate
+from .generator import Attention, Block, Cache, Generator, Linear, RMSNorm, rotate
 from .kernels import usable
 from .sampling import draw
 
@@ -39,7 +39,11 @@ class _Rows:
             cache.k.zero_()
             cache.v.zero_()
         # AdaLN's modulations depend on the class alone: computed once, not at every token.
-        self._layers = [block.adaln for block in generator.blocks] + [generator.final_adaln]
+        self._layers: list[Linear | None] = []
+        for block in generator.blocks:
+            assert isinstance(block, Block)
+            self._layers.append(block.adaln)
+        self._layers.append(generator.final_adaln)
         self.modulations_RP = [
             None if layer is None else embedding.new_zeros(rows, layer.out_features, dtype=dtype)
             for layer in self._layers
@@ -49,8 +53,8 @@ class _Rows:
         """The class comes first."""
         self.input_RD.copy_(class_RD)
         for layer, modulation_RP in zip(self._layers, self.modulations_RP, strict=True):
-            if modulation_RP is not None:
-                modulation_RP.copy_(layer(F.silu(class_RD)))  # type: ignore[operator]
+            if layer is not None and modulation_RP is not None:
+                modulation_RP.copy_(layer(F.silu(class_RD)))
 
 
 class TokenStep:

@@ -118,7 +118,8 @@ def draw_code(
     """
     batch, codes = conditional_BV.shape
     guided, sized = unconditional_BV is not None, size_L is not None
-    assert conditional_BV.is_contiguous() and (not guided or unconditional_BV.is_contiguous())
+    for logits_BV in (conditional_BV, unconditional_BV):
+        assert logits_BV is None or logits_BV.is_contiguous()
     assert uniform_BL.is_contiguous() and uniform_BL.dtype == temperature_1.dtype == torch.float64
     chunks = triton.cdiv(codes, _CHUNK)
     blocks = chunks * (_CHUNK // _BLOCK)
