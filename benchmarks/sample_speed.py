@@ -1,18 +1,20 @@
 """Sampling speed with guidance, and decoding, beside the limit that reading the cache sets.
 
     python benchmarks/sample_speed.py [--generators 111M 343M] [--batches 256] [--images 0]
-                                      [--variants default one-chain int8] [--attention] [--profile]
-                                      [--tilings tile=64,warps=1 ...] [--tiny]
+                                      [--variants default yielding one-chain int8]
+                                      [--tilings tile=64,warps=1 ...] [--attention] [--profile]
+                                      [--tiny]
 
 Generators of random weights draw 256 codes an image with a key-value cache and guidance 1.75 in
 bf16, by `trainer.sampler.Sampler`, as evaluations do; "set-up" is what recording took, the
 compilation of kernels not in Triton's cache included. Variants are of `TokenStep`: conditional and
-unconditional sequences side by side (default) or in one chain; an int8 cache. The VQ-16 decoder
-turns codes into images. `--images N` draws and decodes N images with the first generator at the
-largest batch, set-up included. The limit: every image reads 2 x layers x 2 x width bf16 numbers for
-each earlier position of each of its two sequences, at the copy rate measured in the same call.
-Correctness, in the same run: the fp32 codes of greatest probability equal those of the uncached
-forward pass, and a full batch with its seeds gives the same codes twice.
+unconditional sequences side by side (default; or with attention at a lower priority) or in one
+chain; an int8 cache. The VQ-16 decoder turns codes into images. `--images N` draws and decodes N
+images with the first generator at the largest batch, set-up included. The limit: every image reads
+2 x layers x 2 x width bf16 numbers for each earlier position of each of its two sequences, at the
+copy rate measured in the same call. Correctness, in the same run: the fp32 codes of greatest
+probability equal those of the uncached forward pass, fp32 codes drawn equal those of `sample`, and
+a batch gives the same codes twice, and half of it the same as well.
 
 `--attention` times single calls of the attention kernel at three positions for several tilings,
 beside the time that their bytes take; `--tilings` samples with each of these; `--profile` lists the
@@ -44,6 +46,7 @@ LLAMAGEN = {("111M", 32): 138.0, ("111M", 256): 374.0, ("343M", 32): 64.0, ("343
 GUIDED = SamplingConfig(cfg_scale=1.75)
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
+    "yielding": {"attention_yields": True},
     "one-chain": {"side_by_side": False},
     "int8": {"cache_dtype": torch.int8},
     "one-chain-int8": {"side_by_side": False, "cache_dtype": torch.int8},
@@ -113,6 +116,10 @@ def check(generator: Generator, device: str) -> None:
     expected = uncached(generator, class_B, found.shape[1])
     same = (found == expected).float().mean().item()
     assert same == 1.0, f"only {same:.1%} of the codes equal the uncached ones"
+    found = Sampler(generator)(class_B, range(4), GUIDED)[:, :32]
+    expected = sampling.sample(generator, class_B, range(4), GUIDED)[:, :32]
+    same = (found == expected).float().mean().item()
+    assert same == 1.0, f"only {same:.1%} of the codes drawn equal those of plain operations"
 
 
 def cache_bytes(model: LlamaConfig, length: int) -> float:
@@ -167,14 +174,15 @@ def profile(sampler: Sampler, class_B: Tensor) -> None:
     with torch.profiler.profile(activities=activities) as found:
         sampler(class_B, range(len(class_B)), GUIDED)
         torch.cuda.synchronize()
-    print(found.key_averages().table(sort_by="self_cuda_time_total", row_limit=25))
+    print(found.key_averages().table(sort_by="self_device_time_total", row_limit=25))
 
 
 def set_tiling(text: str) -> None:
-    """For all calls of the attention kernel from now on."""
+    """For all calls of the attention kernel from now on; empty: as it is."""
     from trainer.kernels import cached_attention
 
-    numbers = {name: int(value) for name, _, value in (t.partition("=") for t in text.split(","))}
+    pairs = (setting.split("=") for setting in text.split(",") if setting)
+    numbers = {name: int(value) for name, value in pairs}
     cached_attention.TILING = cached_attention.Tiling(**numbers)
 
 
@@ -217,7 +225,7 @@ def main() -> None:
         for batch, tiling, variant in itertools.product(
             chosen.batches, chosen.tilings, chosen.variants
         ):
-            if tiling:
+            if device == "cuda":
                 set_tiling(tiling)
             class_B = torch.arange(batch, device=device) % CLASSES
             with torch.autocast(device, torch.bfloat16):
@@ -227,6 +235,8 @@ def main() -> None:
                 once = time.perf_counter() - clock
                 spent = seconds(lambda c=class_B, s=sampler: s(c, range(len(c)), GUIDED), device)
                 assert torch.equal(sampler(class_B, range(batch), GUIDED).cpu(), first)
+                half = batch // 2
+                assert torch.equal(sampler(class_B[:half], range(half), GUIDED).cpu(), first[:half])
                 if chosen.profile and size == chosen.generators[0]:
                     profile(sampler, class_B)
             ratio = "" if chosen.tiny else times_llamagen(size, batch, batch / spent)

@@ -10,7 +10,8 @@ size, P outputs of a projection, V codebook size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -57,11 +58,31 @@ class _Rows:
                 modulation_RP.copy_(layer(F.silu(class_RD)))
 
 
+class _Streams:
+    """Where the kernels of some rows run; with `yields`, attention's come after all others."""
+
+    def __init__(self, device: torch.device, yields: bool) -> None:
+        # The lowest number goes first.
+        self.first = torch.cuda.Stream(device, priority=-1 if yields else 0)
+        self._last = torch.cuda.Stream(device, priority=0) if yields else None
+
+    @contextlib.contextmanager
+    def attention(self) -> Iterator[None]:
+        if self._last is None:
+            yield
+            return
+        self._last.wait_stream(self.first)
+        with torch.cuda.stream(self._last):
+            yield
+        self.first.wait_stream(self._last)
+
+
 class TokenStep:
     """Draws the codes of a batch, one position at a call, after `begin`.
 
     `side_by_side`: on a GPU conditional and unconditional sequences are computed at the same time,
     so that the one's matrix products fill the time in which the other's attention waits for memory.
+    `attention_yields`: then attention's kernels have the lower priority of the two.
     `cache_dtype` int8 halves the bytes of the cache; its rounding changes what is drawn.
     """
 
@@ -73,6 +94,7 @@ class TokenStep:
         sampling: SamplingConfig,
         codebook_sizes: Sequence[int] | None = None,
         side_by_side: bool = False,
+        attention_yields: bool = False,
         cache_dtype: torch.dtype | None = None,
     ) -> None:
         assert not generator.training
@@ -99,9 +121,9 @@ class TokenStep:
         kept = cache_dtype or self._dtype
         parts = [batch, batch] if guided and side_by_side else [2 * batch if guided else batch]
         self._parts = [_Rows(generator, rows, self._dtype, kept) for rows in parts]
-        self._side = None
+        self._streams: list[_Streams] = []
         if len(parts) > 1 and device.type == "cuda":
-            self._side = torch.cuda.Stream(device)
+            self._streams = [_Streams(device, attention_yields) for _ in parts]
 
     def begin(self, class_B: Tensor, uniform_BL: Tensor, scales: Sequence[float]) -> None:
         """Goes to position 0. Of fewer samples than the batch the rest is drawn for nothing."""
@@ -156,19 +178,20 @@ class TokenStep:
 
     def _logits(self) -> list[Tensor]:
         """Logits [R, V] of each part's rows."""
-        if self._side is None:
-            return [self._through(rows) for rows in self._parts]
-        current = torch.cuda.current_stream(self._side.device)
-        self._side.wait_stream(current)
-        first = self._through(self._parts[0])
-        with torch.cuda.stream(self._side):
-            second = self._through(self._parts[1])
-        current.wait_stream(self._side)
-        return [first, second]
+        if not self._streams:
+            return [self._through(rows, None) for rows in self._parts]
+        current, found = torch.cuda.current_stream(self.code_BL.device), []
+        for rows, streams in zip(self._parts, self._streams, strict=True):
+            streams.first.wait_stream(current)
+            with torch.cuda.stream(streams.first):
+                found.append(self._through(rows, streams))
+        for streams in self._streams:
+            current.wait_stream(streams.first)
+        return found
 
     # ------------------------------------------------------------------------------- the layers
 
-    def _through(self, rows: _Rows) -> Tensor:
+    def _through(self, rows: _Rows, streams: _Streams | None) -> Tensor:
         """As `Generator.step`, whose comments apply."""
         generator = self._generator
         x_RD, delta_RD = rows.input_RD, None
@@ -184,7 +207,8 @@ class TokenStep:
                 gamma1, beta1, alpha1, gamma2, beta2, alpha2 = modulation.chunk(6, dim=-1)
             x_RD, normed_RD = self._add_norm(x_RD, delta_RD, block.attention_norm)
             qkv_RP = block.attention.wqkv(_modulated(normed_RD, gamma1, beta1))
-            attended_RD = self._attend(qkv_RP, block.attention, cache, units)
+            with contextlib.nullcontext() if streams is None else streams.attention():
+                attended_RD = self._attend(qkv_RP, block.attention, cache, units)
             delta_RD = _scaled(block.attention.wo(attended_RD), alpha1)
             x_RD, normed_RD = self._add_norm(x_RD, delta_RD, block.ffn_norm)
             both_RP = block.ffn.w13(_modulated(normed_RD, gamma2, beta2))
