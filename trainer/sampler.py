@@ -6,6 +6,7 @@ Shape suffixes: B samples, L tokens per image.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -16,13 +17,14 @@ from .generator import Generator
 from .sampling import guidance_scales, sample, sample_uniforms
 from .token_step import TokenStep
 
+_TOKENS = 8  # recorded at most
 _GUIDANCE = ("cfg_scale", "cfg_schedule", "cfg_step_share", "cfg_power", "cfg_codebook")
 
 
 class Sampler:
     """Draws what `sample` draws.
 
-    On a GPU a token's step is recorded once, as a CUDA graph, and replayed for every token: the
+    On a GPU a token's step is recorded, as a CUDA graph, and replayed for all tokens: the
     host takes longer to launch its kernels than the GPU to run them. The options after
     `codebook_sizes` are those of `TokenStep`, and do nothing elsewhere.
     """
@@ -70,7 +72,8 @@ class Sampler:
 
 
 class _Recorded:
-    """A CUDA graph of the step of one batch size."""
+    """A CUDA graph of the step of one batch size, for a few tokens: between two replays the GPU
+    waits."""
 
     def __init__(self, step: TokenStep, batch: int, guided: bool, sampling: SamplingConfig) -> None:
         self._step, self._batch, self._guided, self._sampling = step, batch, guided, sampling
@@ -81,10 +84,12 @@ class _Recorded:
         with torch.cuda.stream(side):
             step()
         torch.cuda.current_stream(device).wait_stream(side)
+        self._tokens = math.gcd(step.code_BL.shape[1], _TOKENS)
         self._graph = torch.cuda.CUDAGraph()
         # Other threads may prepare data for the device meanwhile.
         with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-            step()
+            for _ in range(self._tokens):
+                step()
 
     def serves(self, batch: int, guided: bool, sampling: SamplingConfig) -> bool:
         """Whether these samples can be drawn: a smaller batch, another guidance scale can."""
@@ -104,7 +109,7 @@ class _Recorded:
     ) -> Tensor:
         uniform_BL = sample_uniforms(seeds_B, len(scales)).to(class_B.device)
         self._step.begin(class_B, uniform_BL, scales)
-        for _ in scales:
+        for _ in range(0, len(scales), self._tokens):
             if stopping is not None and stopping():
                 raise InterruptedError("stopped while sampling")
             self._graph.replay()

@@ -10,7 +10,7 @@ import torch
 from trainer.config import LlamaConfig
 from trainer.generator import Attention, Cache, rope_table
 
-HEADS, LENGTH, TILE = 2, 35, 16
+HEADS, LENGTH, TILE = 2, 19, 8
 
 
 def interpreted(*arguments):
