@@ -1,16 +1,24 @@
 """Sampling speed with guidance, and decoding, beside the limit that reading the cache sets.
 
-    python benchmarks/sample_speed.py [--generators 111M 343M] [--batches 32 256] [--images 0]
+    python benchmarks/sample_speed.py [--generators 111M 343M] [--batches 256] [--images 0]
+                                      [--variants default yielding one-chain int8]
+                                      [--tilings tile=64,warps=1 ...] [--attention] [--profile]
                                       [--tiny]
 
 Generators of random weights draw 256 codes an image with a key-value cache and guidance 1.75 in
-bf16, by `trainer.sampling.Sampler`, compiled, as evaluations of many images do; "set-up" is what
-compiling and recording took. The VQ-16 decoder turns codes into images. `--images N` draws and
-decodes N images with the first generator at the largest batch, set-up included. The limit: every
-image reads 2 x layers x 2 x width bf16 numbers for each earlier position of each of its two
-sequences, at the copy rate measured in the same call. Correctness, in the same run: the fp32 codes
-of greatest probability equal those of the uncached forward pass, and a full batch with its seeds
-gives the same codes twice. `--tiny` is the same at sizes for a CPU.
+bf16, by `trainer.sampler.Sampler`, as evaluations do; "set-up" is what recording took, the
+compilation of kernels not in Triton's cache included. Variants are of `TokenStep`: conditional and
+unconditional sequences side by side (default; or with attention at a lower priority) or in one
+chain; an int8 cache. The VQ-16 decoder turns codes into images. `--images N` draws and decodes N
+images with the first generator at the largest batch, set-up included. The limit: every image reads
+2 x layers x 2 x width bf16 numbers for each earlier position of each of its two sequences, at the
+copy rate measured in the same call. Correctness, in the same run: the fp32 codes of greatest
+probability equal those of the uncached forward pass, fp32 codes drawn equal those of `sample`, and
+a batch gives the same codes twice, and half of it the same as well.
+
+`--attention` times single calls of the attention kernel at three positions for several tilings,
+beside the time that their bytes take; `--tilings` samples with each of these; `--profile` lists the
+kernels of a batch of the first generator. `--tiny` is the same at sizes for a CPU.
 """
 
 from __future__ import annotations
@@ -19,6 +27,7 @@ import argparse
 import copy
 import dataclasses
 import datetime
+import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -30,10 +39,32 @@ from torch import Tensor
 from trainer import count, data, kernels, parts, sampling, startup
 from trainer.config import LlamaConfig, SamplingConfig
 from trainer.generator import Generator
+from trainer.sampler import Sampler
 
 VOCABULARY, CLASSES, GRID = 16_384, 1000, (16, 16)
 LLAMAGEN = {("111M", 32): 138.0, ("111M", 256): 374.0, ("343M", 32): 64.0, ("343M", 256): 157.0}
 GUIDED = SamplingConfig(cfg_scale=1.75)
+VARIANTS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "yielding": {"attention_yields": True},
+    "one-chain": {"side_by_side": False},
+    "int8": {"cache_dtype": torch.int8},
+    "one-chain-int8": {"side_by_side": False, "cache_dtype": torch.int8},
+}
+TILINGS: tuple[dict[str, int], ...] = (
+    {},
+    {"tile": 32},
+    {"tile": 128},
+    {"tile": 32, "stages": 3},
+    {"tile": 64, "stages": 2},
+    {"warps": 2},
+    {"tile": 128, "warps": 4},
+    {"programs": 8},
+    {"programs": 6},
+    {"programs": 4},
+    {"tile": 32, "stages": 3, "programs": 8},
+    {"tile": 64, "stages": 2, "programs": 6},
+)
 
 
 def seconds(work: Callable[[], Any], device: str, repeats: int = 3) -> float:
@@ -81,10 +112,14 @@ def uncached(generator: Generator, class_B: Tensor, length: int) -> Tensor:
 def check(generator: Generator, device: str) -> None:
     class_B = torch.arange(4, device=device)
     greedy = dataclasses.replace(GUIDED, top_k=1)
-    found = sampling.Sampler(generator)(class_B, range(4), greedy)[:, :32]
+    found = Sampler(generator)(class_B, range(4), greedy)[:, :32]
     expected = uncached(generator, class_B, found.shape[1])
     same = (found == expected).float().mean().item()
     assert same == 1.0, f"only {same:.1%} of the codes equal the uncached ones"
+    found = Sampler(generator)(class_B, range(4), GUIDED)[:, :32]
+    expected = sampling.sample(generator, class_B, range(4), GUIDED)[:, :32]
+    same = (found == expected).float().mean().item()
+    assert same == 1.0, f"only {same:.1%} of the codes drawn equal those of plain operations"
 
 
 def cache_bytes(model: LlamaConfig, length: int) -> float:
@@ -92,11 +127,74 @@ def cache_bytes(model: LlamaConfig, length: int) -> float:
     return 2 * (length * (length + 1) / 2) * model.layers * 2 * model.width * 2
 
 
+def time_attention(model: LlamaConfig, batch: int, length: int, rate: float) -> None:
+    """Microseconds of one layer's call, in a graph of as many layers as caches fit the model."""
+    from trainer.kernels import cached_attention
+
+    rows, heads, size = 2 * batch, model.heads, model.width // model.heads
+    caches = torch.randn(model.layers, 2, rows, heads, length, size, device="cuda").bfloat16()
+    units = torch.rand(model.layers, 2, rows, heads, length, device="cuda")
+    qkv = torch.randn(rows, 3 * model.width, device="cuda").bfloat16()
+    gain = torch.ones(size, device="cuda")
+    table = torch.randn(length + 1, size, 2, device="cuda")
+    at = torch.zeros(1, dtype=torch.long, device="cuda")
+    kinds = {"bf16": (caches, 2.0), "int8": (caches.to(torch.int8), 1 + 4 / size)}
+    for kind, (stored, width) in kinds.items():
+        for options in TILINGS:
+            tiling = cached_attention.Tiling(**options)
+
+            def layers(stored: Any = stored, tiling: Any = tiling, kind: str = kind) -> None:
+                for layer in range(model.layers):
+                    cached_attention.attend_cached(
+                        qkv,
+                        *stored[layer],
+                        at,
+                        (gain, gain),
+                        table_TE2=table,
+                        units_2BHL=units[layer] if kind == "int8" else None,
+                        tiling=tiling,
+                    )
+
+            layers()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                layers()
+            found = []
+            for position in (64, 128, 255):
+                at.fill_(position)
+                spent = seconds(graph.replay, "cuda", 5) / model.layers
+                least = 2 * rows * heads * size * position * width / rate
+                found.append(f"{position}: {spent * 1e6:.1f} us ({least / spent:.2f})")
+            print(f"attention, {kind} {options}: {', '.join(found)}", flush=True)
+
+
+def profile(sampler: Sampler, class_B: Tensor) -> None:
+    """Kernels of one batch by their time."""
+    activities = [torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as found:
+        sampler(class_B, range(len(class_B)), GUIDED)
+        torch.cuda.synchronize()
+    print(found.key_averages().table(sort_by="self_device_time_total", row_limit=25))
+
+
+def set_tiling(text: str) -> None:
+    """For all calls of the attention kernel from now on; empty: as it is."""
+    from trainer.kernels import cached_attention
+
+    pairs = (setting.split("=") for setting in text.split(",") if setting)
+    numbers = {name: int(value) for name, value in pairs}
+    cached_attention.TILING = cached_attention.Tiling(**numbers)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--generators", nargs="*", default=["111M", "343M"])
-    parser.add_argument("--batches", nargs="*", type=int, default=[32, 256])
+    parser.add_argument("--batches", nargs="*", type=int, default=[256])
+    parser.add_argument("--variants", nargs="*", choices=VARIANTS, default=["default"])
     parser.add_argument("--images", type=int, default=0)
+    parser.add_argument("--attention", action="store_true")
+    parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--tilings", nargs="*", default=[""])
     parser.add_argument("--tiny", action="store_true")
     chosen = parser.parse_args()
     device, vocabulary, grid = "cuda", VOCABULARY, GRID
@@ -112,27 +210,39 @@ def main() -> None:
     print(
         f"{datetime.date.today()}  {name}, torch {torch.__version__}: copy {rate / 1e12:.2f} TB/s"
     )
+    if chosen.attention:
+        time_attention(named[chosen.generators[0]], max(chosen.batches), length, rate)
     print(
-        f"{'job':<24} {'batch':>6} {'images/s':>10} {'of limit':>9} {'x LlamaGen':>11} {'GiB':>7}"
+        f"{'job':<32} {'batch':>6} {'images/s':>10} {'of limit':>9} {'x LlamaGen':>11} {'GiB':>7}"
         f" {'set-up, s':>9}"
     )
     for size in chosen.generators:
         generator = made(named[size], vocabulary, grid, device)
         check(generator, device)
+        cast = copy.deepcopy(generator)
+        sampling.cast_matrices(cast, torch.bfloat16)
         limit = rate / cache_bytes(named[size], length)
-        for batch in chosen.batches:
+        for batch, tiling, variant in itertools.product(
+            chosen.batches, chosen.tilings, chosen.variants
+        ):
+            if device == "cuda":
+                set_tiling(tiling)
             class_B = torch.arange(batch, device=device) % CLASSES
-            cast = copy.deepcopy(generator)  # compiling leaves its marks on a generator
-            sampling.cast_matrices(cast, torch.bfloat16)
             with torch.autocast(device, torch.bfloat16):
-                sampler = sampling.Sampler(cast, compiled=device == "cuda")
+                sampler = Sampler(cast, **VARIANTS[variant])
                 clock = time.perf_counter()
                 first = sampler(class_B, range(batch), GUIDED).cpu()
-                set_up = time.perf_counter() - clock
+                once = time.perf_counter() - clock
                 spent = seconds(lambda c=class_B, s=sampler: s(c, range(len(c)), GUIDED), device)
                 assert torch.equal(sampler(class_B, range(batch), GUIDED).cpu(), first)
+                half = batch // 2
+                assert torch.equal(sampler(class_B[:half], range(half), GUIDED).cpu(), first[:half])
+                if chosen.profile and size == chosen.generators[0]:
+                    profile(sampler, class_B)
             ratio = "" if chosen.tiny else times_llamagen(size, batch, batch / spent)
-            show(f"sample {size}", batch, batch / spent, batch / spent / limit, ratio, set_up)
+            job = f"{size} {variant} {tiling}"
+            show(job, batch, batch / spent, batch / spent / limit, ratio, once - spent)
+            del sampler  # and its cache
     module = parts.load("trainer.tokenizers", "vqgan")
     config = module.Config(ch=16, ch_mult=[1, 1, 2]) if chosen.tiny else module.Config()
     side = 16 * grid[0] // (4 if chosen.tiny else 1)
@@ -143,8 +253,11 @@ def main() -> None:
     for batch in chosen.batches:
         z_BND = torch.randn(batch, length, 8, device=device)
         with torch.inference_mode(), torch.autocast(device, torch.bfloat16):
+            clock = time.perf_counter()
+            tokenizer.decode(z_BND)
+            once = time.perf_counter() - clock
             spent = seconds(lambda z=z_BND: tokenizer.decode(z), device)
-        show("decode VQ-16", batch, batch / spent, float("nan"), "", float("nan"))
+        show("decode VQ-16", batch, batch / spent, float("nan"), "", once - spent)
     if chosen.images:
         size, batch = chosen.generators[0], max(chosen.batches)
         generator = made(named[size], vocabulary, grid, device)
@@ -156,21 +269,31 @@ def main() -> None:
 def draw_and_decode(
     generator: Generator, tokenizer: Any, batch: int, images: int, device: str
 ) -> float:
-    """Seconds from weights to uint8 images on the device, compilation included."""
+    """Seconds from weights to uint8 images on the device, set-up included.
+
+    Decoding, which computes, runs beside the drawing of the next batch, which reads memory.
+    """
     clock = time.perf_counter()
     codebook = torch.randn(generator.codebook_size, 8, device=device)
     sampling.cast_matrices(generator, torch.bfloat16)
-    done, kept = 0, torch.zeros((), device=device)
+    kept = torch.zeros((), device=device)
+    second = torch.cuda.Stream() if device == "cuda" else None
     with torch.autocast(device, torch.bfloat16):
-        sampler = sampling.Sampler(generator, compiled=device == "cuda")
-        while done < images:
-            count = min(batch, images - done)
-            class_B = (done + torch.arange(count, device=device)) % CLASSES
-            code_BL = sampler(class_B, range(done, done + count), GUIDED)
-            for piece in code_BL.split(128):
-                kept += data.to_uint8(tokenizer.decode(codebook[piece])).sum()
-            done += count
+        sampler = Sampler(generator)
+        for done in range(0, images, batch):
+            class_B = (done + torch.arange(batch, device=device)) % CLASSES
+            code_BL = sampler(class_B, range(done, done + batch), GUIDED)
+            if second is not None:
+                # Not further ahead than one batch: the host is done long before the device.
+                second.synchronize()
+                second.wait_stream(torch.cuda.current_stream())
+                code_BL.record_stream(second)
+            with torch.cuda.stream(second):
+                x_BCHW = tokenizer.decode(codebook[code_BL])[: images - done]
+                kept += data.to_uint8(x_BCHW).sum()
     assert kept.item() > 0
+    if device == "cuda":
+        torch.cuda.synchronize()
     return time.perf_counter() - clock
 
 
@@ -184,7 +307,7 @@ def show(job: str, batch: int, rate: float, share: float, ratio: str, set_up: fl
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     print(
-        f"{job:<24} {batch:>6} {rate:>10,.1f} {share:>9.2f} {ratio:>11} {memory:>7.1f}"
+        f"{job:<32} {batch:>6} {rate:>10,.1f} {share:>9.2f} {ratio:>11} {memory:>7.1f}"
         f" {set_up:>9.1f}",
         flush=True,
     )

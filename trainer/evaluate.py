@@ -38,6 +38,7 @@ from .encode import load_tokenizer, train_subset
 from .metrics import Batch, Context, Distance, Value
 from .optim import derive_seed
 from .run import Preempted, Result, Run
+from .sampler import Sampler
 from .stage2 import legal_sizes, load_generator
 
 GRID_COLUMNS = 8  # images in a row of a stored picture
@@ -217,7 +218,7 @@ class _Samples:
         self._sizes = legal_sizes(run.parents["tokenizer"], self._generator.tokens_per_image)
         compiled = _compiles(run, self.num)
         self._decode = _quick(run, tokenizer)[1] if compiled else tokenizer.decode
-        self._sampler = sampling.Sampler(self._generator, self._sizes, compiled)
+        self._sampler = Sampler(self._generator, self._sizes)
         self._classes = self._generator.num_classes
         rows = spread(self._classes, min(self._classes, GRID_ROWS)).tolist()
         places = [

@@ -20,7 +20,7 @@ from .encode import load_tokenizer
 from .evaluate import picture
 from .optim import derive_seed
 from .run import pick_device, read_settings
-from .sampling import sample as draw_codes
+from .sampler import Sampler
 from .stage2 import legal_sizes, load_generator
 
 
@@ -86,12 +86,12 @@ def _samples(
     sizes = legal_sizes(tokenizer_dir, generator.tokens_per_image)
     sampling = SamplingConfig(cfg_scale=1.0 if cfg is None else cfg)
     bf16 = torch.autocast(device.type, torch.bfloat16, enabled=config.numerics.precision == "bf16")
-    rows = []
+    sampler, rows = Sampler(generator, sizes), []
     for number in _chosen(classes, generator.num_classes):
         seeds = [derive_seed("sample", seed, number, index) for index in range(n)]
         class_B = torch.full((n,), number, device=device)
         with bf16:
-            code_BN = draw_codes(generator, class_B, seeds, sampling, sizes)
+            code_BN = sampler(class_B, seeds, sampling)
             x_BCHW = tokenizer.decode(quantizer.lookup(code_BN))
         rows.append(data.to_uint8(x_BCHW).cpu())
     return rows

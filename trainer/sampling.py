@@ -5,7 +5,6 @@ Shape suffixes: B samples, L tokens per image, V codebook size.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Sequence
 
@@ -14,10 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import SamplingConfig
-from .generator import Block, Generator
+from .generator import Generator
 
 DRAW_BLOCK = 128  # codes of a block, when a code is drawn
-_GUIDANCE = ("cfg_scale", "cfg_schedule", "cfg_step_share", "cfg_power", "cfg_codebook")
 
 
 def guidance_scales(
@@ -78,14 +76,21 @@ def sample_uniforms(seeds_B: Sequence[int], tokens_per_image: int) -> Tensor:
 
 
 def draw(
-    logits_BV: Tensor, uniform_B: Tensor, sampling: SamplingConfig, codebook_size: int | None
+    logits_BV: Tensor,
+    uniform_B: Tensor,
+    sampling: SamplingConfig,
+    codebook_size: int | Tensor | None,
 ) -> Tensor:
     """Codes [B] by inversion of the distribution function, in float64.
 
-    Order: legal codes (below `codebook_size`), temperature, top-k, top-p.
+    Order: legal codes (below `codebook_size`, which may lie on the device), temperature, top-k,
+    top-p.
     """
     logits = logits_BV.double()
-    if codebook_size is not None and codebook_size < logits.shape[1]:
+    if isinstance(codebook_size, Tensor):
+        code_V = torch.arange(logits.shape[1], device=logits.device)
+        logits = logits.masked_fill(code_V >= codebook_size, -math.inf)
+    elif codebook_size is not None and codebook_size < logits.shape[1]:
         logits = logits[:, :codebook_size]
     logits = logits / sampling.temperature
     if 0 < sampling.top_k < logits.shape[1]:
@@ -146,31 +151,12 @@ def sample(
     `codebook_sizes` are K_t of every position (vcq): codes from K_t on cannot be drawn.
     Raises InterruptedError when `stopping()` turns true between tokens.
     """
-    length = generator.tokens_per_image
-    uniform_BL = sample_uniforms(seeds_B, length).to(class_B.device)
-    scales = guidance_scales(sampling, length, codebook_sizes)
-    guided = any(scale != 1.0 for scale in scales)
-    scale_L = torch.tensor(scales, device=class_B.device)
-    return _draw_all(
-        generator, class_B, uniform_BL, scale_L, guided, sampling, codebook_sizes, stopping
-    )
-
-
-def _draw_all(
-    generator: Generator,
-    class_B: Tensor,
-    uniform_BL: Tensor,
-    scale_L: Tensor,
-    guided: bool,
-    sampling: SamplingConfig,
-    codebook_sizes: Sequence[int] | None,
-    stopping: Callable[[], bool] | None = None,
-    draw_codes: Callable[..., Tensor] | None = None,
-) -> Tensor:
-    """`sample` once its numbers lie on the device; nothing here waits for them."""
     assert not generator.training
     device, batch, length = class_B.device, class_B.shape[0], generator.tokens_per_image
-    draw_codes = draw_codes or draw
+    uniform_BL = sample_uniforms(seeds_B, length).to(device)
+    scales = guidance_scales(sampling, length, codebook_sizes)
+    guided = any(scale != 1.0 for scale in scales)
+    scale_L = torch.tensor(scales, device=device)
     classes = class_B
     if guided:
         classes = torch.cat([class_B, torch.full_like(class_B, generator.num_classes)])
@@ -189,118 +175,7 @@ def _draw_all(
             conditional, unconditional = logits.chunk(2)
             logits = unconditional + scale_L[position] * (conditional - unconditional)
         limit = None if codebook_sizes is None else codebook_sizes[position]
-        drawn = draw_codes(logits, uniform_BL[:, position], sampling, limit)
+        drawn = draw(logits, uniform_BL[:, position], sampling, limit)
         codes[:, position] = drawn
         code_B = torch.cat([drawn, drawn]) if guided else drawn
     return codes
-
-
-class Sampler:
-    """Draws batch after batch from one generator, as `sample` does.
-
-    On a GPU the loop over all tokens is recorded once, as a CUDA graph, and replayed: at one token
-    a step the host takes longer to launch the kernels than the GPU to run them. `compiled` fuses
-    the kernels first, which pays from some thousand images on.
-    """
-
-    def __init__(
-        self,
-        generator: Generator,
-        codebook_sizes: Sequence[int] | None = None,
-        compiled: bool = False,
-    ) -> None:
-        self._generator, self._sizes = generator, codebook_sizes
-        self._draw: Callable[..., Tensor] = draw
-        if compiled:
-            if codebook_sizes is None:  # else every size would be compiled on its own
-                self._draw = torch.compile(draw, dynamic=False)
-            for block in generator.blocks:
-                assert isinstance(block, Block)
-                block.before = torch.compile(block.before, dynamic=False)  # type: ignore[method-assign]
-                block.after = torch.compile(block.after, dynamic=False)  # type: ignore[method-assign]
-            generator.final_norm = torch.compile(generator.final_norm, dynamic=False)  # type: ignore[method-assign]
-        self._recorded: _Recorded | None = None  # the newest: each holds a whole cache
-
-    def __call__(
-        self,
-        class_B: Tensor,
-        seeds_B: Sequence[int],
-        sampling: SamplingConfig,
-        stopping: Callable[[], bool] | None = None,
-    ) -> Tensor:
-        """Codes [B, L]; raises InterruptedError when `stopping()` turns true (on a GPU: between
-        batches)."""
-        if not class_B.is_cuda:
-            return sample(self._generator, class_B, seeds_B, sampling, self._sizes, stopping)
-        if stopping is not None and stopping():
-            raise InterruptedError("stopped while sampling")
-        scales = guidance_scales(sampling, self._generator.tokens_per_image, self._sizes)
-        guided = any(scale != 1.0 for scale in scales)
-        recorded = self._recorded
-        if recorded is None or not recorded.serves(len(class_B), guided, sampling):
-            self._recorded = recorded = None  # its memory is free before the next one takes some
-            recorded = _Recorded(
-                self._generator, class_B, guided, sampling, self._sizes, self._draw
-            )
-            self._recorded = recorded
-        return recorded(class_B, seeds_B, scales)
-
-
-class _Recorded:
-    """The loop of one batch size as a CUDA graph, with the tensors that it reads and writes."""
-
-    @torch.inference_mode()
-    def __init__(
-        self,
-        generator: Generator,
-        class_B: Tensor,
-        guided: bool,
-        sampling: SamplingConfig,
-        codebook_sizes: Sequence[int] | None,
-        draw_codes: Callable[..., Tensor],
-    ) -> None:
-        device, length = class_B.device, generator.tokens_per_image
-        self._guided, self._sampling = guided, sampling
-        self._class_B = class_B.clone()
-        self._uniform_BL = torch.zeros(len(class_B), length, dtype=torch.float64, device=device)
-        self._scale_L = torch.ones(length, device=device)
-
-        def draw_all() -> Tensor:
-            return _draw_all(
-                generator,
-                self._class_B,
-                self._uniform_BL,
-                self._scale_L,
-                guided,
-                sampling,
-                codebook_sizes,
-                draw_codes=draw_codes,
-            )
-
-        # What libraries set up at their first call cannot be recorded.
-        side = torch.cuda.Stream(device)
-        side.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(side):
-            draw_all()
-        torch.cuda.current_stream(device).wait_stream(side)
-        self._graph = torch.cuda.CUDAGraph()
-        # Other threads may prepare data for the device meanwhile.
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-            self._code_BL = draw_all()
-
-    def serves(self, batch: int, guided: bool, sampling: SamplingConfig) -> bool:
-        """Whether these samples can be drawn: a smaller batch, another guidance scale can."""
-        same = dataclasses.replace(
-            sampling,
-            **{name: getattr(self._sampling, name) for name in _GUIDANCE},
-        )
-        return batch <= len(self._class_B) and guided == self._guided and same == self._sampling
-
-    @torch.inference_mode()
-    def __call__(self, class_B: Tensor, seeds_B: Sequence[int], scales: Sequence[float]) -> Tensor:
-        count, length = len(class_B), self._uniform_BL.shape[1]
-        self._class_B[:count] = class_B  # the rest of a larger batch is drawn and dropped
-        self._uniform_BL[:count] = sample_uniforms(seeds_B, length).to(class_B.device)
-        self._scale_L.copy_(torch.tensor(scales))
-        self._graph.replay()
-        return self._code_BL[:count].clone()

@@ -7,40 +7,87 @@ import sys
 import pytest
 import torch
 
-from trainer.generator import Cache
+from trainer.config import LlamaConfig
+from trainer.generator import Attention, Cache, rope_table
+
+HEADS, LENGTH, TILE = 2, 19, 8
 
 
-@pytest.mark.parametrize(("size", "dtype"), [(16, "float32"), (20, "bfloat16")])
-def test_finds_what_the_plain_path_finds(size, dtype):
+def interpreted(*arguments):
+    """What this file prints when it is run by Triton's interpreter, chosen at Triton's import."""
     pytest.importorskip("triton", reason="triton is not installed (it comes with torch for GPUs)")
-    # Triton decides at its import whether it interprets.
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    command = [sys.executable, __file__, str(size), dtype]
+    command = [sys.executable, __file__, *map(str, arguments)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "67 positions" in done.stdout
+    return done.stdout
 
 
-def compare(size: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("size", "dtype", "how"),
+    [
+        (16, "float32", "turned"),
+        (20, "bfloat16", "turned"),
+        (20, "float32", "persistent"),
+        (12, "float32", "learned"),
+        (16, "float32", "no norm"),
+        (20, "float32", "int8"),
+    ],
+)
+def test_finds_what_the_plain_path_finds(size, dtype, how):
+    assert f"{LENGTH} positions" in interpreted(size, dtype, how)
+
+
+def compare(size: int, dtype: torch.dtype, how: str) -> None:
     """Both paths, position by position."""
-    from trainer.kernels.cached_attention import attend_cached
+    from trainer.kernels import cached_attention
 
-    batch, heads, length = 1, 2, 67  # more than one tile of positions
+    batch, width = 2, HEADS * size
     torch.manual_seed(size)
-    plain = Cache((batch, heads, length, size), torch.device("cpu"), dtype)
-    keys, values = torch.full((2, batch, heads, length, size), torch.nan, dtype=dtype)
-    for position in range(length):
-        # As the projections leave them: heads beside heads, a slice of a larger tensor.
-        qkv = torch.randn(batch, 1, 3, heads, size).to(dtype)
-        q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
-        expected = plain.attend(q, k, v, position)
-        found = attend_cached(q, k, v, keys, values, position)
-        assert found.shape == expected.shape and found.dtype == dtype
-        tolerance = 1e-5 if dtype == torch.float32 else 8e-3
-        torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
-    assert torch.equal(keys, plain.k) and torch.equal(values, plain.v)
-    print(f"{length} positions")
+    attention = Attention(LlamaConfig(width=width, layers=1, heads=HEADS, qk_norm=how != "no norm"))
+    torch.nn.init.normal_(attention.wqkv.weight, std=width**-0.5)
+    gains, table = None, None
+    if how != "no norm":
+        gains = attention.q_norm.weight, attention.k_norm.weight
+        for gain in gains:
+            torch.nn.init.normal_(gain)
+    if how != "learned":
+        table = rope_table("rope_2d", size, (5, 7), 10000.0, "zero")
+    tiling = cached_attention.Tiling(tile=TILE)
+    if how == "persistent":
+        tiling = cached_attention.Tiling(tile=TILE, stages=2, programs=1)
+        cached_attention.Tiling.grid = lambda *_: 3  # for four heads
+    shape, device = (batch, HEADS, LENGTH, size), torch.device("cpu")
+    plain = Cache(shape, device, dtype)
+    # What is not yet set must not be read.
+    keys, values = torch.full((2, *shape), torch.nan, dtype=dtype)
+    units, tolerance = None, 1e-5 if dtype == torch.float32 else 1.6e-2
+    if how == "int8":
+        keys, values = torch.full((2, *shape), 99, dtype=torch.int8)
+        units, tolerance = torch.full((2, *shape[:3]), torch.nan), 5e-2
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32), torch.inference_mode():
+        for position in range(LENGTH):
+            x_B1D = torch.randn(batch, 1, width)
+            row = None if table is None else table[position : position + 1]
+            q, k, v = attention.project(x_B1D, row)
+            expected = plain.attend(q, k, v, position).transpose(1, 2).flatten(1)
+            qkv = attention.wqkv(x_B1D)[:, 0]
+            at, eps = torch.tensor([position]), 1e-5
+            found = cached_attention.attend_cached(
+                qkv, keys, values, at, gains, eps, table, units, tiling
+            )
+            assert found.shape == expected.shape and found.dtype == dtype
+            torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
+    if units is not None:
+        keys, values = keys * units[0, ..., None], values * units[1, ..., None]
+        # Half a step of 127, which the greatest entry sets.
+        assert ((keys - plain.k).abs() <= 0.51 * units[0, ..., None]).all()
+        assert ((values - plain.v).abs() <= 0.51 * units[1, ..., None]).all()
+    else:
+        torch.testing.assert_close(keys, plain.k, atol=tolerance, rtol=tolerance)
+        assert torch.equal(values, plain.v)
+    print(f"{LENGTH} positions")
 
 
 if __name__ == "__main__":
-    compare(int(sys.argv[1]), getattr(torch, sys.argv[2]))
+    compare(int(sys.argv[1]), getattr(torch, sys.argv[2]), sys.argv[3])

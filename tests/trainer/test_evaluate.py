@@ -111,16 +111,16 @@ def test_reconstructions_are_those_of_the_tokenizer(chain, reconstructions):
 
 
 def test_classes_have_equal_counts(chain, monkeypatch):
-    from trainer import sampling
+    from trainer import sampler
 
-    drawn, real = [], sampling.sample
+    drawn, real = [], sampler.sample
 
     def sample(generator, class_B, seeds, *rest):
         assert len(seeds) == len(class_B) == len(set(seeds))
         drawn.extend(class_B.tolist())
         return real(generator, class_B, seeds, *rest)
 
-    monkeypatch.setattr(sampling, "sample", sample)
+    monkeypatch.setattr(sampler, "sample", sample)
     tree = SAMPLES | {"num_samples": 44, "sample_seeds": [7]}
     tiny.done(chain.home, "evaluation", tree, chain.of_generator)
     assert drawn == [index % 10 for index in range(44)]

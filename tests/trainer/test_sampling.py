@@ -8,6 +8,7 @@ import torch
 from trainer import sampling
 from trainer.config import LlamaConfig, SamplingConfig
 from trainer.generator import Generator
+from trainer.sampler import Sampler
 from trainer.sampling import draw, guidance_scales, sample, sample_uniforms
 
 VOCABULARY, CLASSES, GRID = 24, 5, (3, 4)
@@ -253,7 +254,7 @@ def test_stopping_is_polled_between_tokens(generator):
 
 
 def test_a_sampler_draws_what_sample_draws(generator):
-    sampler = sampling.Sampler(generator)
+    sampler = Sampler(generator)
     class_B = torch.arange(6) % CLASSES
     for options in (how(cfg_scale=2.0), how(cfg_scale=3.0, top_k=5), how()):
         expected = sample(generator, class_B, range(6), options)
@@ -266,15 +267,17 @@ def test_a_sampler_draws_what_sample_draws(generator):
 def test_a_recorded_graph_draws_what_the_loop_draws(generator):
     device = torch.device("cuda")
     generator = copy.deepcopy(generator).to(device)
-    sampler = sampling.Sampler(generator)
     class_B = torch.arange(6, device=device) % CLASSES
-    # One graph serves other scales, seeds and smaller batches; unguided sampling needs another.
-    for count, options in (
-        (6, how(cfg_scale=2.0)),
-        (4, how(cfg_scale=3.0)),
-        (6, how()),
-        (5, how()),
-    ):
-        seeds = range(count, 2 * count)
-        expected = sample(generator, class_B[:count], seeds, options)
-        assert torch.equal(sampler(class_B[:count], seeds, options), expected)
+    sizes = [1, 2, 2, 3, 4, 6, 8, 11, 14, 18, 22, 24]
+    for sampler, limits in ((Sampler(generator), None), (Sampler(generator, sizes, False), sizes)):
+        # One graph serves other scales, seeds and smaller batches; unguided sampling needs another.
+        for count, options in (
+            (6, how(cfg_scale=2.0)),
+            (4, how(cfg_scale=3.0)),
+            (6, how()),
+            (5, how()),
+            (5, how(top_k=5)),
+        ):
+            seeds = range(count, 2 * count)
+            expected = sample(generator, class_B[:count], seeds, options, limits)
+            assert torch.equal(sampler(class_B[:count], seeds, options), expected)

@@ -1,0 +1,160 @@
+"""One token's step, with its position on the device: plain, and with the kernels interpreted."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from trainer import token_step
+from trainer.config import LlamaConfig, SamplingConfig
+from trainer.generator import Generator, RMSNorm
+from trainer.sampling import draw, guidance_scales, sample, sample_uniforms
+
+VOCABULARY, CLASSES, GRID = 300, 5, (3, 4)
+LENGTH, BATCH = 12, 5
+SIZES = [1, 2, 2, 3, 4, 6, 80, 110, 140, 180, 220, 300]
+SHAPES = {
+    "plain": {},
+    "learned": {"position": "learned"},
+    "adaln": {"adaln": True},
+    "no norm": {"qk_norm": False, "rope_cls": "identity"},
+}
+HOW = {
+    "plain": {},
+    "guided": {"cfg_scale": 2.5, "temperature": 0.9},
+    "top-k": {"cfg_scale": 2.5, "top_k": 5},
+    "top-p": {"cfg_scale": 2.5, "cfg_schedule": "step", "cfg_step_share": 0.5, "top_p": 0.8},
+}
+
+
+def build(**options):
+    torch.manual_seed(0)
+    config = LlamaConfig(width=32, layers=2, heads=2, hidden_multiple=16, **options)
+    generator = Generator(config, VOCABULARY, CLASSES, GRID)
+    with torch.no_grad():
+        for parameter in generator.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    return generator.eval()
+
+
+@torch.inference_mode()
+def stepped(generator, class_B, seeds, how, sizes=None, batch=BATCH, **options):
+    """Codes [B, L], drawn by a step made for a larger batch, which has begun another before."""
+    scales = guidance_scales(how, LENGTH, sizes)
+    guided = any(scale != 1.0 for scale in scales)
+    step = token_step.TokenStep(generator, batch, guided, how, sizes, **options)
+    for these, count in (([7] * len(seeds), 2), (seeds, LENGTH)):
+        step.begin(class_B, sample_uniforms(these, LENGTH), scales)
+        for _ in range(count):
+            step()
+    return step.code_BL[: len(seeds)].clone()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("sizes", [None, SIZES], ids=["", "sizes"])
+def test_draws_what_sample_draws(shape, how, sizes):
+    generator, options = build(**SHAPES[shape]), SamplingConfig(**HOW[how])
+    class_B, seeds = torch.arange(4) % CLASSES, [3, 1, 4, 5]
+    expected = sample(generator, class_B, seeds, options, sizes)
+    assert torch.equal(stepped(generator, class_B, seeds, options, sizes), expected)
+    found = stepped(generator, class_B, seeds, options, sizes, side_by_side=True)
+    assert torch.equal(found, expected)
+
+
+def test_an_int8_cache_needs_a_kernel():
+    with pytest.raises(ValueError, match="cache_dtype: int8 needs a GPU"):
+        stepped(build(), torch.arange(2), [1, 2], SamplingConfig(), cache_dtype=torch.int8)
+
+
+# ------------------------------------------------------------ the same with kernels
+
+
+@pytest.mark.parametrize("part", ["steps", "draws", "rows"])
+def test_kernels_do_what_plain_operations_do(part):
+    pytest.importorskip("triton", reason="triton is not installed (it comes with torch for GPUs)")
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    command = [sys.executable, __file__, part]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "equal" in done.stdout
+
+
+def steps() -> None:
+    token_step.usable = lambda x: True
+    class_B, seeds = torch.arange(2) % CLASSES, [3, 1]
+    for shape, how, sizes in (
+        ("adaln", "guided", SIZES),
+        ("learned", "top-k", None),
+    ):
+        generator, options = build(**SHAPES[shape]), SamplingConfig(**HOW[how])
+        expected = sample(generator, class_B, seeds, options, sizes)
+        found = stepped(generator, class_B, seeds, options, sizes, 3, side_by_side=True)
+        assert torch.equal(found, expected), (shape, how)
+    # Eight bits change a code now and then, and those after it; of these few, none.
+    generator, options = build(), SamplingConfig()
+    expected = sample(generator, class_B, seeds, options)
+    found = stepped(generator, class_B, seeds, options, batch=2, cache_dtype=torch.int8)
+    assert torch.equal(found[:, :4], expected[:, :4])
+
+
+def draws() -> None:
+    from trainer.kernels.draw_code import draw_code
+
+    torch.manual_seed(1)
+    rows, length = 8, 3
+    for codes in (1, 100, 2049):
+        for dtype, spread in ((torch.float32, 1.0), (torch.bfloat16, 8.0)):
+            conditional_BV, unconditional_BV = (
+                spread * torch.randn(2, rows, codes).to(dtype)
+            ).unbind()
+            uniform_BL = torch.rand(rows, length, dtype=torch.float64)
+            uniform_BL[:2] = torch.tensor([[0.0], [1 - 2**-53]])
+            scale_L = torch.tensor([1.0, 1.75, 4.0])
+            size_L = torch.tensor([1, (codes + 1) // 2, codes])
+            how = SamplingConfig(temperature=0.7)
+            for position in range(length):
+                for other, sizes in ((None, None), (unconditional_BV, size_L)):
+                    found = draw_code(
+                        conditional_BV,
+                        other,
+                        uniform_BL,
+                        scale_L,
+                        sizes,
+                        torch.tensor([0.7], dtype=torch.float64),
+                        torch.tensor([position]),
+                    )
+                    logits = conditional_BV.float()
+                    if other is not None:
+                        logits = other.float() + scale_L[position] * (logits - other.float())
+                    limit = None if sizes is None else int(sizes[position])
+                    expected = draw(logits, uniform_BL[:, position], how, limit)
+                    assert torch.equal(found, expected), (codes, dtype, position)
+
+
+def rows() -> None:
+    from trainer.kernels.add_norm import add_norm
+    from trainer.kernels.gate_rows import gate_rows
+
+    torch.manual_seed(2)
+    for width, dtype in ((48, torch.float32), (64, torch.bfloat16)):
+        x_RD, delta_RD = torch.randn(2, 3, width).to(dtype)
+        norm = RMSNorm(width, 1e-5)
+        torch.nn.init.normal_(norm.weight)
+        close = {"atol": 1e-6, "rtol": 1e-6 if dtype == torch.float32 else 2e-2}
+        for delta in (None, delta_RD):
+            found, normed = add_norm(x_RD, delta, norm.weight.detach(), norm.eps)
+            total = x_RD if delta is None else x_RD + delta
+            torch.testing.assert_close(found, total, **close)
+            torch.testing.assert_close(normed, norm(total).detach(), **close)
+        both_RP = torch.randn(3, 2 * 1100).to(dtype)  # more than a block
+        gate, value = both_RP.chunk(2, dim=1)
+        expected = torch.nn.functional.silu(gate) * value
+        torch.testing.assert_close(gate_rows(both_RP), expected, **close)
+
+
+if __name__ == "__main__":
+    {"steps": steps, "draws": draws, "rows": rows}[sys.argv[1]]()
+    print("equal")
