@@ -15,12 +15,12 @@ from __future__ import annotations
 import argparse
 import datetime
 import itertools
+import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-import triton.testing
 from torch import Tensor
 
 from trainer import cross_entropy
@@ -36,11 +36,23 @@ Function = Callable[..., Tensor | tuple[Tensor, ...]]
 
 
 def milliseconds(work: Callable[[], Any], device: str) -> float:
-    """Time of a call on the device, without what the host takes to launch it."""
+    """Median time of a call, of several queued one after another: the host's launches lie behind
+    the device's work.
+    """
     work()
     if device == "cpu":
         return float("nan")
-    return float(triton.testing.do_bench_cudagraph(work, rep=20, return_mode="median"))
+    times = []
+    for _ in range(5):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda._sleep(1_000_000)  # the first calls are launched meanwhile
+        start.record()
+        for _ in range(10):
+            work()
+        end.record()
+        torch.cuda.synchronize()
+        times.append(start.elapsed_time(end) / 10)
+    return statistics.median(times)
 
 
 def copy_rate(device: str, numbers: int) -> float:

@@ -125,8 +125,8 @@ class _Tensors(nn.Module):
 
 
 def _compiles(run: Run, num: int) -> bool:
-    """Whether compiling pays for `num` images."""
-    return run.compile and num >= COMPILE_FROM
+    """Whether compiling pays for `num` images; kernels of our own always do."""
+    return run.compile and (num >= COMPILE_FROM or kernels.available(run.device))
 
 
 def _quick(run: Run, tokenizer: Any) -> tuple[Callable[[Tensor], Tensor], ...]:

@@ -222,18 +222,18 @@ class TokenStep:
         self, x_RD: Tensor, delta_RD: Tensor | None, norm: RMSNorm
     ) -> tuple[Tensor, Tensor]:
         if self._kernels:
-            from .kernels.add_norm import add_norm
+            from .kernels.residual_norm import residual_norm
 
-            return add_norm(x_RD, delta_RD, norm.weight, norm.eps)
+            return residual_norm(x_RD, delta_RD, norm.weight, norm.eps)
         if delta_RD is not None:
             x_RD = x_RD + delta_RD
         return x_RD, norm(x_RD)
 
     def _gate(self, both_RP: Tensor) -> Tensor:
         if self._kernels:
-            from .kernels.gate_rows import gate_rows
+            from .kernels.swiglu import swiglu
 
-            return gate_rows(both_RP)
+            return swiglu(both_RP)
         gate, value = both_RP.chunk(2, dim=-1)
         return F.silu(gate) * value
 
