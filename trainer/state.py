@@ -89,8 +89,8 @@ def load(
     found = _first_sound(run, modules, optimizers) if dist.rank() == 0 else None
     step, attempt, extra = found or (-1, -1, {})
     if dist.active():
-        step = dist.broadcast_int(step, run.device)
-        attempt = dist.broadcast_int(attempt, run.device)
+        step = dist.broadcast_int(step)
+        attempt = dist.broadcast_int(attempt)
         if dist.rank() > 0 and step >= 0:
             path = run.dir.checkpoints_path / folder_name(step, attempt)
             extra = read_folder(path, modules, optimizers)["extra"]
