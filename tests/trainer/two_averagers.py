@@ -81,7 +81,7 @@ def together(rank: int) -> dict[str, Any]:
             found["other"] = gradients_of(other)
             weight = model.conv.weight
             assert weight.grad is not None and weight.grad.stride() == weight.stride()
-            torch.optim.AdamW(model.parameters(), lr=0.0).zero_grad(set_to_none=True)
+            model.zero_grad(set_to_none=True)
             other.zero_grad(set_to_none=True)
             all_reduce.reset_mock()
     return found | {"sent": sent}
