@@ -25,7 +25,7 @@ from results_db.durable import (
 )
 from results_db.record import RunDir
 
-from . import dist, trunks
+from . import dist, tensor_files, trunks
 from .adamw import AdamW
 
 if TYPE_CHECKING:
@@ -177,9 +177,10 @@ def write_folder(
     """One durable folder of weights and states."""
     with stage_folder(path, attempt, meta={"step": step}) as folder:
         for name, module in modules.items():
-            _write(folder.file(f"{name}.safetensors"), _tensors(module.state_dict()))
+            tensor_files.write(folder.file(f"{name}.safetensors"), module.state_dict())
         for name, optimizer in optimizers.items():
-            _write(folder.file(f"{name}.optimizer.safetensors"), _optimizer_tensors(optimizer))
+            path_of_state = folder.file(f"{name}.optimizer.safetensors")
+            tensor_files.write(path_of_state, _optimizer_tensors(optimizer))
         with open(folder.file("state.json"), "xb") as file:
             file.write(canonical_json({"step": step, "extra": dict(extra)}).encode())
 
@@ -204,17 +205,6 @@ def read_folder(
     return state
 
 
-def _tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-
-
-def _write(path: Path, tensors: dict[str, Tensor]) -> None:
-    # Through Python's own file object, not the library's: the durable writer's fault tests can
-    # then see (and break) every write.
-    with open(path, "xb") as file:
-        file.write(safetensors.torch.save(tensors))
-
-
 def _read(path: Path) -> dict[str, Tensor]:
     return safetensors.torch.load_file(path)
 
@@ -223,7 +213,7 @@ def _optimizer_tensors(optimizer: AdamW) -> dict[str, Tensor]:
     tensors = {}
     for index, state in optimizer.state_dict()["state"].items():
         for key, value in state.items():
-            tensors[f"{index}.{key}"] = torch.as_tensor(value).detach().cpu().contiguous()
+            tensors[f"{index}.{key}"] = value
     # safetensors refuses an empty file: an optimiser that has not stepped has no state.
     return tensors or {"empty": torch.zeros(1)}
 
