@@ -7,6 +7,9 @@ recipe of LlamaGen with dropout 0.1 and QK-norm, bf16) and over random 256 px im
 VQ-16 with PatchGAN and a VGG perceptual loss, whose weights do not matter for speed), does them by
 `python -m trainer` and reads log.jsonl. Beside each figure stand the ceilings measured in the same
 call: an 8192^3 bf16 matrix product and a device copy.
+
+`--gpus 2` measures two GPUs first, at the batch of one each, which also fills the compile cache;
+then one. The multiple is that of these two.
 """
 
 from __future__ import annotations
@@ -145,28 +148,36 @@ def main() -> None:
             "optim": {"lr_peak": 1e-4, "weight_decay": 0.05, "clip": 1.0},
             "numerics": {"precision": "bf16"},
         }
-        found = repeat(home, "generator", tree, {"codes": codes}, 256 * TOKENS, chosen.warm)
+        more = None
+        if chosen.gpus > 1:
+            group = {**tree, "batch_size": 256 * chosen.gpus}
+            run = lay_out(home, "generator", group, {"codes": codes}, log_every=5)
+            more = measure(run, chosen.gpus * 256 * TOKENS, cold=True, gpus=chosen.gpus)
+        found = repeat(
+            home, "generator", tree, {"codes": codes}, 256 * TOKENS, chosen.warm, cold=more is None
+        )
         per_token = flops.generator_flops_per_token(named[name], VOCABULARY, TOKENS)
         share = found["per_second"] * per_token / matmul
         ratio = found["per_second"] / (LLAMAGEN[name] * scale) if name in LLAMAGEN else float("nan")
         show(f"stage 2 {name}, tokens", found, share, ratio)
-        if chosen.gpus > 1:
-            tree["batch_size"] = 256 * chosen.gpus
-            run = lay_out(home, "generator", tree, {"codes": codes}, log_every=5)
-            more = measure(run, chosen.gpus * 256 * TOKENS, cold=False, gpus=chosen.gpus)
+        if more is not None:
             show_group(f"stage 2 {name}, tokens", chosen.gpus, more, found)
     for batch in chosen.tokenizers:
         tree = tokenizer_tree(data, batch, chosen.steps)
         where = {"data": str(folder)}
-        found = repeat(home, "tokenizer", tree, {}, batch, chosen.warm, locations=where)
+        more = None
+        if chosen.gpus > 1:
+            group = tokenizer_tree(data, batch * chosen.gpus, chosen.steps)
+            run = lay_out(home, "tokenizer", group, {}, log_every=5, locations=where)
+            more = measure(run, batch * chosen.gpus, cold=True, gpus=chosen.gpus)
+        found = repeat(
+            home, "tokenizer", tree, {}, batch, chosen.warm, cold=more is None, locations=where
+        )
         config = decode_run("tokenizer", tree)
         per_image = flops.tokenizer_flops_train(config) / (batch * chosen.steps)
         ratio = found["per_second"] / (LLAMAGEN_TOKENIZER * scale)
         show(f"VQ-16 batch {batch}, images", found, found["per_second"] * per_image / matmul, ratio)
-        if chosen.gpus > 1:
-            tree = tokenizer_tree(data, batch * chosen.gpus, chosen.steps)
-            run = lay_out(home, "tokenizer", tree, {}, log_every=5, locations=where)
-            more = measure(run, batch * chosen.gpus, cold=False, gpus=chosen.gpus)
+        if more is not None:
             show_group(f"VQ-16 batch {batch} each, images", chosen.gpus, more, found)
     shutil.rmtree(home)
 
@@ -193,13 +204,19 @@ def repeat(
     parents: dict[str, RunDir],
     units: int,
     warm: bool,
+    *,
+    cold: bool,
     **settings: Any,
 ) -> dict[str, float]:
-    """Measured with a cold compile cache; the first step once more with a warm one."""
+    """Measured with a cold compile cache or the one there is; after a cold one, the first step also
+    with the cache that it left.
+    """
     run = lay_out(home, kind, tree, parents, log_every=5, **settings)
-    found = measure(run, units, cold=True)
+    found = measure(run, units, cold)
     found["warm"] = float("nan")
-    if warm:
+    if not cold:
+        found["warm"], found["first_step_seconds"] = found["first_step_seconds"], float("nan")
+    elif warm:
         again = lay_out(home, kind, {**tree, "seed": 1}, parents, log_every=5, **settings)
         found["warm"] = measure(again, units, cold=False)["first_step_seconds"]
     return found
@@ -221,7 +238,11 @@ def show(job: str, found: dict[str, float], share: float, ratio: float) -> None:
 def show_group(job: str, gpus: int, found: dict[str, float], one: dict[str, float]) -> None:
     """What several GPUs reach together, as a multiple of one in the same call."""
     times = found["per_second"] / one["per_second"]
-    print(f"{job}, {gpus} GPUs | {found['per_second']:,.0f} | {times:.2f} x one", flush=True)
+    print(
+        f"{job}, {gpus} GPUs | {found['per_second']:,.0f} | {times:.2f} x one | first step after "
+        f"{found['first_step_seconds']:.1f} s",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import socket
 import stat
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,11 @@ _PREFIX = ".tmp-"
 _TEMPORARY = re.compile(r"^\.tmp-(?P<host>[A-Za-z0-9_.-]*)@(?P<pid>\d+)@[0-9a-f]{12}@")
 _FOREIGN_TEMPORARY_SECONDS = 24 * 3600  # a writer on another host cannot be asked whether it lives
 _CHUNK_BYTES = 1 << 20
+
+# Hashes of large files that this process has read. Reading so many bytes takes longer than the
+# clock of a file system ticks, so that a change after it shows in the file's times.
+_REMEMBERED_BYTES = 64 << 20
+_hashed: dict[tuple[int, ...], dict[str, Any]] = {}
 
 # Temporary names this process is using right now: a sweep in another thread must leave them alone.
 _in_flight: set[str] = set()
@@ -349,21 +355,34 @@ def _write_synced(path: Path, data: bytes) -> None:
 
 
 def _sync_and_hash(path: Path) -> dict[str, Any]:
-    with open(path, "rb") as file:
+    with open(path, "rb") as file, ThreadPoolExecutor(1) as pool:
+        found = pool.submit(_hash, path)  # the disk works meanwhile
         os.fsync(file.fileno())
-    return _hash(path)
+        return found.result()
 
 
 def _hash(path: Path) -> dict[str, Any]:
-    if not stat.S_ISREG(os.lstat(path).st_mode):
+    info = os.lstat(path)
+    if not stat.S_ISREG(info.st_mode):
         raise DamagedError(f"{path}: not a plain file")
+    known = _hashed.get(_version(info))
+    if known is not None:
+        return dict(known)
     digest = hashlib.sha256()
     size = 0
     with open(path, "rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
             size += len(chunk)
-    return {"sha256": digest.hexdigest(), "bytes": size}
+    found = {"sha256": digest.hexdigest(), "bytes": size}
+    if size >= _REMEMBERED_BYTES and _version(os.lstat(path)) == _version(info):
+        _hashed[_version(info)] = dict(found)
+    return found
+
+
+def _version(info: os.stat_result) -> tuple[int, ...]:
+    """What changes with a file's content."""
+    return (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
 
 
 def _files_below(folder: Path) -> list[str]:

@@ -1,13 +1,14 @@
 """One process per device: the few collective operations that the train loops need.
 
 Without a process group every function is the identity, so the loops read the same on one device.
+What processes decide together travels between hosts, by gloo: no decision waits for a GPU.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as td
@@ -57,7 +58,7 @@ def wrong_size() -> str | None:
 
 
 def start(device: torch.device, together: bool = True) -> None:
-    """Joins the process group that the environment announces: NCCL on GPUs, gloo on CPUs.
+    """Joins the process group that the environment announces: gloo, and NCCL for what is on GPUs.
 
     Not `together`: the run that begins is done by the first process alone.
     """
@@ -66,7 +67,7 @@ def start(device: torch.device, together: bool = True) -> None:
     if together and requested_world_size() > 1 and not td.is_initialized():
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        td.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        td.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
 
 
 def stop() -> None:
@@ -112,36 +113,25 @@ def sum_(value: Tensor) -> Tensor:
     return total
 
 
-def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
-    """Replaces each gradient by its mean over processes, in one flat message per dtype."""
+def any_of_each(flags: Sequence[bool]) -> list[bool]:
+    """For each flag, whether it is set in any process."""
     if not active():
-        return
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    for dtype in {g.dtype for g in gradients}:
-        same = [g for g in gradients if g.dtype == dtype]
-        flat = torch.cat([g.reshape(-1) for g in same])
-        td.all_reduce(flat)
-        flat /= world_size()
-        offset = 0
-        for gradient in same:
-            gradient.copy_(flat[offset : offset + gradient.numel()].view_as(gradient))
-            offset += gradient.numel()
+        return list(flags)
+    values = torch.tensor(flags, dtype=torch.uint8)
+    td.all_reduce(values, op=td.ReduceOp.MAX)
+    return values.bool().tolist()
 
 
-def any_true(flag: bool, device: torch.device) -> bool:
+def any_true(flag: bool) -> bool:
     """Whether any process says so: all must stop at the same step."""
-    if not active():
-        return flag
-    value = torch.tensor(float(flag), device=device)
-    td.all_reduce(value, op=td.ReduceOp.MAX)
-    return bool(value.item())
+    return any_of_each([flag])[0]
 
 
-def broadcast_int(value: int, device: torch.device) -> int:
+def broadcast_int(value: int) -> int:
     """Rank 0's number."""
     if not active():
         return value
-    tensor = torch.tensor(value, device=device, dtype=torch.long)
+    tensor = torch.tensor(value, dtype=torch.long)
     td.broadcast(tensor, 0)
     return int(tensor.item())
 
@@ -154,5 +144,5 @@ def broadcast_module(module: torch.nn.Module) -> None:
 
 
 def barrier() -> None:
-    if active():
-        td.barrier()
+    """Returns once every process has come here."""
+    any_true(False)

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from .adamw import AdamW
 from .config import OptimConfig
 from .schedules import learning_rate
 
@@ -27,15 +28,13 @@ def derive_seed(*parts: object) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def make_optimizer(module: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
+def make_optimizer(module: nn.Module, optim: OptimConfig) -> AdamW:
     """Adam or AdamW over a module; weight decay on matrices only, never on gains, biases,
     tables."""
     return optimizer_of(list(module.named_parameters()), optim)
 
 
-def optimizer_of(
-    named: list[tuple[str, nn.Parameter]], optim: OptimConfig
-) -> torch.optim.Optimizer:
+def optimizer_of(named: list[tuple[str, nn.Parameter]], optim: OptimConfig) -> AdamW:
     """As `make_optimizer`, for a list of named parameters."""
     trainable = [(name, p) for name, p in named if p.requires_grad]
     decayed = [p for name, p in trainable if _is_decayed(name, p)]
@@ -45,11 +44,8 @@ def optimizer_of(
     ]
     groups.append({"params": others, "weight_decay": 0.0})
     groups = [group for group in groups if group["params"]]
-    # Adam without decay is AdamW with decay 0; the fused kernel is one pass over the parameters.
-    fused = bool(trainable) and trainable[0][1].device.type == "cuda"
-    return torch.optim.AdamW(
-        groups, lr=optim.lr_peak, betas=(optim.beta1, optim.beta2), eps=1e-8, fused=fused
-    )
+    # Adam without decay is AdamW with decay 0.
+    return AdamW(groups, lr=optim.lr_peak, betas=(optim.beta1, optim.beta2), eps=1e-8)
 
 
 def _is_decayed(name: str, parameter: nn.Parameter) -> bool:
@@ -57,9 +53,7 @@ def _is_decayed(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim >= 2 and not table
 
 
-def set_learning_rate(
-    optimizer: torch.optim.Optimizer, optim: OptimConfig, step: int, iterations: int
-) -> float:
+def set_learning_rate(optimizer: AdamW, optim: OptimConfig, step: int, iterations: int) -> float:
     """Sets and returns the learning rate of iteration `step`."""
     lr = learning_rate(optim, step, iterations)
     for group in optimizer.param_groups:

@@ -131,13 +131,13 @@ class Run:
 
     def stopping(self) -> bool:
         """Whether a signal asked this process to stop: save, then raise Preempted."""
-        return dist.any_true(self._stop.requested, self.device)
+        return dist.any_true(self._stop.requested)
 
     def save_due(self, step: int) -> bool:
         """Whether a checkpoint is due before iteration `step`; the same answer in all processes."""
         every = self.settings.checkpoint_steps
         late = time.monotonic() - self._last_save >= self.settings.checkpoint_seconds
-        if dist.any_true(late, self.device) or (every is not None and step % every == 0):
+        if dist.any_true(late) or (every is not None and step % every == 0):
             self._last_save = time.monotonic()
             return True
         return False
@@ -333,7 +333,8 @@ def _attempt(run: Run) -> Outcome:
         lost = dist.is_lost_process(error)
         _print_trace(run)
     finally:
-        if run.device.type == "cuda":
+        # It waits for the device, which may wait for the lost process.
+        if run.device.type == "cuda" and not lost:
             torch.cuda.empty_cache()
     if dist.rank() == 0:
         try:
@@ -448,9 +449,9 @@ def claim_for_all_ranks(
         info: dict[str, Any] = {"hardware": hardware_name(device), "world_size": dist.world_size()}
         job = os.environ.get("TOKENLAW_JOB") or os.environ.get("SLURM_JOB_ID")
         attempt = claim(run_dir, executor=settings.executor, job=job, info=info, after=after)
-        dist.broadcast_int(attempt.number, device)
+        dist.broadcast_int(attempt.number)
         return attempt
-    return Attempt(run_dir, dist.broadcast_int(0, device))
+    return Attempt(run_dir, dist.broadcast_int(0))
 
 
 def prepare_numerics(run: Run) -> None:

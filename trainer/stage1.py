@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from . import data, dist, flops, kernels, parts, state, trunks
 from .config import OptimConfig, Part, TokenizerConfig
 from .flops import latent_width
+from .gradients import GradientAverager
 from .metrics import Value
 from .optim import (
     FiniteWatch,
@@ -151,6 +152,10 @@ def train(run: Run) -> Result:
     last: dict[str, float] = kept.get("last", {})  # of the last iteration, once it is done
     for module_ in modules.values():
         dist.broadcast_module(module_)
+    generator_side = [m for m in (autoencoder, regularizer) if m is not None]
+    gradients = GradientAverager(p for module_ in generator_side for p in module_.parameters())
+    if adversarial is not None:
+        adversarial_gradients = GradientAverager(adversarial.parameters())
     state.truncate_log(run, start)
     overhead = flops.regularizer_overhead(config)
     if config.regularizer is not None and start == 0:
@@ -218,11 +223,8 @@ def train(run: Run) -> Result:
                 value = factor * value
             losses["generator"] = (gan_weight, value)
         total = torch.stack([weight * value.float() for weight, value in losses.values()]).sum()
-        total.backward()
+        gradients.backward(total)
         parameters = list(autoencoder.parameters())
-        dist.average_gradients(parameters)
-        if regularizer is not None:
-            dist.average_gradients(regularizer.parameters())
         norm = clip_gradients(parameters, config.optim.clip)
         watch.check(step, "stage-1 loss", total)
         watch.check(step, "gradient norm", norm)
@@ -240,8 +242,7 @@ def train(run: Run) -> Result:
                 value, seen = adversarial.discriminator_loss(x_BCHW, y_BCHW.detach())
             discriminator_loss = adversarial.discriminator_weight(step) * value.float()
             if discriminator_loss.requires_grad:
-                discriminator_loss.backward()
-                dist.average_gradients(adversarial.parameters())
+                adversarial_gradients.backward(discriminator_loss)
             watch.check(step, "discriminator loss", discriminator_loss)
             if "adversarial" in optimizers:
                 optimizers["adversarial"].step()

@@ -22,6 +22,7 @@ from . import cross_entropy, data, dist, flops, state, trunks
 from .config import GeneratorConfig, decode_run
 from .encode import Codes, train_subset
 from .generator import Generator
+from .gradients import GradientAverager
 from .metrics import Value
 from .optim import FiniteWatch, clip_gradients, derive_seed, make_optimizer, set_learning_rate
 from .run import Preempted, Result, Run, Settings
@@ -136,6 +137,7 @@ def train(run: Run) -> Result:
     run.seconds_before = float(kept.get("seconds", 0.0))
     train_loss: float | None = kept.get("train_loss")
     dist.broadcast_module(generator)
+    gradients = GradientAverager(generator.parameters())
     state.truncate_log(run, start)
 
     def batch(step: int) -> tuple[Tensor, Tensor]:
@@ -165,9 +167,8 @@ def train(run: Run) -> Result:
         lr = set_learning_rate(optimizer, config.optim, step, config.iterations)
         code_BL, class_B = batch(step)
         loss_sum = torch.zeros((), device=device)
-        for codes_part, classes_part in zip(
-            code_BL.split(micro), class_B.split(micro), strict=True
-        ):
+        parts = list(zip(code_BL.split(micro), class_B.split(micro), strict=True))
+        for number, (codes_part, classes_part) in enumerate(parts, 1):
             with bf16:
                 hidden_BLD = generator.hidden(codes_part[:, :-1], classes_part)
             loss, nats = output_loss(
@@ -177,9 +178,8 @@ def train(run: Run) -> Result:
                 illegal_rows(illegal, len(codes_part)),
                 config.z_loss,
             )
-            (loss * (len(codes_part) / local_batch)).backward()
+            gradients.backward(loss * (len(codes_part) / local_batch), last=number == len(parts))
             loss_sum += nats * (len(codes_part) / local_batch)
-        dist.average_gradients(generator.parameters())
         norm = clip_gradients(generator.parameters(), config.optim.clip)
         watch.check(step, "training loss", loss_sum)
         watch.check(step, "gradient norm", norm)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-OPTIMIZING = ("extractor", "tokenizer", "generator")  # kinds of runs that make an optimizer
 COMPILING = ("tokenizer", "generator", "codes")  # kinds that compile, whatever their size
 BY_KERNELS = ("tokenizer", "codes")  # kinds that use kernels instead, where there are any
 
@@ -62,8 +61,6 @@ def get_ready(
             import torch._inductor.compile_fx
 
             torch._functorch.config.activation_memory_budget = activation_memory
-        elif kind in OPTIMIZING:
-            import torch._dynamo  # noqa: F401  every optimizer imports it
         opened.result()
 
 

@@ -25,7 +25,8 @@ from results_db.durable import (
 )
 from results_db.record import RunDir
 
-from . import dist, trunks
+from . import dist, tensor_files, trunks
+from .adamw import AdamW
 
 if TYPE_CHECKING:
     from .run import Run
@@ -56,7 +57,7 @@ def save(
     run: Run,
     step: int,
     modules: Mapping[str, nn.Module],
-    optimizers: Mapping[str, torch.optim.Optimizer],
+    optimizers: Mapping[str, AdamW],
     extra: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes a checkpoint of the state before iteration `step`, then drops all but the last two.
@@ -78,7 +79,7 @@ def save(
 def load(
     run: Run,
     modules: Mapping[str, nn.Module],
-    optimizers: Mapping[str, torch.optim.Optimizer],
+    optimizers: Mapping[str, AdamW],
 ) -> tuple[int, dict[str, Any]] | None:
     """Restores the newest checkpoint that verifies; gives (step, extra), or None if there is none.
 
@@ -89,8 +90,8 @@ def load(
     found = _first_sound(run, modules, optimizers) if dist.rank() == 0 else None
     step, attempt, extra = found or (-1, -1, {})
     if dist.active():
-        step = dist.broadcast_int(step, run.device)
-        attempt = dist.broadcast_int(attempt, run.device)
+        step = dist.broadcast_int(step)
+        attempt = dist.broadcast_int(attempt)
         if dist.rank() > 0 and step >= 0:
             path = run.dir.checkpoints_path / folder_name(step, attempt)
             extra = read_folder(path, modules, optimizers)["extra"]
@@ -100,7 +101,7 @@ def load(
 def _first_sound(
     run: Run,
     modules: Mapping[str, nn.Module],
-    optimizers: Mapping[str, torch.optim.Optimizer],
+    optimizers: Mapping[str, AdamW],
 ) -> tuple[int, int, dict[str, Any]] | None:
     """(step, attempt, extra) of the newest checkpoint that verifies, restored."""
     found = checkpoints(run.dir)
@@ -123,7 +124,7 @@ def save_final(
     run: Run,
     modules: Mapping[str, nn.Module],
     step: int,
-    optimizers: Mapping[str, torch.optim.Optimizer] | None = None,
+    optimizers: Mapping[str, AdamW] | None = None,
 ) -> None:
     """The weights that children of this run use: RUN/final/; with `optimizers`, which segments of
     a trunk leave, all that a run needs to go on from `step`.
@@ -144,7 +145,7 @@ def save_final(
 def take_over(
     run: Run,
     modules: Mapping[str, nn.Module],
-    optimizers: Mapping[str, torch.optim.Optimizer],
+    optimizers: Mapping[str, AdamW],
 ) -> tuple[int, dict[str, Any]] | None:
     """The state that the parent `trunk` left, as `load` gives it; None for a run without one.
 
@@ -170,15 +171,16 @@ def write_folder(
     attempt: int,
     step: int,
     modules: Mapping[str, nn.Module],
-    optimizers: Mapping[str, torch.optim.Optimizer],
+    optimizers: Mapping[str, AdamW],
     extra: Mapping[str, Any],
 ) -> None:
     """One durable folder of weights and states."""
     with stage_folder(path, attempt, meta={"step": step}) as folder:
         for name, module in modules.items():
-            _write(folder.file(f"{name}.safetensors"), _tensors(module.state_dict()))
+            tensor_files.write(folder.file(f"{name}.safetensors"), module.state_dict())
         for name, optimizer in optimizers.items():
-            _write(folder.file(f"{name}.optimizer.safetensors"), _optimizer_tensors(optimizer))
+            path_of_state = folder.file(f"{name}.optimizer.safetensors")
+            tensor_files.write(path_of_state, _optimizer_tensors(optimizer))
         with open(folder.file("state.json"), "xb") as file:
             file.write(canonical_json({"step": step, "extra": dict(extra)}).encode())
 
@@ -186,7 +188,7 @@ def write_folder(
 def read_folder(
     path: Path,
     modules: Mapping[str, nn.Module],
-    optimizers: Mapping[str, torch.optim.Optimizer],
+    optimizers: Mapping[str, AdamW],
 ) -> dict[str, Any]:
     """Verifies a folder, then fills modules and optimisers from it; gives state.json."""
     manifest = verify_folder(path)
@@ -203,39 +205,26 @@ def read_folder(
     return state
 
 
-def _tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-
-
-def _write(path: Path, tensors: dict[str, Tensor]) -> None:
-    # Through Python's own file object, not the library's: the durable writer's fault tests can
-    # then see (and break) every write.
-    with open(path, "xb") as file:
-        file.write(safetensors.torch.save(tensors))
-
-
 def _read(path: Path) -> dict[str, Tensor]:
     return safetensors.torch.load_file(path)
 
 
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _optimizer_tensors(optimizer: AdamW) -> dict[str, Tensor]:
     tensors = {}
     for index, state in optimizer.state_dict()["state"].items():
         for key, value in state.items():
-            tensors[f"{index}.{key}"] = torch.as_tensor(value).detach().cpu().contiguous()
+            tensors[f"{index}.{key}"] = value
     # safetensors refuses an empty file: an optimiser that has not stepped has no state.
     return tensors or {"empty": torch.zeros(1)}
 
 
-def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+def _load_optimizer(optimizer: AdamW, tensors: dict[str, Tensor]) -> None:
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name != "empty":
             index, key = name.split(".", 1)
             state.setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict(
-        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
-    )
+    optimizer.load_state_dict({"state": state})
 
 
 def truncate_log(run: Run, step: int) -> None:

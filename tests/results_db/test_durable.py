@@ -468,3 +468,36 @@ def test_a_line_after_a_torn_one_stands_alone(tmp_path):
 def test_host_names_fit_file_names(monkeypatch):
     monkeypatch.setattr(socket, "gethostname", lambda: "gpu 1/a@b")
     assert durable.host_name() == "gpu-1-a-b"
+
+
+def test_a_large_file_is_read_for_its_hash_again_only_once_it_has_changed(tmp_path, monkeypatch):
+    monkeypatch.setattr(durable, "_REMEMBERED_BYTES", 4)
+    monkeypatch.setattr(durable, "_hashed", {})
+    made = []
+    real = durable.hashlib.sha256
+    monkeypatch.setattr(durable.hashlib, "sha256", lambda: made.append(1) or real())
+    with durable.stage_folder(tmp_path / "folder") as folder:
+        folder.file("large").write_bytes(b"12345")
+        folder.file("small").write_bytes(b"123")
+    assert len(made) == 2
+    for _ in range(2):
+        assert set(durable.verify_folder(tmp_path / "folder")["files"]) == {"large", "small"}
+    assert len(made) == 4  # the small one each time
+    time.sleep(0.05)  # as a large file takes: longer than a tick of the file system's clock
+    large = tmp_path / "folder" / "large"
+    before = os.stat(large)
+    large.write_bytes(b"12346")
+    os.utime(large, ns=(before.st_atime_ns, before.st_mtime_ns))  # its own time does not hide it
+    with pytest.raises(durable.DamagedError, match="large"):
+        durable.verify_folder(tmp_path / "folder")
+
+
+def test_a_sync_that_fails_is_an_error_although_the_hash_is_known(tmp_path, monkeypatch):
+    def refuse(descriptor):
+        raise OSError(errno.EIO, "no")
+
+    monkeypatch.setattr(durable, "sync_folder", lambda path: None)
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(OSError, match="no"), durable.stage_folder(tmp_path / "folder") as folder:
+        folder.file("content").write_bytes(b"12345")
+    assert list(tmp_path.iterdir()) == []

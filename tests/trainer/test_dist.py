@@ -7,6 +7,7 @@ import torch
 
 from results_db.record import RunDir, read_attempts, read_endpoint
 from trainer import dist, encode, state
+from trainer.gradients import GradientAverager
 from trainer.stage2 import load_generator
 
 QUIET = {**tiny.NO_DROPOUT, "class_dropout": 0.0}
@@ -149,10 +150,13 @@ def test_without_a_group_everything_is_the_identity():
     assert not dist.active() and (dist.rank(), dist.world_size()) == (0, 1)
     assert dist.mean(value) is value and dist.sum_(value) is value
     assert dist.share(7) == slice(0, 7)
-    assert dist.any_true(True, value.device) and not dist.any_true(False, value.device)
-    assert dist.broadcast_int(5, value.device) == 5
+    assert dist.any_true(True) and not dist.any_true(False)
+    assert dist.any_of_each([True, False]) == [True, False]
+    assert dist.broadcast_int(5) == 5
+    dist.barrier()
     layer = torch.nn.Linear(2, 1)
-    layer(value).sum().backward()
-    gradient = layer.weight.grad.clone()
-    dist.average_gradients(layer.parameters())
-    assert torch.equal(layer.weight.grad, gradient)
+    gradients = GradientAverager(layer.parameters())
+    for last, times in ((False, 1), (True, 2)):
+        gradients.backward(layer(value).sum(), last)
+        assert torch.equal(layer.weight.grad, times * value[None])
+    assert not layer.weight._post_accumulate_grad_hooks

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+import safetensors.torch
 import tiny
 import torch
 
@@ -12,6 +13,7 @@ from results_db.record import RunDir, read_endpoint
 from trainer import data, encode, flops
 from trainer.config import DataConfig, decode, decode_run
 from trainer.encode import Codes, code_statistics, train_subset
+from trainer.optim import derive_seed
 from trainer.run import Settings
 from trainer.vcq_schedules import codebook_sizes as vcq_sizes
 
@@ -286,3 +288,15 @@ def test_noise_alone_falls_off_the_entropy_cliff(sizes, expected):
     codes_NL = np.stack([draws.integers(0, k, 50_000) for k in k_t], axis=1)
     found = code_statistics(codes_NL, 16384)["conditional_entropy_bits"]
     np.testing.assert_allclose(found, expected, atol=0.02)
+
+
+def test_a_tokenizer_that_is_loaded_draws_no_weights(tmp_path):
+    run_dir = tiny.done(tmp_path, "tokenizer", tiny.tokenizer(iterations=1))
+    tokenizer, quantizer, config = encode.load_tokenizer(run_dir, torch.device("cpu"))
+    drawn = torch.get_rng_state()
+    torch.manual_seed(derive_seed("stage1 init", config.seed))
+    assert torch.equal(torch.get_rng_state(), drawn)
+    stored = safetensors.torch.load_file(run_dir.path / "final" / "autoencoder.safetensors")
+    both = torch.nn.ModuleDict({"tokenizer": tokenizer, "quantizer": quantizer}).state_dict()
+    assert both.keys() == stored.keys()
+    assert all(torch.equal(value, stored[name]) for name, value in both.items())
