@@ -32,6 +32,12 @@ from trainer.kernels.swiglu import swiglu
 from trainer.kernels.token_loss import token_loss_and_gradient
 
 EPS, SLACK = 1e-5, 1.5
+NORM_TILES = (
+    *((rows, rows, numbers, 1) for rows in (4, 8, 16) for numbers in (16, 32)),
+    *((1, all_rows, numbers, 1) for all_rows in (4, 8, 16) for numbers in (16, 32)),
+    *((1, 32, 16, stages) for stages in (1, 2, 3, 4)),
+    *((4, 32, 16, stages) for stages in (1, 2, 3)),
+)
 Function = Callable[..., Tensor | tuple[Tensor, ...]]
 
 
@@ -195,11 +201,13 @@ def main() -> None:
         inputs = [drawn(images, length, width), drawn(images, length, width), gain(width)]
         counts = (4 * unit, (5 if drop else 4) * unit)
         measure("residual and norm", functions, inputs, counts, rate, device)
-        for numbers in (8, 16) if chosen.tune else ():
-            residual_norm.FORWARD = residual_norm.BACKWARD = numbers
-            name = f"residual and norm, {numbers} a thread"
-            measure(name, {f"own, dropout {drop}": own_norm}, inputs, counts, rate, device)
-        residual_norm.FORWARD, residual_norm.BACKWARD = 32, 32
+        before = residual_norm.BACKWARD
+        for rows, all_rows, numbers, stages in NORM_TILES if chosen.tune else ():
+            how = {"rows": rows, "all_rows": all_rows, "numbers": numbers, "stages": stages}
+            residual_norm.BACKWARD = how
+            name = f"norm {rows} of {all_rows} rows, {numbers}, {stages}, {drop}"
+            measure(name, {"own": own_norm}, inputs, counts, rate, device)
+        residual_norm.BACKWARD = before
 
     hidden = llama_hidden(width)
     both = {"own": swiglu, "plain": plain_swiglu}

@@ -13,8 +13,8 @@ chain; an int8 cache. The VQ-16 decoder turns codes into images. `--images N` dr
 images with the first generator at the largest batch, set-up included. The limit: every image reads
 2 x layers x 2 x width bf16 numbers for each earlier position of each of its two sequences, at the
 copy rate measured in the same call. Correctness, in the same run: the fp32 codes of greatest
-probability equal those of the uncached forward pass, fp32 codes drawn equal those of `sample`, and
-a batch gives the same codes twice, and half of it the same as well.
+probability equal those of the uncached forward pass, fp32 codes drawn are those of `sample` but for
+ties, and a batch gives the same codes twice, and half of it the same as well.
 
 `--attention` times single calls of the attention kernel at three positions for several tilings,
 beside the time that their bytes take; `--tilings` samples with each of these; `--profile` lists the
@@ -44,6 +44,7 @@ from trainer.sampler import Sampler
 VOCABULARY, CLASSES, GRID = 16_384, 1000, (16, 16)
 LLAMAGEN = {("111M", 32): 138.0, ("111M", 256): 374.0, ("343M", 32): 64.0, ("343M", 256): 157.0}
 GUIDED = SamplingConfig(cfg_scale=1.75)
+DRAWN_OTHERWISE = 0.03  # share of fp32 draws that rounding may decide
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "yielding": {"attention_yields": True},
@@ -116,10 +117,14 @@ def check(generator: Generator, device: str) -> None:
     expected = uncached(generator, class_B, found.shape[1])
     same = (found == expected).float().mean().item()
     assert same == 1.0, f"only {same:.1%} of the codes equal the uncached ones"
-    found = Sampler(generator)(class_B, range(4), GUIDED)[:, :32]
-    expected = sampling.sample(generator, class_B, range(4), GUIDED)[:, :32]
-    same = (found == expected).float().mean().item()
-    assert same == 1.0, f"only {same:.1%} of the codes drawn equal those of plain operations"
+    # One of 16,384 codes has a small share of the line, so that rounding decides now and then which
+    # is drawn, and all after it follow. Draws count up to the first that differs.
+    many_B = torch.arange(16, device=device)
+    found = Sampler(generator)(many_B, range(16), GUIDED)
+    alike_BL = (found == sampling.sample(generator, many_B, range(16), GUIDED)).cumprod(1)
+    differ = 16 - int(alike_BL[:, -1].sum())
+    share = differ / (int(alike_BL.sum()) + differ)
+    assert share <= DRAWN_OTHERWISE, f"{share:.1%} of the draws differ from those of plain code"
 
 
 def cache_bytes(model: LlamaConfig, length: int) -> float:

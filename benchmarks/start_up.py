@@ -27,7 +27,7 @@ def main() -> None:
         first_step(chosen.generator, chosen.tiny, chosen.began)
         return
     with tempfile.TemporaryDirectory(prefix="tokenlaw-bench-") as folder:
-        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": folder}
+        environment = {**os.environ, "TRITON_CACHE_DIR": folder}
         for cache in ("cold", "warm"):
             print(f"compile cache: {cache}", flush=True)
             again = [sys.executable, *sys.argv, f"--began={time.time()}"]

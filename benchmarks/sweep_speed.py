@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from train_speed import compile_caches
 
 from results_db.record import RunDir, read_attempts, read_endpoint
 from sweeps.grid import Axis, Grid, part
@@ -136,7 +137,7 @@ def measure(home: Path, workers: int, device: str, tiny: bool) -> None:
     option: dict[str, Any] = {"tiny": "true"} if tiny else {}
     plan = make_plan(load_study(me, option), home=home, data=data)
     prepare(plan, home, device)
-    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(home / "inductor")}
+    environment = {**os.environ, **compile_caches(home)}
     command = [sys.executable, "-m", "sweeps", "launch", me, "--home", str(home), "--data", data]
     command += ["--device", device, "--workers", str(workers), "--yes", "--quiet"]
     command += [word for pair in option.items() for word in ("--option", "=".join(pair))]

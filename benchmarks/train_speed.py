@@ -82,11 +82,18 @@ def finish(run: RunDir) -> None:
     attempt.finish("done")
 
 
+def compile_caches(home: Path) -> dict[str, str]:
+    """The environment in which compiled code is kept in `home` and nowhere else."""
+    kept = home / "compiled"
+    names = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+    return {name: str(kept / name.split("_")[0].lower()) for name in names}
+
+
 def measure(run: RunDir, units_per_step: int, cold: bool, gpus: int = 1) -> dict[str, float]:
     """Does the run in a process of its own, or one for each GPU, and reads its log."""
-    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(run.home / "inductor")}
+    environment = {**os.environ, **compile_caches(run.home)}
     if cold:
-        shutil.rmtree(run.home / "inductor", ignore_errors=True)
+        shutil.rmtree(run.home / "compiled", ignore_errors=True)
     started = time.time()
     group = ["torch.distributed.run", f"--nproc-per-node={gpus}", "-m"] if gpus > 1 else []
     command = [sys.executable, "-m", *group, "trainer", str(run.path)]

@@ -29,7 +29,7 @@ from results_db.durable import (
 )
 from results_db.record import RunDir
 
-from . import data, flops, kernels, stage1, state
+from . import data, flops, kernels, stage1, startup, state
 from .config import CodesConfig, TokenizerConfig, decode_run
 from .data import CROPS
 from .metrics import Value
@@ -104,7 +104,7 @@ class Coder:
             tokenizer.to(memory_format=self._layout)
         self._latents = self._plain_latents
         if compiled and not kernels.adopted_by(tokenizer, device):
-            self._latents = torch.compile(self._plain_latents)
+            self._latents = startup.compiled(self._plain_latents)
 
     def _plain_latents(self, pixels_BCHW: Tensor) -> Tensor:
         x_BCHW = data.to_float(pixels_BCHW).contiguous(memory_format=self._layout)

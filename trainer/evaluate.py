@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from results_db.durable import canonical_json
 
-from . import data, flops, kernels, parts, sampling, state
+from . import data, flops, kernels, parts, sampling, startup, state
 from .config import (
     CodesConfig,
     EvaluationConfig,
@@ -137,7 +137,7 @@ def _quick(run: Run, tokenizer: Any) -> tuple[Callable[[Tensor], Tensor], ...]:
         tokenizer.to(memory_format=torch.channels_last)
     if kernels.adopted_by(tokenizer, run.device):
         return tokenizer.encode, tokenizer.decode
-    return torch.compile(tokenizer.encode), torch.compile(tokenizer.decode)
+    return startup.compiled(tokenizer.encode), startup.compiled(tokenizer.decode)
 
 
 class _Reconstructions:

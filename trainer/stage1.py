@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import data, dist, flops, kernels, parts, state, trunks
+from . import data, dist, flops, kernels, parts, startup, state, trunks
 from .config import OptimConfig, Part, TokenizerConfig
 from .flops import latent_width
 from .gradients import GradientAverager
@@ -136,11 +136,11 @@ def train(run: Run) -> Result:
         # Where kernels do what a compiler would, there is no minute of compiling to wait for.
         recompute = run.settings.activation_memory < 1
         if not kernels.adopted_by(tokenizer, device, recompute=recompute):
-            encode, features, decode = (torch.compile(f) for f in (encode, features, decode))
+            encode, features, decode = (startup.compiled(f) for f in (encode, features, decode))
         if adversarial is not None:
             kernels.adopted_by(adversarial, device)
         if perceptual is not None and not kernels.adopted_by(perceptual, device):
-            likeness = torch.compile(perceptual)
+            likeness = startup.compiled(perceptual)
     unprojected = regularizer is not None and regularizer.config.latent == "unprojected"
     bf16 = torch.autocast(device.type, torch.bfloat16, enabled=config.numerics.precision == "bf16")
     share = dist.share(config.batch_size)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from results_db.record import RunDir
 
-from . import cross_entropy, data, dist, flops, state, trunks
+from . import cross_entropy, data, dist, flops, startup, state, trunks
 from .config import GeneratorConfig, decode_run
 from .encode import Codes, train_subset
 from .generator import Generator
@@ -112,6 +112,7 @@ def train(run: Run) -> Result:
     optimizer = make_optimizer(generator, config.optim)
     modules, optimizers = {"generator": generator}, {"generator": optimizer}
     if run.compile and not generator.uses_kernels:
+        startup.allow_many_shapes()
         # One compiled block serves all layers: they share their code and shapes.
         for block in generator.blocks:
             block.compile()

@@ -5,16 +5,15 @@ the helpers of the compiler, the device.
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
 
 COMPILING = ("tokenizer", "generator", "codes")  # kinds that compile, whatever their size
-BY_KERNELS = ("tokenizer", "codes")  # kinds that use kernels instead, where there are any
 
 
 @contextmanager
@@ -38,20 +37,17 @@ def get_ready(
 ) -> None:
     """Imports now what runs of `kind` import anyway, while the device opens in another thread.
 
-    The compiler's worker processes need seconds to start, and until then kernels are compiled one
-    by one in this process. Left alone, they start with the first compilation.
-    `activation_memory` is a setting of runs (run.py).
+    Where there are kernels of our own, little is left to torch's compiler, and it is not imported.
+    Its worker processes need seconds to start, and until then kernels are compiled one by one in
+    this process. Left alone, they start with the first compilation. `activation_memory` is a
+    setting of runs (run.py).
     """
     from . import kernels
 
     with ThreadPoolExecutor(1) as pool, collector_paused():
         opened = pool.submit(_open, device)
-        if compiled:
-            allow_many_shapes()
-        if compiled and kind in BY_KERNELS and kernels.available(device):
-            if kind in OPTIMIZING:
-                import torch._dynamo  # noqa: F401  every optimizer imports it
-            from .kernels import group_norm  # noqa: F401  and triton
+        if compiled and kernels.available(device):
+            import triton  # noqa: F401
         elif compiled and kind in COMPILING:
             if device.type == "cuda":
                 from torch._inductor.async_compile import maybe_warm_pool
@@ -72,9 +68,17 @@ def _open(device: torch.device) -> None:
         torch.zeros(1, device=device)
 
 
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """torch.compile, however many shapes a worker meets that does run after run."""
+    import torch
+
+    allow_many_shapes()
+    return torch.compile(function)
+
+
 def allow_many_shapes() -> None:
-    """A worker does run after run. From the ninth shape of a function on, torch would go on without
-    compiling it, and say so in a warning only.
+    """From the ninth shape of a function on, torch would go on without compiling it, and say so in
+    a warning only.
     """
     import torch._dynamo.config as limits
 

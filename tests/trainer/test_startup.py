@@ -53,7 +53,7 @@ def test_every_shape_of_a_long_worker_is_compiled(monkeypatch):
 
     for name in ("recompile_limit", "accumulated_recompile_limit"):
         monkeypatch.setattr(limits, name, getattr(limits, name))  # put back afterwards
-    startup.get_ready("generator", torch.device("cpu"), compiled=True)
+    startup.allow_many_shapes()
     compiled = []
 
     def backend(graph, example):
@@ -66,6 +66,17 @@ def test_every_shape_of_a_long_worker_is_compiled(monkeypatch):
         layer(torch.zeros(2, width))
     assert len(compiled) == 12
     torch._dynamo.reset()
+
+
+def test_where_kernels_are_the_compiler_is_not_imported():
+    code = (
+        "import sys, torch; from unittest import mock; from trainer import kernels, startup\n"
+        "with mock.patch.object(kernels, 'available', return_value=True):\n"
+        "    startup.get_ready('generator', torch.device('cpu'), True)\n"
+        "print([m for m in ('triton', 'torch._dynamo', 'torch._inductor') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['triton']"
 
 
 def test_the_share_of_activations_reaches_the_compiler(monkeypatch):

@@ -20,9 +20,8 @@ from torch import Tensor
 
 _LOG2_E = math.log2(math.e)
 # Positions that a program owns and that it meets at a time: the fastest on an H100 or H200.
-PRE = False
 FORWARD = {"TILE": 64, "INNER": 32, "num_warps": 4, "num_stages": 3}
-BACKWARD = {"TILE": 64, "INNER": 32, "num_warps": 4, "num_stages": 2}
+BACKWARD = {"TILE": 64, "INNER": 32, "num_warps": 4, "num_stages": 1}
 
 
 @triton.jit
@@ -151,27 +150,11 @@ def _forward(
 
 
 @triton.jit(do_not_specialize=["heads", "length"])
-def _shifts(
-    out_ptr, grad_ptr, shift_ptr, heads, length,
-    E: tl.constexpr, PADDED: tl.constexpr, TILE: tl.constexpr,
-):  # fmt: skip
-    """Of every query the sum over E of output times gradient, which its scores' gradients lose."""
-    b, h = (tl.program_id(1) // heads).to(tl.int64), tl.program_id(1) % heads
-    e = tl.arange(0, PADDED)
-    t = tl.program_id(0) * TILE + tl.arange(0, TILE)
-    start = b * length * heads * E + h * E
-    out = _rows(out_ptr + start, t, e, heads * E, length, E).to(tl.float32)
-    grad = _rows(grad_ptr + start, t, e, heads * E, length, E).to(tl.float32)
-    at = shift_ptr + tl.program_id(1) * length + t
-    tl.store(at, tl.sum(out * grad, 1), mask=t < length)
-
-
-@triton.jit(do_not_specialize=["heads", "length"])
 def _backward(
-    qkv_ptr, q_gain_ptr, k_gain_ptr, cos_ptr, sin_ptr, qk_ptr, out_ptr, lse_ptr, shift_ptr, grad_ptr,
+    qkv_ptr, q_gain_ptr, k_gain_ptr, cos_ptr, sin_ptr, qk_ptr, out_ptr, lse_ptr, grad_ptr,
     grad_qkv_ptr, gain_grads_ptr, heads, length, scale, scale_log2, eps,
     NORM: tl.constexpr, ROTATE: tl.constexpr, E: tl.constexpr, PADDED: tl.constexpr,
-    TILE: tl.constexpr, INNER: tl.constexpr, PRE: tl.constexpr,
+    TILE: tl.constexpr, INNER: tl.constexpr,
 ):  # fmt: skip
     """The first half of the programs of a head owns a tile of keys and values each, the second half
     a tile of queries; each goes through the tiles of the other kind that it meets.
@@ -186,8 +169,6 @@ def _backward(
     q_ptr = qk_ptr + b * length * qk_stride + h * E
     k_ptr = q_ptr + heads * E
     lse_ptr += tl.program_id(1) * length
-    if PRE:
-        shift_ptr += tl.program_id(1) * length
     out_ptr += b * length * out_stride + h * E
     grad_ptr += b * length * out_stride + h * E
     gain_grads_ptr += (tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)).to(tl.int64) * E
@@ -202,11 +183,8 @@ def _backward(
             t = first + tl.arange(0, INNER)
             q = _rows(q_ptr, t, e, qk_stride, length, E)
             grad = _rows(grad_ptr, t, e, out_stride, length, E)
-            if PRE:
-                shift = tl.load(shift_ptr + t, mask=t < length, other=0.0)
-            else:
-                out = _rows(out_ptr, t, e, out_stride, length, E)
-                shift = tl.sum(grad.to(tl.float32) * out.to(tl.float32), 1)
+            out = _rows(out_ptr, t, e, out_stride, length, E)
+            shift = tl.sum(grad.to(tl.float32) * out.to(tl.float32), 1)
             lse = tl.load(lse_ptr + t, mask=t < length, other=float("inf"))
             score = tl.dot(k, tl.trans(q), input_precision="ieee") * scale_log2
             weight = tl.where(n[:, None] <= t[None, :], tl.exp2(score - lse[None, :]), 0.0)
@@ -226,11 +204,8 @@ def _backward(
         t = tile * TILE + tl.arange(0, TILE)
         q = _rows(q_ptr, t, e, qk_stride, length, E)
         grad = _rows(grad_ptr, t, e, out_stride, length, E)
-        if PRE:
-            shift = tl.load(shift_ptr + t, mask=t < length, other=0.0)
-        else:
-            out = _rows(out_ptr, t, e, out_stride, length, E)
-            shift = tl.sum(grad.to(tl.float32) * out.to(tl.float32), 1)
+        out = _rows(out_ptr, t, e, out_stride, length, E)
+        shift = tl.sum(grad.to(tl.float32) * out.to(tl.float32), 1)
         lse = tl.load(lse_ptr + t, mask=t < length, other=float("inf"))
         grad_q = tl.zeros((TILE, PADDED), tl.float32)
         for first in range(0, tl.minimum((tile + 1) * TILE, length), INNER):
@@ -289,24 +264,10 @@ class _CausalAttention(torch.autograd.Function):
         if q_gain_E is not None:
             shape = (batch * ctx.heads, 2, tiles, size)
             gain_grads = torch.empty(shape, dtype=torch.float32, device=qkv_BLF.device)
-        grad_out = grads[0].contiguous()
-        shift = None
-        if PRE:
-            shift = torch.empty_like(lse_BHL)
-            _shifts[(triton.cdiv(length, 64), batch * ctx.heads)](
-                out_BLD,
-                grad_out,
-                shift,
-                ctx.heads,
-                length,
-                E=size,
-                PADDED=settings["PADDED"],
-                TILE=64,
-            )
         _backward[(2 * tiles, batch * ctx.heads)](
-            qkv_BLF, q_gain_E, k_gain_E, cos_LP, sin_LP, qk_BLG, out_BLD, lse_BHL, shift,
-            grad_out, grad_qkv, lse_BHL if gain_grads is None else gain_grads,
-            ctx.heads, length, 1 / math.sqrt(size), _LOG2_E / math.sqrt(size), ctx.eps, PRE=PRE, **settings,
+            qkv_BLF, q_gain_E, k_gain_E, cos_LP, sin_LP, qk_BLG, out_BLD, lse_BHL,
+            grads[0].contiguous(), grad_qkv, lse_BHL if gain_grads is None else gain_grads,
+            ctx.heads, length, 1 / math.sqrt(size), _LOG2_E / math.sqrt(size), ctx.eps, **settings,
         )  # fmt: skip
         q_gain_grad = k_gain_grad = None
         if gain_grads is not None:

@@ -16,9 +16,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_PROGRAMS = 2048  # of the gradient: each leaves one partial sum of the gain's gradient
-# Numbers of a row that a thread holds: the fastest on an H100 or H200.
-FORWARD, BACKWARD = 32, 32
+# Rows at once, rows of a program of the gradient, which leaves one partial sum of the gain's
+# gradient, and numbers of a row that a thread holds: the fastest on an H100 or H200.
+FORWARD = {"rows": 1, "numbers": 32}
+BACKWARD = {"rows": 8, "all_rows": 8, "numbers": 32, "stages": 1}
 _DROP_STEPS = 65536  # dropout rates are multiples of its inverse
 
 # A row is dealt with in two pieces of A and B numbers, powers of two: D = 768 is 512 + 256, where
@@ -137,7 +138,7 @@ def _backward(
     grad_x_ptr, grad_delta_ptr, gain_grads_ptr,
     tokens, seed, threshold, keep_scale, rows_per_program,
     SUM: tl.constexpr, DROP: tl.constexpr, D: tl.constexpr, A: tl.constexpr, B: tl.constexpr,
-    T: tl.constexpr,
+    T: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Rows of a program one after another; SUM: the sum has a gradient of its own too."""
     gain_a = _gain(gain_ptr, 0, D, A)
@@ -146,7 +147,8 @@ def _backward(
         gain_b = _gain(gain_ptr, A, D, B)
         gain_grad_b = tl.zeros((B,), tl.float32)
     start = tl.program_id(0) * rows_per_program
-    for first in range(start, tl.minimum(start + rows_per_program, tokens), T):
+    end = tl.minimum(start + rows_per_program, tokens)
+    for first in tl.range(start, end, T, num_stages=STAGES):
         row = first + tl.arange(0, T)
         inverse = tl.load(inverse_ptr + row, mask=row < tokens, other=0.0)
         a, grad_a = _loaded(sum_ptr, grad_normed_ptr, inverse, row, tokens, 0, D, A)
@@ -196,10 +198,10 @@ class _ResidualNorm(torch.autograd.Function):
         keep_scale = _DROP_STEPS / (_DROP_STEPS - threshold)
         ctx.how = seed, threshold, keep_scale, delta is not None
         pieces = _pieces(width)
-        _forward[(tokens,)](
+        _forward[(triton.cdiv(tokens, FORWARD["rows"]),)](
             x, delta, gain_D, total, normed, inverse,
             tokens, seed, threshold, keep_scale, eps,
-            ADD=delta is not None, DROP=threshold > 0, D=width, T=1,
+            ADD=delta is not None, DROP=threshold > 0, D=width, T=FORWARD["rows"],
             num_warps=_warps(pieces, FORWARD), **pieces,
         )  # fmt: skip
         ctx.save_for_backward(total, gain_D, inverse)
@@ -216,7 +218,7 @@ class _ResidualNorm(torch.autograd.Function):
         width = total.shape[-1]
         tokens = total.numel() // width
         pieces = _pieces(width)
-        rows = triton.cdiv(tokens, _PROGRAMS)
+        rows = BACKWARD["all_rows"]
         programs = triton.cdiv(tokens, rows)
         grad_x = torch.empty_like(total)
         # Without dropout both have the same gradient.
@@ -226,7 +228,8 @@ class _ResidualNorm(torch.autograd.Function):
             total, gain_D, inverse, None if grad_sum is None else grad_sum.contiguous(),
             grad_normed, grad_x, grad_delta, gain_grads,
             tokens, seed, threshold, keep_scale, rows,
-            SUM=grad_sum is not None, DROP=threshold > 0, D=width, T=1,
+            SUM=grad_sum is not None, DROP=threshold > 0, D=width,
+            T=BACKWARD["rows"], STAGES=BACKWARD["stages"],
             num_warps=_warps(pieces, BACKWARD), **pieces,
         )  # fmt: skip
         gain_grad = gain_grads.sum(0).to(gain_D.dtype)
@@ -240,8 +243,9 @@ def _pieces(width: int) -> dict[str, int]:
     return {"A": first, "B": max(16, triton.next_power_of_2(rest)) if rest else 0}
 
 
-def _warps(pieces: dict[str, int], numbers: int) -> int:
-    return max(1, triton.next_power_of_2(sum(pieces.values())) // (32 * numbers))
+def _warps(pieces: dict[str, int], how: dict[str, int]) -> int:
+    numbers = how["rows"] * triton.next_power_of_2(sum(pieces.values()))
+    return max(1, min(16, numbers // (32 * how["numbers"])))
 
 
 def residual_norm(
