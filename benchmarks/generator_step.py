@@ -42,6 +42,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "as trained": {},
     "128 images at a time": {"micro_batch": 128},
     "64 images at a time": {"micro_batch": 64},
+    "8-bit feed-forward": {"eight_bit": True},
     "no dropout": {"model": dict.fromkeys(DROPOUTS, 0.0)},
     "no QK-norm": {"model": {"qk_norm": False}},
     "loss chunks of 4096": {"chunk_tokens": 4096},
@@ -66,12 +67,15 @@ def make_step(
     micro_batch: int | None = None,
     chunk_tokens: int = cross_entropy.CHUNK_TOKENS,
     compiled: bool = False,
+    eight_bit: bool = False,
 ) -> Callable[[], Tensor]:
     """One iteration as a function that gives its cross-entropy."""
     device, side = code_BL.device, round(code_BL.shape[1] ** 0.5)
     torch.manual_seed(0)
     generator = Generator(model, codes, CLASSES, (side, side)).to(device)
     optimizer = make_optimizer(generator, OptimConfig(lr_peak=1e-4, weight_decay=0.05))
+    if eight_bit:
+        generator.use_float8()
     micro = micro_batch or len(code_BL)
     body = cross_entropy._body
     if compiled and device.type == "cuda":

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import float8
 from .config import LlamaConfig
 from .flops import llama_hidden
 from .kernels import usable
@@ -121,17 +122,31 @@ class Attention(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """w2(silu(w1 x) * w3 x), with w1 and w3 in one matrix."""
+    """w2(silu(w1 x) * w3 x), with w1 and w3 in one matrix.
+
+    With `float8` its products are 8-bit ones while it trains (float8.py).
+    """
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
+        self.float8 = False
         hidden = llama_hidden(config.width, config.hidden_multiple)
         self.w13 = Linear(config.width, 2 * hidden, bias=False)
         self.w2 = Linear(hidden, config.width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.float8 and self.training:
+            return float8.feed_forward(x, self.w13.weight, self.w2.weight)
         gate, value = self.w13(x).chunk(2, dim=-1)
         return self.w2(F.silu(gate) * value)
+
+    def by_kernels(self, x: Tensor) -> Tensor:
+        """As `forward`, where kernels of our own run."""
+        from .kernels.swiglu import swiglu
+
+        if self.float8 and self.training:
+            return float8.feed_forward(x, self.w13.weight, self.w2.weight)
+        return self.w2(swiglu(self.w13(x)))
 
 
 class Block(nn.Module):
@@ -174,7 +189,6 @@ class Block(nn.Module):
         """
         from .kernels.causal_attention import causal_attention
         from .kernels.residual_norm import residual_norm
-        from .kernels.swiglu import swiglu
 
         attention, norm, ffn_norm = self.attention, self.attention_norm, self.ffn_norm
         x_BTD, normed = residual_norm(x_BTD, delta_BTD, norm.weight, norm.eps, drop, seed)
@@ -188,7 +202,7 @@ class Block(nn.Module):
         x_BTD, normed = residual_norm(
             x_BTD, attention.wo(attended), ffn_norm.weight, ffn_norm.eps, drop, seed + 1
         )
-        return x_BTD, self.ffn.w2(swiglu(self.ffn.w13(normed)))
+        return x_BTD, self.ffn.by_kernels(normed)
 
     def before(
         self, x_BTD: Tensor, table_TE2: Tensor | None, class_BD: Tensor | None
@@ -293,6 +307,12 @@ class Generator(nn.Module):
         with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
             for _ in pool.map(fill, *zip(*self.named_parameters(), strict=True)):
                 pass
+
+    def use_float8(self) -> None:
+        """From now on feed-forward layers train by 8-bit products."""
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            block.ffn.float8 = True
 
     def drop_classes(self, class_B: Tensor) -> Tensor:
         """In training a share `class_dropout` of the classes becomes the null class."""

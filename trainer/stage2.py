@@ -18,7 +18,7 @@ from torch import Tensor
 
 from results_db.record import RunDir
 
-from . import cross_entropy, data, dist, flops, startup, state, trunks
+from . import cross_entropy, data, dist, float8, flops, startup, state, trunks
 from .config import GeneratorConfig, decode_run
 from .encode import Codes, train_subset
 from .generator import Generator
@@ -39,6 +39,9 @@ def build(
     # Weights are drawn on the CPU, so that they do not depend on the device.
     with torch.device("cpu" if initial else device):
         generator = Generator(config.model, codes.codebook_size, num_classes, codes.grid, initial)
+    if config.float8_ffn:
+        float8.check(device)
+        generator.use_float8()
     return generator.to(device)
 
 

@@ -1,9 +1,8 @@
 """The kernel that attends to a cache, run by Triton's interpreter on the CPU."""
 
-import os
-import subprocess
 import sys
 
+import interpreted
 import pytest
 import torch
 
@@ -11,16 +10,6 @@ from trainer.config import LlamaConfig
 from trainer.generator import Attention, Cache, rope_table
 
 HEADS, LENGTH, TILE = 2, 19, 8
-
-
-def interpreted(*arguments):
-    """What this file prints when it is run by Triton's interpreter, chosen at Triton's import."""
-    pytest.importorskip("triton", reason="triton is not installed (it comes with torch for GPUs)")
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    command = [sys.executable, __file__, *map(str, arguments)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.mark.parametrize(
@@ -35,7 +24,7 @@ def interpreted(*arguments):
     ],
 )
 def test_finds_what_the_plain_path_finds(size, dtype, how):
-    assert f"{LENGTH} positions" in interpreted(size, dtype, how)
+    assert f"{LENGTH} positions" in interpreted.output(__file__, size, dtype, how)
 
 
 def compare(size: int, dtype: torch.dtype, how: str) -> None:

@@ -2,10 +2,9 @@
 and activation, the sums that are laid out anew, and a whole tokenizer made of them.
 """
 
-import os
-import subprocess
 import sys
 
+import interpreted
 import pytest
 import torch
 import torch.nn.functional as F
@@ -21,13 +20,7 @@ SHAPES = {
 
 @pytest.mark.parametrize("part", ["norms", "layouts", "tokenizer", "discriminator", "perceptual"])
 def test_kernels_are_the_plain_operations(part):
-    pytest.importorskip("triton", reason="triton is not installed (it comes with torch for GPUs)")
-    # Triton decides at its import whether it interprets.
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    command = [sys.executable, __file__, part]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert f"{part} agree" in done.stdout
+    assert f"{part} agree" in interpreted.output(__file__, part)
 
 
 def near(found, expected, dtype, what):
