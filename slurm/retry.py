@@ -176,8 +176,10 @@ def shrink_micro_batch(run: RunDir) -> int | None:
     if run.kind != "generator":
         return None
     settings = read_json(run.settings_path)
-    batch, share = run.config()["config"]["batch_size"], settings.get("activation_memory", 1.0)
-    size = settings.get("micro_batch") or int(batch * share)
+    size = settings.get("micro_batch")
+    if size is None:
+        share = settings.get("activation_memory", 1.0)
+        size = int(run.config()["config"]["batch_size"] * share)
     if size <= 1:
         return None
     settings["micro_batch"] = max(1, size // 2)
