@@ -49,7 +49,7 @@ def first_step(size: str, tiny: bool, began: float) -> None:
     from generator_step import CLASSES, make_step
 
     from trainer import count, startup
-    from trainer.config import LlamaConfig
+    from trainer.config import GeneratorConfig, LlamaConfig, NumericsConfig
 
     stamp("trainer")
     device = torch.device("cpu" if tiny else "cuda")
@@ -64,6 +64,13 @@ def first_step(size: str, tiny: bool, began: float) -> None:
     class_B = torch.randint(CLASSES, (batch,), device=device)
     step = make_step(model, codes, code_BL, class_B)
     stamp("weights, optimiser")
+    if not tiny:
+        from trainer.kernels.ahead import compile_generator
+
+        numerics = NumericsConfig(precision="bf16")
+        config = GeneratorConfig(model=model, iterations=1, numerics=numerics)
+        compile_generator(config, codes, length, device)
+    stamp("kernels")
     for name in ("first step", "second step"):
         step().item()
         stamp(name)

@@ -114,7 +114,11 @@ def train(run: Run) -> Result:
     generator.train()
     optimizer = make_optimizer(generator, config.optim)
     modules, optimizers = {"generator": generator}, {"generator": optimizer}
-    if run.compile and not generator.uses_kernels:
+    if generator.uses_kernels:
+        from .kernels.ahead import compile_generator
+
+        compile_generator(config, codes.codebook_size, codes.tokens_per_image, device)
+    elif run.compile:
         startup.allow_many_shapes()
         # One compiled block serves all layers: they share their code and shapes.
         for block in generator.blocks:
