@@ -1,6 +1,7 @@
 """Training speed on this machine's GPU, through the trainer itself.
 
     python benchmarks/train_speed.py [--generators 111M 343M 775M] [--tokenizers 64] [--steps 60]
+                                     [--activation-memory 0.5] [--float8] [--gpus 2] [--warm]
 
 Lays out real run folders over random codes (generators: batch 256 x 256 tokens, V = 16384, the
 recipe of LlamaGen with dropout 0.1 and QK-norm, bf16) and over random 256 px images (tokenizer:
@@ -127,6 +128,8 @@ def main() -> None:
     parser.add_argument(
         "--gpus", type=int, default=1, help="measured too, at the batch of one each"
     )
+    parser.add_argument("--activation-memory", type=float, default=1.0, help="as of a launch")
+    parser.add_argument("--float8", action="store_true", help="generators: float8_ffn")
     parser.add_argument("--warm", action="store_true", help="repeat each with a warm compile cache")
     chosen = parser.parse_args()
     matmul, copy = ceilings()
@@ -143,6 +146,7 @@ def main() -> None:
     codes = calibrate.random_codes(home, codes_tree, tokenizer_tree(data, 64, 1), 8192)
     finish(codes)
     named = {name.removeprefix("llama-"): model for name, model in count.generators().items()}
+    kept: dict[str, Any] = {"activation_memory": chosen.activation_memory}
     print("job | units/s | share of ceiling | x LlamaGen | GiB | first step s | first step warm s")
     for name in chosen.generators:
         model = to_tree(named[name])
@@ -154,15 +158,15 @@ def main() -> None:
             "batch_size": 256,
             "optim": {"lr_peak": 1e-4, "weight_decay": 0.05, "clip": 1.0},
             "numerics": {"precision": "bf16"},
+            "float8_ffn": chosen.float8,
         }
         more = None
         if chosen.gpus > 1:
             group = {**tree, "batch_size": 256 * chosen.gpus}
-            run = lay_out(home, "generator", group, {"codes": codes}, log_every=5)
+            run = lay_out(home, "generator", group, {"codes": codes}, log_every=5, **kept)
             more = measure(run, chosen.gpus * 256 * TOKENS, cold=True, gpus=chosen.gpus)
-        found = repeat(
-            home, "generator", tree, {"codes": codes}, 256 * TOKENS, chosen.warm, cold=more is None
-        )
+        parents, units, cold = {"codes": codes}, 256 * TOKENS, more is None
+        found = repeat(home, "generator", tree, parents, units, chosen.warm, cold=cold, **kept)
         per_token = flops.generator_flops_per_token(named[name], VOCABULARY, TOKENS)
         share = found["per_second"] * per_token / matmul
         ratio = found["per_second"] / (LLAMAGEN[name] * scale) if name in LLAMAGEN else float("nan")
@@ -171,15 +175,14 @@ def main() -> None:
             show_group(f"stage 2 {name}, tokens", chosen.gpus, more, found)
     for batch in chosen.tokenizers:
         tree = tokenizer_tree(data, batch, chosen.steps)
-        where = {"data": str(folder)}
+        where = {"locations": {"data": str(folder)}, **kept}
         more = None
         if chosen.gpus > 1:
             group = tokenizer_tree(data, batch * chosen.gpus, chosen.steps)
-            run = lay_out(home, "tokenizer", group, {}, log_every=5, locations=where)
+            run = lay_out(home, "tokenizer", group, {}, log_every=5, **where)
             more = measure(run, batch * chosen.gpus, cold=True, gpus=chosen.gpus)
-        found = repeat(
-            home, "tokenizer", tree, {}, batch, chosen.warm, cold=more is None, locations=where
-        )
+        cold = more is None
+        found = repeat(home, "tokenizer", tree, {}, batch, chosen.warm, cold=cold, **where)
         config = decode_run("tokenizer", tree)
         per_image = flops.tokenizer_flops_train(config) / (batch * chosen.steps)
         ratio = found["per_second"] / (LLAMAGEN_TOKENIZER * scale)
