@@ -1,24 +1,22 @@
 """Sampling speed with guidance, and decoding, beside the limit that reading the cache sets.
 
     python benchmarks/sample_speed.py [--generators 111M 343M] [--batches 256] [--images 0]
-                                      [--variants default yielding one-chain int8]
-                                      [--tilings tile=64,warps=1 ...] [--attention] [--profile]
-                                      [--tiny]
+                                      [--variants default int8] [--attention] [--profile] [--tiny]
 
 Generators of random weights draw 256 codes an image with a key-value cache and guidance 1.75 in
 bf16, by `trainer.sampler.Sampler`, as evaluations do; "set-up" is what recording took, the
-compilation of kernels not in Triton's cache included. Variants are of `TokenStep`: conditional and
-unconditional sequences side by side (default; or with attention at a lower priority) or in one
-chain; an int8 cache. The VQ-16 decoder turns codes into images. `--images N` draws and decodes N
-images with the first generator at the largest batch, set-up included. The limit: every image reads
-2 x layers x 2 x width bf16 numbers for each earlier position of each of its two sequences, at the
-copy rate measured in the same call. Correctness, in the same run: the fp32 codes of greatest
-probability equal those of the uncached forward pass, fp32 codes drawn are those of `sample` but for
-ties, and a batch gives the same codes twice, and half of it the same as well.
+compilation of kernels not in Triton's cache included. The variant int8 has a cache of bytes. The
+VQ-16 decoder turns codes into images, as in evaluations: of a large batch a piece at a time.
+`--images N` draws and decodes N images with the first generator at the largest batch, set-up
+included. The limit: every image reads 2 x layers x 2 x width bf16 numbers for each earlier position
+of each of its two sequences, at the copy rate measured in the same call. Correctness, in the same
+run: the fp32 codes of greatest probability equal those of the uncached forward pass, fp32 codes
+drawn are those of `sample` but for ties, and a batch gives the same codes twice, and half of it the
+same as well.
 
-`--attention` times single calls of the attention kernel at three positions for several tilings,
-beside the time that their bytes take; `--tilings` samples with each of these; `--profile` lists the
-kernels of a batch of the first generator. `--tiny` is the same at sizes for a CPU.
+`--attention` times single calls of the attention kernel at three positions, beside the time that
+their bytes take; `--profile` lists the kernels of a batch of the first generator. `--tiny` is the
+same at sizes for a CPU.
 """
 
 from __future__ import annotations
@@ -27,6 +25,7 @@ import argparse
 import copy
 import dataclasses
 import datetime
+import functools
 import itertools
 import statistics
 import time
@@ -38,6 +37,7 @@ from torch import Tensor
 
 from trainer import count, data, kernels, parts, sampling, startup
 from trainer.config import LlamaConfig, SamplingConfig
+from trainer.evaluate import in_pieces
 from trainer.generator import Generator
 from trainer.sampler import Sampler
 
@@ -45,27 +45,7 @@ VOCABULARY, CLASSES, GRID = 16_384, 1000, (16, 16)
 LLAMAGEN = {("111M", 32): 138.0, ("111M", 256): 374.0, ("343M", 32): 64.0, ("343M", 256): 157.0}
 GUIDED = SamplingConfig(cfg_scale=1.75)
 DRAWN_OTHERWISE = 0.03  # share of fp32 draws that rounding may decide
-VARIANTS: dict[str, dict[str, Any]] = {
-    "default": {},
-    "yielding": {"attention_yields": True},
-    "one-chain": {"side_by_side": False},
-    "int8": {"cache_dtype": torch.int8},
-    "one-chain-int8": {"side_by_side": False, "cache_dtype": torch.int8},
-}
-TILINGS: tuple[dict[str, int], ...] = (
-    {},
-    {"tile": 32},
-    {"tile": 128},
-    {"tile": 32, "stages": 3},
-    {"tile": 64, "stages": 2},
-    {"warps": 2},
-    {"tile": 128, "warps": 4},
-    {"programs": 8},
-    {"programs": 6},
-    {"programs": 4},
-    {"tile": 32, "stages": 3, "programs": 8},
-    {"tile": 64, "stages": 2, "programs": 6},
-)
+VARIANTS: dict[str, dict[str, Any]] = {"default": {}, "int8": {"cache_dtype": torch.int8}}
 
 
 def seconds(work: Callable[[], Any], device: str, repeats: int = 3) -> float:
@@ -145,32 +125,29 @@ def time_attention(model: LlamaConfig, batch: int, length: int, rate: float) -> 
     at = torch.zeros(1, dtype=torch.long, device="cuda")
     kinds = {"bf16": (caches, 2.0), "int8": (caches.to(torch.int8), 1 + 4 / size)}
     for kind, (stored, width) in kinds.items():
-        for options in TILINGS:
-            tiling = cached_attention.Tiling(**options)
 
-            def layers(stored: Any = stored, tiling: Any = tiling, kind: str = kind) -> None:
-                for layer in range(model.layers):
-                    cached_attention.attend_cached(
-                        qkv,
-                        *stored[layer],
-                        at,
-                        (gain, gain),
-                        table_TE2=table,
-                        units_2BHL=units[layer] if kind == "int8" else None,
-                        tiling=tiling,
-                    )
+        def layers(stored: Any = stored, kind: str = kind) -> None:
+            for layer in range(model.layers):
+                cached_attention.attend_cached(
+                    qkv,
+                    *stored[layer],
+                    at,
+                    (gain, gain),
+                    table_TE2=table,
+                    units_2BHL=units[layer] if kind == "int8" else None,
+                )
 
+        layers()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
             layers()
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                layers()
-            found = []
-            for position in (64, 128, 255):
-                at.fill_(position)
-                spent = seconds(graph.replay, "cuda", 5) / model.layers
-                least = 2 * rows * heads * size * position * width / rate
-                found.append(f"{position}: {spent * 1e6:.1f} us ({least / spent:.2f})")
-            print(f"attention, {kind} {options}: {', '.join(found)}", flush=True)
+        found = []
+        for position in (64, 128, 255):
+            at.fill_(position)
+            spent = seconds(graph.replay, "cuda", 5) / model.layers
+            least = 2 * rows * heads * size * position * width / rate
+            found.append(f"{position}: {spent * 1e6:.1f} us ({least / spent:.2f})")
+        print(f"attention, {kind}: {', '.join(found)}", flush=True)
 
 
 def profile(sampler: Sampler, class_B: Tensor) -> None:
@@ -182,15 +159,6 @@ def profile(sampler: Sampler, class_B: Tensor) -> None:
     print(found.key_averages().table(sort_by="self_device_time_total", row_limit=25))
 
 
-def set_tiling(text: str) -> None:
-    """For all calls of the attention kernel from now on; empty: as it is."""
-    from trainer.kernels import cached_attention
-
-    pairs = (setting.split("=") for setting in text.split(",") if setting)
-    numbers = {name: int(value) for name, value in pairs}
-    cached_attention.TILING = cached_attention.Tiling(**numbers)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--generators", nargs="*", default=["111M", "343M"])
@@ -199,7 +167,6 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=0)
     parser.add_argument("--attention", action="store_true")
     parser.add_argument("--profile", action="store_true")
-    parser.add_argument("--tilings", nargs="*", default=[""])
     parser.add_argument("--tiny", action="store_true")
     chosen = parser.parse_args()
     device, vocabulary, grid = "cuda", VOCABULARY, GRID
@@ -218,7 +185,7 @@ def main() -> None:
     if chosen.attention:
         time_attention(named[chosen.generators[0]], max(chosen.batches), length, rate)
     print(
-        f"{'job':<32} {'batch':>6} {'images/s':>10} {'of limit':>9} {'x LlamaGen':>11} {'GiB':>7}"
+        f"{'job':<16} {'batch':>6} {'images/s':>10} {'of limit':>9} {'x LlamaGen':>11} {'GiB':>7}"
         f" {'set-up, s':>9}"
     )
     for size in chosen.generators:
@@ -227,11 +194,7 @@ def main() -> None:
         cast = copy.deepcopy(generator)
         sampling.cast_matrices(cast, torch.bfloat16)
         limit = rate / cache_bytes(named[size], length)
-        for batch, tiling, variant in itertools.product(
-            chosen.batches, chosen.tilings, chosen.variants
-        ):
-            if device == "cuda":
-                set_tiling(tiling)
+        for batch, variant in itertools.product(chosen.batches, chosen.variants):
             class_B = torch.arange(batch, device=device) % CLASSES
             with torch.autocast(device, torch.bfloat16):
                 sampler = Sampler(cast, **VARIANTS[variant])
@@ -245,8 +208,14 @@ def main() -> None:
                 if chosen.profile and size == chosen.generators[0]:
                     profile(sampler, class_B)
             ratio = "" if chosen.tiny else times_llamagen(size, batch, batch / spent)
-            job = f"{size} {variant} {tiling}"
-            show(job, batch, batch / spent, batch / spent / limit, ratio, once - spent)
+            show(
+                f"{size} {variant}",
+                batch,
+                batch / spent,
+                batch / spent / limit,
+                ratio,
+                once - spent,
+            )
             del sampler  # and its cache
     module = parts.load("trainer.tokenizers", "vqgan")
     config = module.Config(ch=16, ch_mult=[1, 1, 2]) if chosen.tiny else module.Config()
@@ -259,20 +228,25 @@ def main() -> None:
         z_BND = torch.randn(batch, length, 8, device=device)
         with torch.inference_mode(), torch.autocast(device, torch.bfloat16):
             clock = time.perf_counter()
-            tokenizer.decode(z_BND)
+            in_pieces(tokenizer.decode, z_BND, side)
             once = time.perf_counter() - clock
-            spent = seconds(lambda z=z_BND: tokenizer.decode(z), device)
+            spent = seconds(lambda z=z_BND: in_pieces(tokenizer.decode, z, side), device)
         show("decode VQ-16", batch, batch / spent, float("nan"), "", once - spent)
     if chosen.images:
         size, batch = chosen.generators[0], max(chosen.batches)
         generator = made(named[size], vocabulary, grid, device)
-        spent = draw_and_decode(generator, tokenizer, batch, chosen.images, device)
+        decode = functools.partial(in_pieces, tokenizer.decode, side=side)
+        spent = draw_and_decode(generator, decode, batch, chosen.images, device)
         print(f"{chosen.images} images of {size}, drawn and decoded: {spent:.1f} s")
 
 
 @torch.inference_mode()
 def draw_and_decode(
-    generator: Generator, tokenizer: Any, batch: int, images: int, device: str
+    generator: Generator,
+    decode: Callable[[Tensor], Tensor],
+    batch: int,
+    images: int,
+    device: str,
 ) -> float:
     """Seconds from weights to uint8 images on the device, set-up included.
 
@@ -294,7 +268,7 @@ def draw_and_decode(
                 second.wait_stream(torch.cuda.current_stream())
                 code_BL.record_stream(second)
             with torch.cuda.stream(second):
-                x_BCHW = tokenizer.decode(codebook[code_BL])[: images - done]
+                x_BCHW = decode(codebook[code_BL])[: images - done]
                 kept += data.to_uint8(x_BCHW).sum()
     assert kept.item() > 0
     if device == "cuda":
@@ -312,7 +286,7 @@ def show(job: str, batch: int, rate: float, share: float, ratio: str, set_up: fl
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     print(
-        f"{job:<32} {batch:>6} {rate:>10,.1f} {share:>9.2f} {ratio:>11} {memory:>7.1f}"
+        f"{job:<16} {batch:>6} {rate:>10,.1f} {share:>9.2f} {ratio:>11} {memory:>7.1f}"
         f" {set_up:>9.1f}",
         flush=True,
     )

@@ -44,6 +44,7 @@ from .stage2 import legal_sizes, load_generator
 GRID_COLUMNS = 8  # images in a row of a stored picture
 GRID_ROWS = 10  # classes shown at most
 COMPILE_FROM = 5000  # images from which compiling the decoder pays
+PIXELS = 128 * 256**2  # encoded or decoded at once: enough to fill a GPU, but not its memory
 
 
 def evaluate(run: Run) -> Result:
@@ -83,6 +84,13 @@ def spread(num: int, wanted: int | None) -> Tensor:
     if wanted > num:
         raise ValueError(f"num_samples: {wanted} is not allowed; the validation set has {num}")
     return torch.arange(wanted) * num // wanted
+
+
+def in_pieces(network: Callable[[Tensor], Tensor], x: Tensor, side: int) -> Tensor:
+    """What a tokenizer's encoder or decoder makes of a batch of images at `side` px: a batch that
+    suits a generator can be too large for these. Images do not depend on their neighbours.
+    """
+    return torch.cat([network(piece) for piece in x.split(max(1, PIXELS // side**2))])
 
 
 def picture(rows: list[Tensor]) -> bytes:
@@ -173,10 +181,10 @@ class _Reconstructions:
         if self._shown is not self._originals:
             shown = self._shown.center(indices).to(self._run.device)
         with _autocast(self._run):
-            z_BND = self._encode(data.to_float(shown))
+            z_BND = in_pieces(self._encode, data.to_float(shown), self.model_side)
             code_BN = self._quantizer(z_BND, 0).code_BN
             # Decoded from the codes, as samples are: a straight-through output rounds differently.
-            x_BCHW = self._decode(self._quantizer.lookup(code_BN))
+            x_BCHW = in_pieces(self._decode, self._quantizer.lookup(code_BN), self.model_side)
         return Batch(
             image_BCHW=data.to_uint8(resize(x_BCHW, self._side)),
             reference_BCHW=reference,
@@ -246,7 +254,7 @@ class _Samples:
         how = dataclasses.replace(self._config.sampling, cfg_scale=a_pass.cfg_scale)
         with _autocast(self._run):
             code_BN = self._sampler(label_B.to(self._run.device), seeds, how, self._run.stopping)
-            x_BCHW = self._decode(self._quantizer.lookup(code_BN))
+            x_BCHW = in_pieces(self._decode, self._quantizer.lookup(code_BN), self.model_side)
         return Batch(
             image_BCHW=data.to_uint8(resize(x_BCHW, self._side)),
             reference_BCHW=None,

@@ -25,20 +25,18 @@ class Sampler:
     """Draws what `sample` draws.
 
     On a GPU a token's step is recorded, as a CUDA graph, and replayed for all tokens: the
-    host takes longer to launch its kernels than the GPU to run them. The options after
-    `codebook_sizes` are those of `TokenStep`, and do nothing elsewhere.
+    host takes longer to launch its kernels than the GPU to run them. `cache_dtype` is that of
+    `TokenStep`, and does nothing elsewhere.
     """
 
     def __init__(
         self,
         generator: Generator,
         codebook_sizes: Sequence[int] | None = None,
-        side_by_side: bool = True,
-        attention_yields: bool = False,
         cache_dtype: torch.dtype | None = None,
     ) -> None:
         self._generator, self._sizes = generator, codebook_sizes
-        self._options = (side_by_side, attention_yields, cache_dtype)
+        self._cache_dtype = cache_dtype
         self._recorded: _Recorded | None = None  # the newest: each holds a whole cache
 
     def __call__(
@@ -67,7 +65,9 @@ class Sampler:
         dtype = torch.get_autocast_dtype("cuda")
         enabled = torch.is_autocast_enabled("cuda")
         with torch.autocast("cuda", dtype, enabled=enabled, cache_enabled=False):
-            step = TokenStep(self._generator, batch, guided, sampling, self._sizes, *self._options)
+            step = TokenStep(
+                self._generator, batch, guided, sampling, self._sizes, self._cache_dtype
+            )
             return _Recorded(step, batch, guided, sampling)
 
 

@@ -10,8 +10,7 @@ size, P outputs of a projection, V codebook size.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -23,66 +22,9 @@ from .kernels import usable
 from .sampling import draw
 
 
-class _Rows:
-    """Sequences that pass through the layers together: their inputs, caches and modulations."""
-
-    def __init__(
-        self, generator: Generator, rows: int, dtype: torch.dtype, cache_dtype: torch.dtype
-    ) -> None:
-        embedding = generator.code_embedding.weight
-        self.input_RD = embedding.new_zeros(rows, embedding.shape[1])
-        self.caches = generator.new_cache(rows, embedding.device, cache_dtype)
-        self.units_2RHL: list[Tensor | None] = [None] * len(self.caches)  # of an int8 cache
-        if cache_dtype == torch.int8:
-            shape = (2, *self.caches[0].k.shape[:3])
-            self.units_2RHL = [torch.zeros(shape, device=embedding.device) for _ in self.caches]
-        for cache in self.caches:  # plain attention reads, with no weight, what is not yet set
-            cache.k.zero_()
-            cache.v.zero_()
-        # AdaLN's modulations depend on the class alone: computed once, not at every token.
-        self._layers: list[Linear | None] = []
-        for block in generator.blocks:
-            assert isinstance(block, Block)
-            self._layers.append(block.adaln)
-        self._layers.append(generator.final_adaln)
-        self.modulations_RP = [
-            None if layer is None else embedding.new_zeros(rows, layer.out_features, dtype=dtype)
-            for layer in self._layers
-        ]
-
-    def begin(self, class_RD: Tensor) -> None:
-        """The class comes first."""
-        self.input_RD.copy_(class_RD)
-        for layer, modulation_RP in zip(self._layers, self.modulations_RP, strict=True):
-            if layer is not None and modulation_RP is not None:
-                modulation_RP.copy_(layer(F.silu(class_RD)))
-
-
-class _Streams:
-    """Where the kernels of some rows run; with `yields`, attention's come after all others."""
-
-    def __init__(self, device: torch.device, yields: bool) -> None:
-        # The lowest number goes first.
-        self.first = torch.cuda.Stream(device, priority=-1 if yields else 0)
-        self._last = torch.cuda.Stream(device, priority=0) if yields else None
-
-    @contextlib.contextmanager
-    def attention(self) -> Iterator[None]:
-        if self._last is None:
-            yield
-            return
-        self._last.wait_stream(self.first)
-        with torch.cuda.stream(self._last):
-            yield
-        self.first.wait_stream(self._last)
-
-
 class TokenStep:
     """Draws the codes of a batch, one position at a call, after `begin`.
 
-    `side_by_side`: on a GPU conditional and unconditional sequences are computed at the same time,
-    so that the one's matrix products fill the time in which the other's attention waits for memory.
-    `attention_yields`: then attention's kernels have the lower priority of the two.
     `cache_dtype` int8 halves the bytes of the cache; its rounding changes what is drawn.
     """
 
@@ -93,17 +35,15 @@ class TokenStep:
         guided: bool,
         sampling: SamplingConfig,
         codebook_sizes: Sequence[int] | None = None,
-        side_by_side: bool = False,
-        attention_yields: bool = False,
         cache_dtype: torch.dtype | None = None,
     ) -> None:
         assert not generator.training
-        weight = generator.code_embedding.weight
-        device, length = weight.device, generator.tokens_per_image
-        self._dtype = weight.dtype
+        embedding = generator.code_embedding.weight
+        device, length = embedding.device, generator.tokens_per_image
+        self._dtype = embedding.dtype
         if torch.is_autocast_enabled(device.type):
             self._dtype = torch.get_autocast_dtype(device.type)
-        self._kernels = usable(weight)
+        self._kernels = usable(embedding)
         if cache_dtype == torch.int8 and not self._kernels:
             raise ValueError("cache_dtype: int8 needs a GPU with Triton; allowed here: None")
         self._generator, self._guided, self._sampling = generator, guided, sampling
@@ -117,13 +57,33 @@ class TokenStep:
         self._temperature_1 = self._uniform_BL.new_tensor([sampling.temperature])
         self.code_BL = torch.zeros(batch, length, dtype=torch.long, device=device)
         # Draws without top-k and top-p have a kernel.
-        self._plain_draw = not self._kernels or sampling.top_k > 0 or sampling.top_p < 1.0
-        kept = cache_dtype or self._dtype
-        parts = [batch, batch] if guided and side_by_side else [2 * batch if guided else batch]
-        self._parts = [_Rows(generator, rows, self._dtype, kept) for rows in parts]
-        self._streams: list[_Streams] = []
-        if len(parts) > 1 and device.type == "cuda":
-            self._streams = [_Streams(device, attention_yields) for _ in parts]
+        self._quick_draw = self._kernels and sampling.top_k == 0 and sampling.top_p == 1.0
+        rows = 2 * batch if guided else batch
+        # A learned position is added before anything is rounded.
+        learned = generator.config.position == "learned"
+        self._input_RD = embedding.new_zeros(
+            rows, embedding.shape[1], dtype=embedding.dtype if learned else self._dtype
+        )
+        self._caches = generator.new_cache(rows, device, cache_dtype or self._dtype)
+        for cache in self._caches:  # plain attention reads, with no weight, what is not yet set
+            cache.k.zero_()
+            cache.v.zero_()
+        self._units_2RHL: list[Tensor | None] = [None] * len(self._caches)  # of an int8 cache
+        if cache_dtype == torch.int8:
+            shape = (2, *self._caches[0].k.shape[:3])
+            self._units_2RHL = [torch.zeros(shape, device=device) for _ in self._caches]
+        # AdaLN's modulations depend on the class alone: computed once, not at every token.
+        self._layers: list[Linear | None] = []
+        for block in generator.blocks:
+            assert isinstance(block, Block)
+            self._layers.append(block.adaln)
+        self._layers.append(generator.final_adaln)
+        self._modulations_RP = [
+            None
+            if layer is None
+            else embedding.new_zeros(rows, layer.out_features, dtype=self._dtype)
+            for layer in self._layers
+        ]
 
     def begin(self, class_B: Tensor, uniform_BL: Tensor, scales: Sequence[float]) -> None:
         """Goes to position 0. Of fewer samples than the batch the rest is drawn for nothing."""
@@ -136,70 +96,58 @@ class TokenStep:
             null_B = torch.full_like(self._class_B, self._generator.num_classes)
             classes = torch.cat([self._class_B, null_B])
         class_RD = self._generator.class_embedding(classes)
-        for rows, part_RD in zip(self._parts, class_RD.chunk(len(self._parts)), strict=True):
-            rows.begin(part_RD)
+        self._input_RD.copy_(class_RD)  # the class comes first
+        for layer, modulation_RP in zip(self._layers, self._modulations_RP, strict=True):
+            if layer is not None and modulation_RP is not None:
+                modulation_RP.copy_(layer(F.silu(class_RD)))
         self._position_1.zero_()
 
     def __call__(self) -> None:
         """Draws the codes of the position, and moves to the next."""
-        logits = self._logits()
-        if self._guided and len(logits) == 1:
-            logits = list(logits[0].chunk(2))
-        drawn_B = self._draw(*logits)
-        self.code_BL.index_copy_(1, self._position_1, drawn_B[:, None])
-        embedded_BD = self._generator.code_embedding(drawn_B)
-        for rows in self._parts:
-            rows.input_RD.unflatten(0, (-1, len(drawn_B))).copy_(embedded_BD)
-        self._position_1 += 1
-
-    def _draw(self, conditional_BV: Tensor, unconditional_BV: Tensor | None = None) -> Tensor:
-        if not self._plain_draw:
+        logits_RV = self._logits()
+        if self._quick_draw:
             from .kernels.draw_code import draw_code
 
-            return draw_code(
-                conditional_BV,
-                unconditional_BV,
+            draw_code(
+                logits_RV,
                 self._uniform_BL,
                 self._scale_L,
                 self._size_L,
                 self._temperature_1,
                 self._position_1,
+                self.code_BL,
+                self._generator.code_embedding.weight,
+                self._input_RD,
             )
-        logits_BV = conditional_BV.float()
-        if unconditional_BV is not None:
-            without_BV = unconditional_BV.float()
+        else:
+            drawn_B = self._draw(logits_RV.float())
+            self.code_BL.index_copy_(1, self._position_1, drawn_B[:, None])
+            embedded_BD = self._generator.code_embedding(drawn_B)
+            self._input_RD.unflatten(0, (-1, len(drawn_B))).copy_(embedded_BD)
+        self._position_1 += 1
+
+    def _draw(self, logits_RV: Tensor) -> Tensor:
+        if self._guided:
+            conditional_BV, unconditional_BV = logits_RV.chunk(2)
             scale_1 = self._scale_L.index_select(0, self._position_1)
-            logits_BV = without_BV + scale_1 * (logits_BV - without_BV)
+            logits_RV = unconditional_BV + scale_1 * (conditional_BV - unconditional_BV)
         size_1 = None
         if self._size_L is not None:
             size_1 = self._size_L.index_select(0, self._position_1)
         uniform_B = self._uniform_BL.index_select(1, self._position_1)[:, 0]
-        return draw(logits_BV, uniform_B, self._sampling, size_1)
-
-    def _logits(self) -> list[Tensor]:
-        """Logits [R, V] of each part's rows."""
-        if not self._streams:
-            return [self._through(rows, None) for rows in self._parts]
-        current, found = torch.cuda.current_stream(self.code_BL.device), []
-        for rows, streams in zip(self._parts, self._streams, strict=True):
-            streams.first.wait_stream(current)
-            with torch.cuda.stream(streams.first):
-                found.append(self._through(rows, streams))
-        for streams in self._streams:
-            current.wait_stream(streams.first)
-        return found
+        return draw(logits_RV, uniform_B, self._sampling, size_1)
 
     # ------------------------------------------------------------------------------- the layers
 
-    def _through(self, rows: _Rows, streams: _Streams | None) -> Tensor:
-        """As `Generator.step`, whose comments apply."""
+    def _logits(self) -> Tensor:
+        """As `Generator.step`, whose comments apply; [R, V]."""
         generator = self._generator
-        x_RD, delta_RD = rows.input_RD, None
+        x_RD, delta_RD = self._input_RD, None
         if generator.config.position == "learned":
             x_RD = x_RD + generator.positions.index_select(0, self._position_1)
-        x_RD = x_RD.to(self._dtype)
-        *modulations, final = rows.modulations_RP
-        layers = zip(generator.blocks, rows.caches, rows.units_2RHL, modulations, strict=True)
+            x_RD = x_RD.to(self._dtype)
+        *modulations, final = self._modulations_RP
+        layers = zip(generator.blocks, self._caches, self._units_2RHL, modulations, strict=True)
         for block, cache, units, modulation in layers:
             assert isinstance(block, Block)
             gamma1 = beta1 = alpha1 = gamma2 = beta2 = alpha2 = None
@@ -207,8 +155,7 @@ class TokenStep:
                 gamma1, beta1, alpha1, gamma2, beta2, alpha2 = modulation.chunk(6, dim=-1)
             x_RD, normed_RD = self._add_norm(x_RD, delta_RD, block.attention_norm)
             qkv_RP = block.attention.wqkv(_modulated(normed_RD, gamma1, beta1))
-            with contextlib.nullcontext() if streams is None else streams.attention():
-                attended_RD = self._attend(qkv_RP, block.attention, cache, units)
+            attended_RD = self._attend(qkv_RP, block.attention, cache, units)
             delta_RD = _scaled(block.attention.wo(attended_RD), alpha1)
             x_RD, normed_RD = self._add_norm(x_RD, delta_RD, block.ffn_norm)
             both_RP = block.ffn.w13(_modulated(normed_RD, gamma2, beta2))

@@ -14,7 +14,7 @@ from PIL import Image
 
 from trainer import config as configs
 from trainer.config import part
-from trainer.evaluate import picture, resize, spread
+from trainer.evaluate import in_pieces, picture, resize, spread
 
 SAMPLES = {
     "subject": "generator",
@@ -254,6 +254,20 @@ def test_spread_takes_equal_steps():
     assert len(set(spread(360, 359).tolist())) == 359
     with pytest.raises(ValueError, match="num_samples: 11.*has 10"):
         spread(10, 11)
+
+
+def test_large_images_pass_through_networks_in_pieces():
+    seen = []
+
+    def network(x):
+        seen.append(len(x))
+        return 2 * x
+
+    x = torch.arange(5)
+    for side, sizes in ((256, [5]), (2048, [2, 2, 1]), (8192, [1] * 5)):
+        seen.clear()
+        assert torch.equal(in_pieces(network, x, side), 2 * x)
+        assert seen == sizes
 
 
 def test_picture_leaves_gaps():

@@ -269,7 +269,7 @@ def test_a_recorded_graph_draws_what_the_loop_draws(generator):
     generator = copy.deepcopy(generator).to(device)
     class_B = torch.arange(6, device=device) % CLASSES
     sizes = [1, 2, 2, 3, 4, 6, 8, 11, 14, 18, 22, 24]
-    for sampler, limits in ((Sampler(generator), None), (Sampler(generator, sizes, False), sizes)):
+    for sampler, limits in ((Sampler(generator), None), (Sampler(generator, sizes), sizes)):
         # One graph serves other scales, seeds and smaller batches; unguided sampling needs another.
         for count, options in (
             (6, how(cfg_scale=2.0)),

@@ -12,35 +12,14 @@ Shape suffixes: B sequences, H heads, L positions of the cache, E head size, D =
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Tiling:
-    """How the work is cut; results are the same but for rounding."""
-
-    tile: int = 64  # positions read at once
-    warps: int = 1
-    stages: int = 1  # tiles under way; from 2 on they pass through shared memory
-    programs: int = 0  # per multiprocessor, each taking head after head; 0: one per head
-
-    def grid(self, heads: int, device: torch.device) -> int:
-        """Programs for so many heads of sequences."""
-        if self.programs == 0 or device.type != "cuda":
-            return heads
-        return min(heads, self.programs * _multiprocessors(device))
-
-
-def _multiprocessors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count
-
-
-TILING = Tiling()
+# Positions read at once, for one head by one warp: the fastest of what was tried on an H100.
+TILE = 64
 
 
 @triton.jit
@@ -87,71 +66,69 @@ def _from_bytes(x):
 @triton.jit
 def _kernel(
     qkv_ptr, q_gain_ptr, k_gain_ptr, table_ptr, keys_ptr, values_ptr, units_ptr, out_ptr,
-    position_ptr, items, scale, eps, units_kv,
+    position_ptr, scale, eps, units_kv,
     HEADS: tl.constexpr, LENGTH: tl.constexpr, E: tl.constexpr, PADDED: tl.constexpr,
-    NORM: tl.constexpr, TURN: tl.constexpr, BYTES: tl.constexpr,
-    TILE: tl.constexpr, STAGES: tl.constexpr,
+    NORM: tl.constexpr, TURN: tl.constexpr, BYTES: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """Heads of sequences: softmax over the positions in one pass, tile by tile."""
+    """One head of one sequence: softmax over the positions in one pass, tile by tile."""
+    number = tl.program_id(0).to(tl.int64)
+    b, h = number // HEADS, number % HEADS
     position = tl.load(position_ptr).to(tl.int32)
     e = tl.arange(0, PADDED)
     inside = e < E
     dtype = out_ptr.dtype.element_ty
-    for item in range(tl.program_id(0), items, tl.num_programs(0)):
-        number = tl.full((), item, tl.int64)
-        b, h = number // HEADS, number % HEADS
-        head = qkv_ptr + b * (3 * HEADS * E) + h * E
-        query = _turned(head, q_gain_ptr, table_ptr, position, e, inside, eps, E, NORM, TURN)
-        key_ptr, value_ptr = head + HEADS * E, head + 2 * HEADS * E
-        key = _turned(key_ptr, k_gain_ptr, table_ptr, position, e, inside, eps, E, NORM, TURN)
-        value = tl.load(value_ptr + e, mask=inside, other=0.0).to(tl.float32)
-        # Rounded as the plain path rounds them.
-        query, key = query.to(dtype).to(tl.float32) * scale, key.to(dtype).to(tl.float32)
-        row = number * LENGTH
-        keys, values = keys_ptr + row * E, values_ptr + row * E
-        units = units_ptr + row
-        new = position * E + e
+    head = qkv_ptr + b * (3 * HEADS * E) + h * E
+    query = _turned(head, q_gain_ptr, table_ptr, position, e, inside, eps, E, NORM, TURN)
+    key_ptr, value_ptr = head + HEADS * E, head + 2 * HEADS * E
+    key = _turned(key_ptr, k_gain_ptr, table_ptr, position, e, inside, eps, E, NORM, TURN)
+    value = tl.load(value_ptr + e, mask=inside, other=0.0).to(tl.float32)
+    # Rounded as the plain path rounds them.
+    query, key = query.to(dtype).to(tl.float32) * scale, key.to(dtype).to(tl.float32)
+    row = number * LENGTH
+    keys, values = keys_ptr + row * E, values_ptr + row * E
+    units = units_ptr + row
+    new = position * E + e
+    if BYTES:
+        key_bytes, key_unit = _to_bytes(key)
+        value_bytes, value_unit = _to_bytes(value)
+        tl.store(keys + new, key_bytes, mask=inside)
+        tl.store(values + new, value_bytes, mask=inside)
+        tl.store(units + position, key_unit)
+        tl.store(units + units_kv + position, value_unit)
+    else:
+        tl.store(keys + new, key.to(dtype), mask=inside)
+        tl.store(values + new, value.to(dtype), mask=inside)
+    # The new position comes first; the others follow from the cache.
+    top = tl.sum(query * key, 0)
+    total = 1.0
+    found = value
+    # One tile under way: more would pass through shared memory, which was slower.
+    for first in tl.range(0, position, TILE, num_stages=1):
+        t = first + tl.arange(0, TILE)
+        earlier = t < position
+        at = t[:, None] * E + e[None, :]
+        valid = earlier[:, None] & inside[None, :]
+        # Each byte is read once per token: weights and activations are what L2 should keep.
+        k = tl.load(keys + at, mask=valid, other=0, eviction_policy="evict_first")
+        v = tl.load(values + at, mask=valid, other=0, eviction_policy="evict_first")
         if BYTES:
-            key_bytes, key_unit = _to_bytes(key)
-            value_bytes, value_unit = _to_bytes(value)
-            tl.store(keys + new, key_bytes, mask=inside)
-            tl.store(values + new, value_bytes, mask=inside)
-            tl.store(units + position, key_unit)
-            tl.store(units + units_kv + position, value_unit)
+            k_unit = tl.load(units + t, mask=earlier, other=0.0)
+            v_unit = tl.load(units + units_kv + t, mask=earlier, other=0.0)
+            score = tl.sum(_from_bytes(k) * query[None, :], 1) * k_unit
         else:
-            tl.store(keys + new, key.to(dtype), mask=inside)
-            tl.store(values + new, value.to(dtype), mask=inside)
-        # The new position comes first; the others follow from the cache.
-        top = tl.sum(query * key, 0)
-        total = 1.0
-        found = value
-        for first in tl.range(0, position, TILE, num_stages=STAGES):
-            t = first + tl.arange(0, TILE)
-            earlier = t < position
-            at = t[:, None] * E + e[None, :]
-            valid = earlier[:, None] & inside[None, :]
-            # Each byte is read once per token: weights and activations are what L2 should keep.
-            k = tl.load(keys + at, mask=valid, other=0, eviction_policy="evict_first")
-            v = tl.load(values + at, mask=valid, other=0, eviction_policy="evict_first")
-            if BYTES:
-                k_unit = tl.load(units + t, mask=earlier, other=0.0)
-                v_unit = tl.load(units + units_kv + t, mask=earlier, other=0.0)
-                score = tl.sum(_from_bytes(k) * query[None, :], 1) * k_unit
-            else:
-                score = tl.sum(k.to(tl.float32) * query[None, :], 1)
-            score = tl.where(earlier, score, -float("inf"))
-            higher = tl.maximum(top, tl.max(score, 0))
-            weight = tl.exp(score - higher)
-            shrink = tl.exp(top - higher)
-            total = total * shrink + tl.sum(weight, 0)
-            if BYTES:
-                read = _from_bytes(v) * (weight * v_unit)[:, None]
-            else:
-                read = v.to(tl.float32) * weight[:, None]
-            found = found * shrink + tl.sum(read, 0)
-            top = higher
-        out = (found / total).to(dtype)
-        tl.store(out_ptr + number * E + e, out, mask=inside)
+            score = tl.sum(k.to(tl.float32) * query[None, :], 1)
+        score = tl.where(earlier, score, -float("inf"))
+        higher = tl.maximum(top, tl.max(score, 0))
+        weight = tl.exp(score - higher)
+        shrink = tl.exp(top - higher)
+        total = total * shrink + tl.sum(weight, 0)
+        if BYTES:
+            read = _from_bytes(v) * (weight * v_unit)[:, None]
+        else:
+            read = v.to(tl.float32) * weight[:, None]
+        found = found * shrink + tl.sum(read, 0)
+        top = higher
+    tl.store(out_ptr + number * E + e, (found / total).to(dtype), mask=inside)
 
 
 def attend_cached(
@@ -163,7 +140,6 @@ def attend_cached(
     eps: float = 1e-5,
     table_TE2: Tensor | None = None,
     units_2BHL: Tensor | None = None,
-    tiling: Tiling | None = None,
 ) -> Tensor:
     """What the new queries find in positions 0 .. `position_1`, heads joined: [B, D].
 
@@ -177,15 +153,14 @@ def attend_cached(
     assert keys_BHLE.is_contiguous() and values_BHLE.is_contiguous()
     in_bytes = keys_BHLE.dtype == torch.int8
     assert in_bytes == (units_2BHL is not None) and (in_bytes or keys_BHLE.dtype == qkv_BP.dtype)
-    tiling = tiling or TILING
     q_gain_E, k_gain_E = gains or (qkv_BP, qkv_BP)
     out_BD = qkv_BP.new_empty(batch, heads * size)
-    _kernel[(tiling.grid(batch * heads, qkv_BP.device),)](
+    _kernel[(batch * heads,)](
         qkv_BP, q_gain_E, k_gain_E, qkv_BP if table_TE2 is None else table_TE2,
         keys_BHLE, values_BHLE, qkv_BP if units_2BHL is None else units_2BHL, out_BD,
-        position_1, batch * heads, 1 / math.sqrt(size), eps, batch * heads * length,
+        position_1, 1 / math.sqrt(size), eps, batch * heads * length,
         HEADS=heads, LENGTH=length, E=size, PADDED=triton.next_power_of_2(size),
         NORM=gains is not None, TURN=table_TE2 is not None, BYTES=in_bytes,
-        TILE=tiling.tile, STAGES=tiling.stages, num_warps=tiling.warps,
+        TILE=TILE, num_warps=1,
     )  # fmt: skip
     return out_BD

@@ -1,11 +1,12 @@
-"""Guidance, legal codes, temperature and the draw of one code per row, as two Triton kernels.
+"""Guidance, legal codes, temperature and the draw of one code per row, and the next token's input,
+as two Triton kernels.
 
 In float64, as `trainer.sampling.draw`, whose codes they draw without top-k and top-p: logits are
 read once for the weights of blocks of codes, and once more in the block in which the draw falls.
 Imported only where kernels can run.
 
-Shape suffixes: B samples, L tokens per image, V codebook size, N blocks of codes, C chunks of
-blocks.
+Shape suffixes: B samples, R rows (with guidance 2 B, conditional ones first), L tokens per image,
+V codebook size, D width, N blocks of codes, C chunks of blocks.
 """
 
 from __future__ import annotations
@@ -72,11 +73,11 @@ def _place(weight, running, share, index, NONE: tl.constexpr):
 @triton.jit
 def _choose(
     conditional_ptr, unconditional_ptr, scale_ptr, size_ptr, temperature_ptr, position_ptr,
-    sum_ptr, top_ptr, uniform_ptr, code_ptr, codes, blocks, length,
+    sum_ptr, top_ptr, uniform_ptr, code_ptr, embedding_ptr, input_ptr, codes, blocks, length,
     GUIDED: tl.constexpr, SIZED: tl.constexpr, PADDED: tl.constexpr, PER_CHUNK: tl.constexpr,
-    BLOCK: tl.constexpr,
+    BLOCK: tl.constexpr, WIDTH: tl.constexpr, PADDED_WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """The block in which one row's draw falls, then the code."""
+    """The block in which one row's draw falls, then the code, and its embedding."""
     row = tl.program_id(0).to(tl.int64)
     position = tl.load(position_ptr)
     n = tl.arange(0, PADDED)
@@ -101,41 +102,56 @@ def _choose(
     weight = tl.exp(x - greatest)
     left = (target - before) / tl.exp(greatest - top)
     code = block * BLOCK + _place(weight, tl.cumsum(weight, 0), left, i, BLOCK)
-    tl.store(code_ptr + row, code.to(tl.int64))
+    code = code.to(tl.int64)
+    tl.store(code_ptr + row * length + position, code)
+    d = tl.arange(0, PADDED_WIDTH)
+    inside = d < WIDTH
+    embedded = tl.load(embedding_ptr + code * WIDTH + d, mask=inside, other=0.0)
+    embedded = embedded.to(input_ptr.dtype.element_ty)
+    tl.store(input_ptr + row * WIDTH + d, embedded, mask=inside)
+    if GUIDED:
+        unconditional = row + tl.num_programs(0)
+        tl.store(input_ptr + unconditional * WIDTH + d, embedded, mask=inside)
 
 
 def draw_code(
-    conditional_BV: Tensor,
-    unconditional_BV: Tensor | None,
+    logits_RV: Tensor,
     uniform_BL: Tensor,
     scale_L: Tensor,
     size_L: Tensor | None,
     temperature_1: Tensor,
     position_1: Tensor,
-) -> Tensor:
-    """Codes [B] of the position: column of `uniform_BL` (float64), entry of `scale_L` (guidance)
-    and of `size_L` (legal codes; None: all). The temperature is a float64 tensor.
+    code_BL: Tensor,
+    embedding_VD: Tensor,
+    input_RD: Tensor,
+) -> None:
+    """Draws the codes of the position into its column of `code_BL`, and puts their embeddings into
+    `input_RD`, for both rows of a guided sample.
+
+    The position's column of `uniform_BL` (float64), entry of `scale_L` (guidance) and of `size_L`
+    (legal codes; None: all) count. The temperature is a float64 tensor.
     """
-    batch, codes = conditional_BV.shape
-    guided, sized = unconditional_BV is not None, size_L is not None
-    for logits_BV in (conditional_BV, unconditional_BV):
-        assert logits_BV is None or logits_BV.is_contiguous()
-    assert uniform_BL.is_contiguous() and uniform_BL.dtype == temperature_1.dtype == torch.float64
+    (batch, length), codes = code_BL.shape, logits_RV.shape[1]
+    guided, sized = len(logits_RV) == 2 * batch, size_L is not None
+    assert guided or len(logits_RV) == batch
+    for tensor in (logits_RV, uniform_BL, code_BL, embedding_VD, input_RD):
+        assert tensor.is_contiguous()
+    assert uniform_BL.dtype == temperature_1.dtype == torch.float64
     chunks = triton.cdiv(codes, _CHUNK)
     blocks = chunks * (_CHUNK // _BLOCK)
     sum_BN = uniform_BL.new_empty(batch, blocks)
     top_BC = uniform_BL.new_empty(batch, chunks)
     given = (
-        conditional_BV, unconditional_BV if guided else conditional_BV, scale_L,
-        size_L if sized else position_1, temperature_1, position_1, sum_BN, top_BC,
+        logits_RV, logits_RV[-batch:], scale_L, size_L if sized else position_1, temperature_1,
+        position_1, sum_BN, top_BC,
     )  # fmt: skip
     _weigh[(batch, chunks)](
         *given, codes, GUIDED=guided, SIZED=sized, CHUNK=_CHUNK, BLOCK=_BLOCK, num_warps=4
     )
-    code_B = position_1.new_empty(batch)
+    width = embedding_VD.shape[1]
     _choose[(batch,)](
-        *given, uniform_BL, code_B, codes, blocks, uniform_BL.shape[1],
+        *given, uniform_BL, code_BL, embedding_VD, input_RD, codes, blocks, length,
         GUIDED=guided, SIZED=sized, PADDED=triton.next_power_of_2(blocks),
-        PER_CHUNK=_CHUNK // _BLOCK, BLOCK=_BLOCK, num_warps=4,
+        PER_CHUNK=_CHUNK // _BLOCK, BLOCK=_BLOCK,
+        WIDTH=width, PADDED_WIDTH=triton.next_power_of_2(width), num_warps=4,
     )  # fmt: skip
-    return code_B
