@@ -1,7 +1,7 @@
 """Where the time and memory of a tokenizer's training step go, and what each way to run it takes.
 
     python benchmarks/tokenizer_step.py [--only NAME ...] [--batches 64] [--profile] [--tiny]
-    python benchmarks/tokenizer_step.py --no-check --tiles 1024 2048 4096
+    python benchmarks/tokenizer_step.py --no-check --tiles 2048:4:32:1 1024:4:64:3
 
 The modules, losses, clipping and optimisers of `trainer.stage1` on random images that are on the
 GPU: VQ-16 at 256 px, K = 16384, bf16, with PatchGAN and a VGG16 perceptual loss (random weights),
@@ -11,8 +11,10 @@ last step are shown: variants only compute in another way, so they end at nearly
 In the same run, before: encoder and decoder with kernels beside the plain eager modules, outputs
 and all gradients, in fp32 and, as far from fp32 as the plain modules are, in bf16; both losses with
 kernels beside without, in fp32; and the kernels alone on the largest activations, as shares of the
-copy rate. `--profile` lists the kernels of a step as it is trained, by time. `--tiny` is the same
-at sizes for a CPU, without kernels.
+copy rate. `--tiles` times the latter alone, with each of some ways to share out the work: elements,
+warps, tiles and stages of a program (`trainer.kernels.group_norm.Tiling`). `--profile` lists the
+kernels of a step as it is trained, by time. `--tiny` is the same at sizes for a CPU, without
+kernels.
 """
 
 from __future__ import annotations
@@ -29,21 +31,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer import kernels, stage1, startup
+from trainer import kernels, stage1
 from trainer.config import decode_run, part
 from trainer.losses import patchgan, random_vgg
 from trainer.optim import clip_gradients, make_optimizer, optimizer_of
 
 WARMUP, STEPS = 3, 10
-# What each variant changes: what runs by kernels, what is compiled, what is made twice.
+# What each variant changes: what runs by kernels, what is made twice.
 VARIANTS: dict[str, dict[str, Any]] = {
     "as trained": {},
-    "perceptual loss compiled": {"perceptual": False},
     "plain discriminator": {"discriminator": False},
     "activation memory below 1": {"recompute": True},
-    "compiled, no kernels": {"autoencoder": False, "perceptual": False, "discriminator": False},
+    "plain": {"autoencoder": False, "perceptual": False, "discriminator": False},
 }
-DEFAULT = [name for name in VARIANTS if name != "compiled, no kernels"]  # that takes a minute more
 LIMIT_FP32 = 1e-4  # distance of outputs and gradients from those of the plain modules, as a share
 LIMIT_LOSSES = 1e-3  # the same; a ReLU's argument near 0 may fall on the other side
 SLACK_BF16 = 1.3  # how much further from fp32 than plain bf16 the kernels may be in bf16
@@ -77,7 +77,7 @@ def make_step(
     recompute: bool = False,
 ) -> Callable[[], tuple[Tensor, Tensor]]:
     """One iteration as a function that gives the generator's and the discriminator's loss; what
-    does not run by kernels is compiled, but for the discriminator.
+    does not run by kernels runs eagerly, module by module.
     """
     device, layout = x_BCHW.device, torch.channels_last
     tokenizer, quantizer = stage1.build(config, device)
@@ -92,29 +92,22 @@ def make_step(
         module.to(memory_format=layout)
     optimizers = [make_optimizer(trained, config.optim)]
     optimizers.append(optimizer_of(list(adversarial.named_parameters()), config.optim))
-    encode, decode, likeness = tokenizer.encode, tokenizer.decode, vgg
-    if device.type == "cuda":
-        if autoencoder:
-            kernels.adopted_by(tokenizer, device, recompute=recompute)
-        else:
-            encode, decode = torch.compile(encode), torch.compile(decode)
-        if discriminator:
-            kernels.adopted_by(adversarial, device)
-        if perceptual:
-            kernels.adopted_by(vgg, device)
-        else:
-            likeness = torch.compile(vgg)
+    if autoencoder:
+        kernels.adopted_by(tokenizer, device, recompute=recompute)
+    for module, wanted in ((adversarial, discriminator), (vgg, perceptual)):
+        if wanted:
+            kernels.adopted_by(module, device)
     bf16 = torch.autocast(device.type, torch.bfloat16)
     parameters = list(trained.parameters())
 
     def step() -> tuple[Tensor, Tensor]:
         with bf16:
-            quantized = quantizer(encode(x_BCHW), 0)
-            y_BCHW = decode(quantized.z_q_BND)
+            quantized = quantizer(tokenizer.encode(x_BCHW), 0)
+            y_BCHW = tokenizer.decode(quantized.z_q_BND)
         losses = [weight * value for weight, value in quantized.losses.values()]
         losses.append((y_BCHW.float() - x_BCHW).square().mean())
         with bf16:
-            losses.append(likeness(x_BCHW, y_BCHW))
+            losses.append(vgg(x_BCHW, y_BCHW))
             losses.append(0.5 * adversarial.generator_loss(y_BCHW))
         total = torch.stack([loss.float() for loss in losses]).sum()
         total.backward()
@@ -269,9 +262,12 @@ def distance(one: Tensor, other: Tensor) -> float:
 
 
 def seconds(work: Callable[[], Any]) -> float:
-    """Median device time of ten calls after three."""
+    """Median device time of ten calls after three, each queued behind a wait: what the host takes
+    to start kernels is not in it.
+    """
     times = []
     for _ in range(13):
+        torch.cuda._sleep(5_000_000)  # clock cycles: some 3 ms
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         work()
@@ -281,14 +277,15 @@ def seconds(work: Callable[[], Any]) -> float:
     return statistics.median(times[3:])
 
 
-def show_kernels(batch: int, side: int, tile: int | None = None) -> None:
+def show_kernels(batch: int, side: int, tiling: Any = None) -> None:
     """Time of the kernels on the largest activations, beside that of as many bytes copied."""
     from trainer.kernels import group_norm as module
     from trainer.kernels.group_norm import group_norm
     from trainer.kernels.spread import spread
 
-    module.TILE = tile or module.TILE
-    print(f"tiles of {module.TILE} elements")
+    if tiling is not None:
+        module.FORWARD = module.BACKWARD = tiling
+    print(f"forward {tuple(module.FORWARD)}, backward {tuple(module.BACKWARD)}")
 
     def made(pixels: int, channels: int = 128) -> Tensor:
         x_BCHW = torch.randn(batch, channels, pixels, pixels, device="cuda", dtype=torch.bfloat16)
@@ -339,12 +336,12 @@ def show_kernels(batch: int, side: int, tile: int | None = None) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="*", choices=list(VARIANTS), default=DEFAULT)
+    parser.add_argument("--only", nargs="*", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--batches", nargs="*", type=int, default=None, help="64")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--no-check", action="store_true", help="the steps only")
     parser.add_argument(
-        "--tiles", nargs="*", type=int, default=[], help="the kernels alone, at these sizes"
+        "--tiles", nargs="*", default=[], help="the kernels alone: elements:warps:tiles:stages"
     )
     parser.add_argument("--tiny", action="store_true")
     chosen = parser.parse_args()
@@ -361,14 +358,15 @@ def main() -> None:
         print(check_losses(x_BCHW[:4], chosen.tiny), flush=True)
         if not chosen.tiny:
             show_kernels(min(batches), side)
-    for tile in chosen.tiles:
-        show_kernels(min(batches), side, tile)
     if chosen.tiles:
+        from trainer.kernels.group_norm import Tiling
+
+        for tile in chosen.tiles:
+            show_kernels(min(batches), side, Tiling(*map(int, tile.split(":"))))
         return
     torch.backends.cudnn.benchmark = not chosen.tiny  # as runs on a GPU have it
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.allow_tf32 = True
-    startup.allow_many_shapes()
     print(
         f"{'variant':<30} {'batch':>5} {'images/s':>9} {'ms/step':>8} {'GiB':>7} {'first, s':>9}"
         f" {'loss':>9} {'its own':>9}"
@@ -386,7 +384,6 @@ def main() -> None:
             except torch.OutOfMemoryError:
                 print(f"{variant:<30} {batch:>5} does not fit", flush=True)
             del step
-            torch.compiler.reset()
 
 
 if __name__ == "__main__":

@@ -66,7 +66,9 @@ class Settings:
     checkpoint_seconds: NonNegativeFloat = 120.0  # time between checkpoints
     checkpoint_steps: PositiveInt | None = None  # also every so many iterations
     log_every: PositiveInt = 10  # iterations between lines of log.jsonl
-    compile: bool | None = None  # torch.compile, or kernels of our own; None: on GPUs only
+    # Kernels of our own where there are any, torch.compile elsewhere; None: on GPUs only. Stage 2
+    # asks for the latter alone: its kernels it always uses.
+    compile: bool | None = None
     executor: str = "local"  # recorded in the attempt
     micro_batch: PositiveInt | None = None  # images per backward pass of stage 2; None: all
     # Share of a step's activations that is held at once. Stage 2: the batch passes in parts, unless

@@ -65,7 +65,7 @@ def launch(
             metavar="SHARE",
             min=0.0,
             max=1.0,
-            help="Share of activations kept, the rest computed twice: less memory, slower.",
+            help="Share of a step's activations held at once: less memory, slower.",
         ),
     ] = None,
     max_gpu_hours: opt.MaxHours = None,

@@ -2,14 +2,12 @@
 and activation, the sums that are laid out anew, and a whole tokenizer made of them.
 """
 
-import sys
-
 import interpreted
-import pytest
 import torch
 import torch.nn.functional as F
 
-# dtype, images, channels, groups, side: odd channels, several tiles of channels, several chunks.
+# dtype, images, channels, groups, side: several tiles and chunks, odd channels, channels for two
+# programs.
 SHAPES = {
     "whole tiles": (torch.float32, 1, 32, 4, 16),
     "odd": (torch.float32, 1, 181, 1, 3),
@@ -18,9 +16,9 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("part", ["norms", "layouts", "tokenizer", "discriminator", "perceptual"])
-def test_kernels_are_the_plain_operations(part):
-    assert f"{part} agree" in interpreted.output(__file__, part)
+def test_kernels_are_the_plain_operations():
+    said = interpreted.output(__file__)  # one process: it takes seconds to start
+    assert said.split() == [part.__name__ for part in PARTS]
 
 
 def near(found, expected, dtype, what):
@@ -49,7 +47,7 @@ def norms():
     cases = [("silu", True, True), ("silu", False, False)]
     cases += [("none", True, False), ("leaky_relu", False, True)]
     for name, (dtype, batch, channels, groups, side) in SHAPES.items():
-        for act, added, also_sum in cases if name == "bf16" else cases[:2]:
+        for act, added, also_sum in cases[: {"whole tiles": 2, "bf16": 4}.get(name, 1)]:
             torch.manual_seed(0)
             wanted = inputs(dtype, batch, channels, side, dtype == torch.float32 and not added)
             exact = [t.detach().double().requires_grad_() for t in wanted]
@@ -82,7 +80,8 @@ def layouts():
     from trainer.kernels.spread import spread
 
     for name, (dtype, batch, channels, _, side) in SHAPES.items():
-        for layout, added in (("doubled", True), ("padded", True), ("padded", False)):
+        cases = [("doubled", True), ("padded", True), ("padded", False)]
+        for layout, added in cases if name == "bf16" else cases[:2]:
             torch.manual_seed(0)
             wanted = inputs(dtype, batch, channels, side, False)[:3]
             exact = [t.detach().double().requires_grad_() for t in wanted]
@@ -105,7 +104,9 @@ def layouts():
 
 
 def tokenizer():
-    """Outputs and gradients with kernels, kept or made again, beside those of the plain modules."""
+    """Outputs and gradients beside those of the plain modules: in fp32 with what is made again, in
+    bf16 with what is kept.
+    """
     from trainer import kernels
     from trainer.tokenizers.vqgan import Config, Tokenizer
 
@@ -129,16 +130,16 @@ def tokenizer():
         return y_BCHW.detach(), grads
 
     exact, plain = outcome(False), outcome(True)
+    model.use_kernels(recompute=True)
+    found = outcome(False)
     model.use_kernels(recompute=False)
-    found, rounded = outcome(False), outcome(True)
+    rounded = outcome(True)
     for one, other in zip(found, exact, strict=True):
         near(one, other, torch.float32, "fp32")
     # As far from fp32 as plain bf16 is; the interpreter rounds to bf16 towards zero.
     for one, other, truth in zip(rounded, plain, exact, strict=True):
         away, usual = ((t.double() - truth.double()).norm() for t in (one, other))
         assert one.dtype == other.dtype and away < 2 * usual, (away, usual)
-    model.use_kernels(recompute=True)
-    assert all(map(torch.equal, outcome(True), rounded))
 
 
 def discriminator():
@@ -148,7 +149,7 @@ def discriminator():
 
     kernels.usable = lambda x: True
     torch.manual_seed(0)
-    model = Loss(Config(objective="hinge", ndf=8, n_layers=2)).to(memory_format=torch.channels_last)
+    model = Loss(Config(objective="hinge", ndf=8, n_layers=1)).to(memory_format=torch.channels_last)
     x_BCHW, y_BCHW = torch.randn(2, 2, 3, 16, 16).unbind()
 
     def outcome():
@@ -186,8 +187,8 @@ def perceptual():
         found = []
         for by_kernels in (False, True):
             model._by_kernels = by_kernels
-            given_BCHW = y_BCHW.clone().requires_grad_()
-            loss = model(x_BCHW, given_BCHW)
+            given_BCHW = y_BCHW[: 1 + number].clone().requires_grad_()
+            loss = model(x_BCHW[: 1 + number], given_BCHW)
             loss.backward()
             found.append((loss, given_BCHW.grad))
         for one, other in zip(*found, strict=True):
@@ -195,9 +196,12 @@ def perceptual():
         model.model = heads
 
 
+PARTS = [norms, layouts, tokenizer, discriminator, perceptual]
+
 if __name__ == "__main__":
-    parts = {"norms": norms, "layouts": layouts}
-    parts |= {"tokenizer": tokenizer, "discriminator": discriminator}
-    parts["perceptual"] = perceptual
-    parts[sys.argv[1]]()
-    print(f"{sys.argv[1]} agree")
+    from trainer.kernels import group_norm
+
+    group_norm._CHUNKS = 2  # so that even small images have several tiles a chunk
+    for part in PARTS:
+        part()
+        print(part.__name__)

@@ -1,10 +1,8 @@
 import pytest
 import torch
-import torch.nn.functional as F
 
 from trainer.flops import Cost
 from trainer.quantizers import vq
-from trainer.tokenizers import vqgan
 from trainer.tokenizers.vqgan import Config, Downsample, Tokenizer, norm_groups
 
 TINY = Config(
@@ -128,38 +126,3 @@ def test_the_last_layer_is_the_weight_that_makes_pixels() -> None:
     model = Tokenizer(TINY, 3, 16)
     assert model.last_layer.shape == (3, 8, 3, 3)
     assert model.last_layer is list(model.decoder.parameters())[-2]
-
-
-# ------------------------------------------------------- what is compiled for GPUs in their place
-
-
-def test_norm_by_channel_is_group_norm():
-    torch.manual_seed(0)
-    x_BCHW = torch.randn(3, 32, 6, 6) * torch.rand(32)[:, None, None] * 3 + 5
-    weight_C, bias_C = torch.randn(32), torch.randn(32)
-    exact = F.group_norm(x_BCHW.double(), 8, weight_C.double(), bias_C.double(), 1e-6)
-    plain = F.group_norm(x_BCHW, 8, weight_C, bias_C, 1e-6)
-    for order in (torch.contiguous_format, torch.channels_last):
-        given = x_BCHW.contiguous(memory_format=order)
-        found = vqgan.group_norm_by_channel(given, 8, weight_C, bias_C, 1e-6)
-        assert found.is_contiguous(memory_format=order)
-        assert (found - exact).abs().max() < 3 * (plain - exact).abs().max()
-
-
-def test_gradients_of_the_norm_by_channel():
-    torch.manual_seed(0)
-    x_BCHW = (torch.randn(2, 8, 3, 3, dtype=torch.float64) * 2 + 1).requires_grad_()
-    weight_C, bias_C = torch.randn(2, 8, dtype=torch.float64).unbind(0)
-    wanted = (x_BCHW, weight_C.requires_grad_(), bias_C.requires_grad_())
-    outward = torch.randn(2, 8, 3, 3)
-    plain = F.group_norm(x_BCHW.float(), 4, weight_C.float(), bias_C.float(), 1e-6)
-    found = vqgan.group_norm_by_channel(x_BCHW, 4, weight_C, bias_C, 1e-6)
-    expected = torch.autograd.grad(plain, wanted, outward)
-    gradients = torch.autograd.grad(found, wanted, outward)
-    for one, other in zip(gradients, expected, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
-
-
-def test_doubled_is_the_nearest_neighbour():
-    x_BCHW = torch.randn(2, 3, 4, 5)
-    assert torch.equal(vqgan.doubled(x_BCHW), F.interpolate(x_BCHW, scale_factor=2.0))

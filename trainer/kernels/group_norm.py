@@ -26,30 +26,47 @@ Activation = Literal["none", "silu", "leaky_relu"]
 
 SLOPE = 0.2  # of the leaky ReLU
 _SLOPE = tl.constexpr(SLOPE)
-TILE = 2048  # elements that a program holds at once
+_LOG2E = tl.constexpr(1.4426950408889634)
+# Instructions for NVIDIA's GPUs instead of Triton's own sigmoid, which takes three times as many.
+_PTX = tl.constexpr(torch.version.hip is None and not triton.knobs.runtime.interpret)
 _WIDTH_MAX = 128  # channels of a program; wider tensors take several, so one kernel serves them all
-_TILES_MAX = 32  # tiles of a chunk at most
 _CHUNKS = 8  # of an image at least, if its pixels suffice
 _FINISH = 1024  # partial results that a program merges at once
 # One compiled kernel for all shapes; what matters is whether `channels` is a multiple of 16.
 _ANY = ["pixels", "chunks", "chunk_pixels", "across", "groups", "size"]
 
 
+class Tiling(NamedTuple):
+    """How much a program does."""
+
+    elements: int  # of a tensor, held at once
+    warps: int
+    tiles: int  # one after another, at most
+    stages: int  # tiles that are fetched ahead, plus one
+
+
+FORWARD = Tiling(2048, 4, 32, 1)
+# Here registers are scarce, and what ptxas does to save some is to wait for one load before it
+# starts the next: so tiles are smaller, and are fetched into shared memory ahead.
+BACKWARD = Tiling(1024, 4, 64, 3)
+
+
 class Chunks(NamedTuple):
     """How the pixels and channels of an image are shared out among programs."""
 
-    rows: int  # pixels of a tile
-    width: int  # channels of a tile
-    pixels: int  # of a chunk: a multiple of `rows`
+    tile: dict[str, int]  # as kernels take it: its pixels, its channels and how it is dealt with
+    pixels: int  # of a chunk: a multiple of those of a tile
     number: int  # chunks of an image
     across: int  # programs side by side for all channels
 
     @classmethod
-    def of(cls, pixels: int, channels: int) -> Chunks:
+    def of(cls, pixels: int, channels: int, tiling: Tiling | None = None) -> Chunks:
+        tiling = tiling or FORWARD
         width = min(_WIDTH_MAX, max(16, triton.next_power_of_2(channels)))
-        rows = TILE // width
-        chunk = rows * min(_TILES_MAX, triton.cdiv(pixels, rows * _CHUNKS))
-        return cls(rows, width, chunk, triton.cdiv(pixels, chunk), triton.cdiv(channels, width))
+        rows = tiling.elements // width
+        chunk = rows * min(tiling.tiles, triton.cdiv(pixels, rows * _CHUNKS))
+        tile = {"ROWS": rows, "WIDTH": width, "STAGES": tiling.stages, "num_warps": tiling.warps}
+        return cls(tile, chunk, triton.cdiv(pixels, chunk), triton.cdiv(channels, width))
 
 
 @triton.jit
@@ -76,7 +93,8 @@ def _place(
 def _statistics(
     x_ptr, addend_ptr, bias_ptr, sum_ptr, mean_ptr, squares_ptr,
     pixels, channels, chunks, chunk_pixels, across,
-    ADDEND: tl.constexpr, STORE: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+    ADDEND: tl.constexpr, STORE: tl.constexpr,
+    ROWS: tl.constexpr, WIDTH: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Mean and sum of squared deviations of each channel in each chunk."""
     part, b, first, count, c = _place(pixels, channels, chunks, chunk_pixels, across, WIDTH, True)
@@ -90,7 +108,7 @@ def _statistics(
         centre += bias
     ones = tl.zeros((ROWS, WIDTH), tl.float32)
     twos = tl.zeros((ROWS, WIDTH), tl.float32)
-    for start in range(0, count, ROWS):
+    for start in tl.range(0, count, ROWS, num_stages=STAGES):
         p = start + tl.arange(0, ROWS)
         valid = (p < count)[:, None] & inside[None, :]
         at = first + (p[:, None] * channels + c[None, :])
@@ -151,48 +169,65 @@ def _merge_statistics(
 
 @triton.jit
 def _of_channels(bias_ptr, weight_ptr, shift_ptr, mean_ptr, rstd_ptr, b, groups, size, c, inside):
-    """What turns x into (x - centre) * rstd * weight + shift, for each channel; its group."""
+    """For each channel what is subtracted from x and what that is multiplied by, then what is added
+    to the normalised x: z = (x - centre) * scale + shift; its 1 / deviation and its group.
+    """
     group = b * groups + c // size
     centre = tl.load(mean_ptr + group, mask=inside, other=0.0)
     centre -= tl.load(bias_ptr + c, mask=inside, other=0.0).to(tl.float32)
     rstd = tl.load(rstd_ptr + group, mask=inside, other=0.0)
-    weight = tl.load(weight_ptr + c, mask=inside, other=0.0).to(tl.float32)
+    scale = tl.load(weight_ptr + c, mask=inside, other=0.0).to(tl.float32) * rstd
     shift = tl.load(shift_ptr + c, mask=inside, other=0.0).to(tl.float32)
-    return centre, rstd, weight, shift, group
+    return centre, scale, shift, rstd, group
 
 
 @triton.jit
-def _slope(z, ACT: tl.constexpr):
-    """Derivative of the activation."""
-    if ACT == "silu":
-        share = tl.sigmoid(z)
-        return share * (1.0 + z * (1.0 - share))
-    elif ACT == "leaky_relu":
-        return tl.where(z > 0, 1.0, _SLOPE)
+def _sigmoid(z):
+    if _PTX:
+        share = tl.inline_asm_elementwise(
+            """
+            ex2.approx.ftz.f32 $0, $1;
+            add.ftz.f32 $0, $0, 0f3F800000;
+            rcp.approx.ftz.f32 $0, $0;
+            """,
+            "=f,f", [z * -_LOG2E], dtype=tl.float32, is_pure=True, pack=1,
+        )  # fmt: skip
     else:
-        return tl.full(z.shape, 1.0, tl.float32)
+        share = tl.sigmoid(z)
+    return share
+
+
+@triton.jit
+def _before(dy, z, ACT: tl.constexpr):
+    """Gradient of z, of which the activation had the gradient `dy`."""
+    if ACT == "silu":
+        share = _sigmoid(z)
+        dy *= z * (share - share * share) + share
+    elif ACT == "leaky_relu":
+        dy = tl.where(z > 0, dy, dy * _SLOPE)
+    return dy
 
 
 @triton.jit(do_not_specialize=_ANY)
 def _apply(
     x_ptr, bias_ptr, weight_ptr, shift_ptr, mean_ptr, rstd_ptr, out_ptr,
     pixels, channels, chunks, chunk_pixels, across, groups, size,
-    ACT: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+    ACT: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     part, b, first, count, c = _place(pixels, channels, chunks, chunk_pixels, across, WIDTH, False)
     inside = c < channels
-    centre, rstd, weight, shift, _ = _of_channels(
+    centre, scale, shift, _, _ = _of_channels(
         bias_ptr, weight_ptr, shift_ptr, mean_ptr, rstd_ptr, b, groups, size, c, inside
     )
-    scale = rstd * weight
-    for start in range(0, count, ROWS):
+    shift -= centre * scale
+    for start in tl.range(0, count, ROWS, num_stages=STAGES):
         p = start + tl.arange(0, ROWS)
         valid = (p < count)[:, None] & inside[None, :]
         at = first + (p[:, None] * channels + c[None, :])
         x = tl.load(x_ptr + at, mask=valid, other=0.0).to(tl.float32)
-        z = (x - centre[None, :]) * scale[None, :] + shift[None, :]
+        z = x * scale[None, :] + shift[None, :]
         if ACT == "silu":
-            z *= tl.sigmoid(z)
+            z *= _sigmoid(z)
         elif ACT == "leaky_relu":
             z = tl.where(z > 0, z, z * _SLOPE)
         tl.store(out_ptr + at, z.to(out_ptr.dtype.element_ty), mask=valid)
@@ -202,30 +237,30 @@ def _apply(
 def _sums_backward(
     x_ptr, bias_ptr, weight_ptr, shift_ptr, mean_ptr, rstd_ptr, d_out_ptr, plain_ptr, scaled_ptr,
     pixels, channels, chunks, chunk_pixels, across, groups, size,
-    ACT: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+    ACT: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Per chunk and channel: the sums of dz and of dz times the normalised x (z: before ACT)."""
     part, b, first, count, c = _place(pixels, channels, chunks, chunk_pixels, across, WIDTH, True)
     inside = c < channels
-    centre, rstd, weight, shift, _ = _of_channels(
+    centre, scale, shift, rstd, _ = _of_channels(
         bias_ptr, weight_ptr, shift_ptr, mean_ptr, rstd_ptr, b, groups, size, c, inside
     )
     plain = tl.zeros((ROWS, WIDTH), tl.float32)
     scaled = tl.zeros((ROWS, WIDTH), tl.float32)
-    for start in range(0, count, ROWS):
+    for start in tl.range(0, count, ROWS, num_stages=STAGES):
         p = start + tl.arange(0, ROWS)
         valid = (p < count)[:, None] & inside[None, :]
         at = first + (p[:, None] * channels + c[None, :])
         x = tl.load(x_ptr + at, mask=valid, other=0.0).to(tl.float32)
         # 0 where nothing is loaded, and so are the terms of the sums.
         dz = tl.load(d_out_ptr + at, mask=valid, other=0.0).to(tl.float32)
-        normed = (x - centre[None, :]) * rstd[None, :]
-        dz *= _slope(normed * weight[None, :] + shift[None, :], ACT)
+        away = x - centre[None, :]
+        dz = _before(dz, away * scale[None, :] + shift[None, :], ACT)
         plain += dz
-        scaled += dz * normed
+        scaled += dz * away
     at = part * channels + c
     tl.store(plain_ptr + at, tl.sum(plain, 0), mask=inside)
-    tl.store(scaled_ptr + at, tl.sum(scaled, 0), mask=inside)
+    tl.store(scaled_ptr + at, tl.sum(scaled, 0) * rstd, mask=inside)
 
 
 @triton.jit(do_not_specialize=_ANY)
@@ -263,27 +298,27 @@ def _apply_backward(
     group_plain_ptr, group_scaled_ptr, d_x_ptr, sum_ptr,
     pixels, channels, chunks, chunk_pixels, across, groups, size,
     ACT: tl.constexpr, MORE: tl.constexpr, SUM: tl.constexpr,
-    ROWS: tl.constexpr, WIDTH: tl.constexpr,
+    ROWS: tl.constexpr, WIDTH: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Gradient of x; with MORE, plus that of its other readers; with SUM, its sum by channel."""
     part, b, first, count, c = _place(pixels, channels, chunks, chunk_pixels, across, WIDTH, False)
     inside = c < channels
-    centre, rstd, weight, shift, group = _of_channels(
+    centre, scale, shift, rstd, group = _of_channels(
         bias_ptr, weight_ptr, shift_ptr, mean_ptr, rstd_ptr, b, groups, size, c, inside
     )
-    mean_plain = tl.load(group_plain_ptr + group, mask=inside, other=0.0)
-    mean_scaled = tl.load(group_scaled_ptr + group, mask=inside, other=0.0)
+    shift -= centre * scale
+    # dx = dz * scale - (mean_plain + (x - centre) * rstd * mean_scaled) * rstd
+    slope = -tl.load(group_scaled_ptr + group, mask=inside, other=0.0) * rstd * rstd
+    level = -tl.load(group_plain_ptr + group, mask=inside, other=0.0) * rstd - centre * slope
     total = tl.zeros((ROWS, WIDTH), tl.float32)
-    for start in range(0, count, ROWS):
+    for start in tl.range(0, count, ROWS, num_stages=STAGES):
         p = start + tl.arange(0, ROWS)
         valid = (p < count)[:, None] & inside[None, :]
         at = first + (p[:, None] * channels + c[None, :])
         x = tl.load(x_ptr + at, mask=valid, other=0.0).to(tl.float32)
         dz = tl.load(d_out_ptr + at, mask=valid, other=0.0).to(tl.float32)
-        normed = (x - centre[None, :]) * rstd[None, :]
-        dz *= _slope(normed * weight[None, :] + shift[None, :], ACT)
-        dx = dz * weight[None, :] - mean_plain[None, :] - normed * mean_scaled[None, :]
-        dx *= rstd[None, :]
+        dz = _before(dz, x * scale[None, :] + shift[None, :], ACT)
+        dx = dz * scale[None, :] + (x * slope[None, :] + level[None, :])
         if MORE:
             dx += tl.load(d_more_ptr + at, mask=valid, other=0.0).to(tl.float32)
         tl.store(d_x_ptr + at, dx.to(d_x_ptr.dtype.element_ty), mask=valid)
@@ -330,7 +365,7 @@ def _applied(
     _apply[(batch * how.number * how.across,)](
         x_BCHW, bias_C, weight_C, shift_C, mean_BG, rstd_BG, out_BCHW,
         pixels, channels, how.number, how.pixels, how.across, groups, channels // groups,
-        ACT=activation, ROWS=how.rows, WIDTH=how.width, num_warps=4,
+        ACT=activation, **how.tile,
     )  # fmt: skip
     return out_BCHW
 
@@ -369,7 +404,7 @@ class _Norm(torch.autograd.Function):
             given_C, sum_BCHW, means_BKC, squares_BKC,
             pixels, channels, how.number, how.pixels, how.across,
             ADDEND=addend_BCHW is not None, STORE=stored,
-            ROWS=how.rows, WIDTH=how.width, num_warps=4,
+            **how.tile,
         )  # fmt: skip
         mean_BG, rstd_BG = x_BCHW.new_empty((2, batch, groups), dtype=torch.float32)
         _merge_statistics[(batch * groups,)](
@@ -396,14 +431,14 @@ class _Norm(torch.autograd.Function):
         d_out_BCHW = channels_last(d_out_BCHW)
         batch, channels, height, width = sum_BCHW.shape
         pixels, groups = height * width, mean_BG.shape[1]
-        size, how = channels // groups, Chunks.of(pixels, channels)
+        size, how = channels // groups, Chunks.of(pixels, channels, BACKWARD)
         grid = (batch * how.number * how.across,)
         given = (sum_BCHW, left_C, weight_C, shift_C, mean_BG, rstd_BG, d_out_BCHW)
         shape = (pixels, channels, how.number, how.pixels, how.across, groups, size)
         parts_2BKC = mean_BG.new_empty((2, batch, how.number, channels))
         _sums_backward[grid](
             *given, *parts_2BKC, *shape,
-            ACT=ctx.activation, ROWS=how.rows, WIDTH=how.width, num_warps=4,
+            ACT=ctx.activation, **how.tile,
         )  # fmt: skip
         sums_2BC = mean_BG.new_empty((2, batch, channels))
         means_2BG = mean_BG.new_empty((2, batch, groups))
@@ -417,7 +452,7 @@ class _Norm(torch.autograd.Function):
             *given, d_out_BCHW if d_more_BCHW is None else channels_last(d_more_BCHW),
             *means_2BG, d_x_BCHW, parts_2BKC[0], *shape,
             ACT=ctx.activation, MORE=d_more_BCHW is not None, SUM=wants_bias,
-            ROWS=how.rows, WIDTH=how.width, num_warps=4,
+            **how.tile,
         )  # fmt: skip
         d_bias_C = parts_2BKC[0].sum((0, 1)) if wants_bias else None
         d_shift_C, d_weight_C = sums_2BC.sum(1)

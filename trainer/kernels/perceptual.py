@@ -27,7 +27,7 @@ _EPS_KERNEL = tl.constexpr(_EPS)
 def _bias_relu(
     x_ptr, bias_ptr,
     pixels, channels, chunk_pixels, across,
-    ROWS: tl.constexpr, WIDTH: tl.constexpr,
+    ROWS: tl.constexpr, WIDTH: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """In place."""
     first = (tl.program_id(0) // across).to(tl.int64) * chunk_pixels
@@ -35,7 +35,7 @@ def _bias_relu(
     inside = c < channels
     bias = tl.load(bias_ptr + c, mask=inside, other=0.0).to(tl.float32)
     count = tl.minimum(pixels - first, chunk_pixels).to(tl.int32)
-    for start in range(0, count, ROWS):
+    for start in tl.range(0, count, ROWS, num_stages=STAGES):
         p = start + tl.arange(0, ROWS)
         valid = (p < count)[:, None] & inside[None, :]
         at = first * channels + (p[:, None] * channels + c[None, :])
@@ -106,7 +106,7 @@ class _BiasRelu(torch.autograd.Function):
         how = Chunks.of(batch * height * width, channels)
         _bias_relu[(how.number * how.across,)](
             x_BCHW, bias_C, batch * height * width, channels, how.pixels, how.across,
-            ROWS=how.rows, WIDTH=how.width, num_warps=4,
+            **how.tile,
         )  # fmt: skip
         ctx.mark_dirty(x_BCHW)
         ctx.save_for_backward(x_BCHW)

@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from . import group_norm
 from .group_norm import Chunks, channels_last
 
 Layout = Literal["doubled", "padded"]
@@ -28,34 +29,46 @@ def _spread(
     x_ptr, addend_ptr, bias_ptr, out_ptr,
     pixels, channels, chunks, chunk_pixels, across, height, width,
     LAYOUT: tl.constexpr, ADDEND: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
-    """`pixels` are those of the output, `height` and `width` the input's."""
+    """Each pixel of the input is read once, and goes to all its places in the output."""
     part = (tl.program_id(0) // across).to(tl.int64)
     b, k = part // chunks, part % chunks
     c = (tl.program_id(0) % across) * WIDTH + tl.arange(0, WIDTH)
     inside = c < channels
     bias = tl.load(bias_ptr + c, mask=inside, other=0.0).to(tl.float32)
-    source = b * height * width * channels
-    target = b * pixels * channels
+    source = b * pixels * channels
     first = (k * chunk_pixels).to(tl.int32)
     last = tl.minimum(first + chunk_pixels, pixels)
-    for start in range(first, last, ROWS):
+    for start in tl.range(first, last, ROWS, num_stages=STAGES):
         p = start + tl.arange(0, ROWS)
-        kept = p < last
-        if LAYOUT == "doubled":
-            row, column = p // (2 * width) // 2, p % (2 * width) // 2
-            filled = kept
-        else:
-            row, column = p // (width + 1), p % (width + 1)
-            filled = kept & (row < height) & (column < width)
-        valid = filled[:, None] & inside[None, :]
-        at = source + ((row * width + column)[:, None] * channels + c[None, :])
+        valid = (p < last)[:, None] & inside[None, :]
+        row, column = p // width, p % width
+        at = source + (p[:, None] * channels + c[None, :])
         x = tl.load(x_ptr + at, mask=valid, other=0.0).to(tl.float32)
         if ADDEND:
             x += tl.load(addend_ptr + at, mask=valid, other=0.0).to(tl.float32)
-        x = tl.where(valid, x + bias[None, :], 0.0)
-        at = target + (p[:, None] * channels + c[None, :])
-        tl.store(out_ptr + at, x.to(out_ptr.dtype.element_ty), kept[:, None] & inside[None, :])
+        x = (x + bias[None, :]).to(out_ptr.dtype.element_ty)
+        if LAYOUT == "doubled":
+            corner = (2 * row * (2 * width) + 2 * column)[:, None] * channels + c[None, :]
+            at = b * (4 * pixels) * channels + corner
+            below = at + 2 * width * channels
+            tl.store(out_ptr + at, x, mask=valid)
+            tl.store(out_ptr + at + channels, x, mask=valid)
+            tl.store(out_ptr + below, x, mask=valid)
+            tl.store(out_ptr + below + channels, x, mask=valid)
+        else:
+            target = b * ((height + 1) * (width + 1)) * channels
+            at = target + ((row * (width + 1) + column)[:, None] * channels + c[None, :])
+            below = at + (width + 1) * channels
+            tl.store(out_ptr + at, x, mask=valid)
+            # The last pixels of rows and columns also write the zeros beside them.
+            nothing = tl.zeros((ROWS, WIDTH), out_ptr.dtype.element_ty)
+            right_end = valid & (column == width - 1)[:, None]
+            lower_end = valid & (row == height - 1)[:, None]
+            tl.store(out_ptr + at + channels, nothing, mask=right_end)
+            tl.store(out_ptr + below, nothing, mask=lower_end)
+            tl.store(out_ptr + below + channels, nothing, mask=right_end & lower_end)
 
 
 @triton.jit(do_not_specialize=_ANY)
@@ -63,8 +76,9 @@ def _gather(
     d_out_ptr, d_x_ptr, sum_ptr,
     pixels, channels, chunks, chunk_pixels, across, height, width,
     LAYOUT: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of the input, whose `pixels` are height x width, and its sum by channel."""
+    """Gradient of the input, and its sum by channel."""
     part = (tl.program_id(0) // across).to(tl.int64)
     b, k = part // chunks, part % chunks
     c = (tl.program_id(0) % across) * WIDTH + tl.arange(0, WIDTH)
@@ -73,7 +87,7 @@ def _gather(
     first = (k * chunk_pixels).to(tl.int32)
     last = tl.minimum(first + chunk_pixels, pixels)
     total = tl.zeros((ROWS, WIDTH), tl.float32)
-    for start in range(first, last, ROWS):
+    for start in tl.range(first, last, ROWS, num_stages=STAGES):
         p = start + tl.arange(0, ROWS)
         valid = (p < last)[:, None] & inside[None, :]
         row, column = p // width, p % width
@@ -104,8 +118,7 @@ class _Spread(torch.autograd.Function):
         x_BCHW = channels_last(x_BCHW)
         batch, channels, height, width = x_BCHW.shape
         shape = (2 * height, 2 * width) if layout == "doubled" else (height + 1, width + 1)
-        pixels = shape[0] * shape[1]
-        how = Chunks.of(pixels, channels)
+        how = Chunks.of(height * width, channels)
         out_BCHW = torch.empty(
             (batch, channels, *shape),
             dtype=x_BCHW.dtype,
@@ -114,9 +127,9 @@ class _Spread(torch.autograd.Function):
         )
         _spread[(batch * how.number * how.across,)](
             x_BCHW, x_BCHW if addend_BCHW is None else channels_last(addend_BCHW), bias_C, out_BCHW,
-            pixels, channels, how.number, how.pixels, how.across, height, width,
+            height * width, channels, how.number, how.pixels, how.across, height, width,
             LAYOUT=layout, ADDEND=addend_BCHW is not None,
-            ROWS=how.rows, WIDTH=how.width, num_warps=4,
+            **how.tile,
         )  # fmt: skip
         ctx.shape, ctx.layout, ctx.added = x_BCHW.shape, layout, addend_BCHW is not None
         return out_BCHW
@@ -126,7 +139,7 @@ class _Spread(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         d_out_BCHW = channels_last(grads[0])
         batch, channels, height, width = ctx.shape
-        how = Chunks.of(height * width, channels)
+        how = Chunks.of(height * width, channels, group_norm.BACKWARD)
         d_x_BCHW = torch.empty(
             ctx.shape,
             dtype=d_out_BCHW.dtype,
@@ -137,7 +150,7 @@ class _Spread(torch.autograd.Function):
         _gather[(batch * how.number * how.across,)](
             d_out_BCHW, d_x_BCHW, sums_BKC,
             height * width, channels, how.number, how.pixels, how.across, height, width,
-            LAYOUT=ctx.layout, ROWS=how.rows, WIDTH=how.width, num_warps=4,
+            LAYOUT=ctx.layout, **how.tile,
         )  # fmt: skip
         return d_x_BCHW, d_x_BCHW if ctx.added else None, sums_BKC.sum((0, 1)), None
 

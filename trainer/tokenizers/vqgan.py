@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -130,46 +129,8 @@ def norm_groups(channels: int) -> int:
     return next(groups for groups in range(most, 0, -1) if channels % groups == 0)
 
 
-def group_norm_by_channel(
-    x_BCHW: Tensor, groups: int, weight_C: Tensor, bias_C: Tensor, eps: float
-) -> Tensor:
-    """GroupNorm in fp32 from each channel's own mean and variance: it keeps whatever order the
-    channels and pixels of `x_BCHW` lie in.
-    """
-    x_BCHW = x_BCHW.float()
-    own_variance, own_mean = torch.var_mean(x_BCHW, (2, 3), correction=0)
-    own_variance, own_mean = (t.unflatten(1, (groups, -1)) for t in (own_variance, own_mean))
-    mean_BG1 = own_mean.mean(2, keepdim=True)
-    # The variance of a group is the mean of its channels', and that of their means.
-    variance_BG1 = (own_variance + (own_mean - mean_BG1).square()).mean(2, keepdim=True)
-    scale_BC = ((variance_BG1 + eps).rsqrt() * weight_C.view(groups, -1)).flatten(1)
-    shift_BC = bias_C - mean_BG1.expand_as(own_mean).flatten(1) * scale_BC
-    return x_BCHW * scale_BC[:, :, None, None] + shift_BC[:, :, None, None]
-
-
-class _GroupNorm(nn.GroupNorm):
-    """torch's, except where it is compiled for a GPU: there torch's own copies every tensor to
-    channels first and back, a quarter of the time of a training step.
-    """
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        if x_BCHW.is_cuda and torch.compiler.is_compiling():
-            assert self.weight is not None and self.bias is not None
-            return group_norm_by_channel(x_BCHW, self.num_groups, self.weight, self.bias, self.eps)
-        return super().forward(x_BCHW)
-
-
 def _norm(channels: int) -> nn.GroupNorm:
-    return _GroupNorm(norm_groups(channels), channels, eps=_NORM_EPS)
-
-
-def doubled(x_BCHW: Tensor) -> Tensor:
-    """Every pixel as 2 x 2. The gradient is a plain sum, where that of a nearest-neighbour
-    interpolation is compiled into atomic additions.
-    """
-    batch, channels, height, width = x_BCHW.shape
-    wide = x_BCHW[:, :, :, None, :, None].expand(batch, channels, height, 2, width, 2)
-    return wide.reshape(batch, channels, 2 * height, 2 * width)
+    return nn.GroupNorm(norm_groups(channels), channels, eps=_NORM_EPS)
 
 
 class ResBlock(nn.Module):
@@ -238,11 +199,7 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        if x_BCHW.is_cuda and torch.compiler.is_compiling():
-            x_BCHW = doubled(x_BCHW).contiguous(memory_format=torch.channels_last)
-        else:
-            x_BCHW = F.interpolate(x_BCHW, scale_factor=2.0, mode="nearest")
-        return self.conv(x_BCHW)
+        return self.conv(F.interpolate(x_BCHW, scale_factor=2.0, mode="nearest"))
 
 
 def _middle(channels: int, dropout: float) -> list[nn.Module]:
