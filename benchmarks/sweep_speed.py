@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from train_speed import compile_caches
 
 from results_db.record import RunDir, read_attempts, read_endpoint
 from sweeps.grid import Axis, Grid, part
@@ -131,6 +130,8 @@ def main() -> None:
 
 def measure(home: Path, workers: int, device: str, tiny: bool) -> None:
     """One launch in a fresh home, with a cold compile cache."""
+    from train_speed import compile_caches  # this file is a study too, which has no such neighbour
+
     pictures = home / "pictures"
     calibrate.random_pictures(pictures, 32 if tiny else 256, 512)
     data, me = f"imagefolder:{pictures}", str(Path(__file__).resolve())
