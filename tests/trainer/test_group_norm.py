@@ -2,6 +2,11 @@
 and activation, the sums that are laid out anew, and a whole tokenizer made of them.
 """
 
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
 import interpreted
 import torch
 import torch.nn.functional as F
@@ -196,12 +201,50 @@ def perceptual():
         model.model = heads
 
 
-PARTS = [norms, layouts, tokenizer, discriminator, perceptual]
+def of_process(rank, number):
+    """Output and gradients of one process's images of a batch, with the statistics of all."""
+    from trainer.kernels.group_norm import group_norm
+
+    torch.manual_seed(0)
+    x, dy = torch.randn(2, 4, 6, 5, 3)
+    weight, shift = (1 + torch.rand(6)).requires_grad_(), torch.randn(6).requires_grad_()
+    share = slice(rank * 4 // number, (rank + 1) * 4 // number)
+    x = x[share].clone().requires_grad_()
+    # As the discriminator's norm has them: all pixels of the images as one image.
+    x_1CP1 = x.permute(0, 2, 3, 1).reshape(1, -1, 1, 6).permute(0, 3, 1, 2)
+    dy_1CP1 = dy[share].permute(0, 2, 3, 1).reshape(1, -1, 1, 6).permute(0, 3, 1, 2)
+    how = {"activation": "leaky_relu", "over_processes": number > 1}
+    out_1CP1 = group_norm(x_1CP1, weight, shift, 6, 1e-5, **how).out_BCHW
+    gradients = torch.autograd.grad(out_1CP1, [x, weight, shift], dy_1CP1)
+    return [out_1CP1.detach()[0, :, :, 0].t(), *gradients]
+
+
+def processes():
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, __file__, folder]
+        workers = [subprocess.Popen([*command, str(rank)]) for rank in (0, 1)]
+        assert [worker.wait() for worker in workers] == [0, 0]
+        found = [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    alone = of_process(0, 1)
+    joined = [torch.cat(values) for values in zip(*found, strict=True)][:2]
+    summed = [sum(values) for values in zip(*found, strict=True)][2:]
+    for one, other in zip(alone, [*joined, *summed], strict=True):
+        near(other, one, torch.float32, "two processes")
+
+
+PARTS = [norms, layouts, tokenizer, discriminator, perceptual, processes]
 
 if __name__ == "__main__":
     from trainer.kernels import group_norm
 
     group_norm._CHUNKS = 2  # so that even small images have several tiles a chunk
+    if len(sys.argv) > 1:
+        folder, rank = Path(sys.argv[1]), int(sys.argv[2])
+        where = f"file://{folder / 'meeting'}"
+        torch.distributed.init_process_group("gloo", where, rank=rank, world_size=2)
+        torch.save(of_process(rank, 2), folder / f"{rank}.pt")
+        torch.distributed.destroy_process_group()
+        sys.exit()
     for part in PARTS:
         part()
         print(part.__name__)

@@ -22,6 +22,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .. import dist
+
 Activation = Literal["none", "silu", "leaky_relu"]
 
 SLOPE = 0.2  # of the leaky ReLU
@@ -386,6 +388,7 @@ class _Norm(torch.autograd.Function):
         activation: Activation,
         also_sum: bool,
         dtype: torch.dtype,
+        over_processes: bool,
     ) -> tuple[Tensor, ...]:
         x_BCHW = channels_last(x_BCHW)
         batch, channels, height, width = x_BCHW.shape
@@ -412,12 +415,15 @@ class _Norm(torch.autograd.Function):
             pixels, channels, how.number, how.pixels, groups, size, eps,
             **_finishing(size), num_warps=4,
         )  # fmt: skip
+        if over_processes:
+            mean_BG, rstd_BG = _of_all_processes(mean_BG, rstd_BG)
         left_C = no_bias_C if stored else given_C
         out_BCHW = _applied(
             sum_BCHW, left_C, weight_C, shift_C, mean_BG, rstd_BG, activation, dtype
         )
         ctx.save_for_backward(sum_BCHW, left_C, weight_C, shift_C, mean_BG, rstd_BG)
         ctx.activation, ctx.added = activation, addend_BCHW is not None
+        ctx.over_processes = over_processes
         ctx.mark_non_differentiable(mean_BG, rstd_BG, left_C)
         ctx.set_materialize_grads(False)
         return out_BCHW, sum_BCHW, mean_BG, rstd_BG, left_C
@@ -446,6 +452,8 @@ class _Norm(torch.autograd.Function):
             *parts_2BKC, weight_C, *sums_2BC, *means_2BG,
             pixels, channels, how.number, groups, size, **_finishing(size), num_warps=4,
         )  # fmt: skip
+        if ctx.over_processes:
+            means_2BG = dist.mean(means_2BG)
         d_x_BCHW = like(sum_BCHW, sum_BCHW.dtype)
         wants_bias = ctx.needs_input_grad[2]
         _apply_backward[grid](
@@ -457,7 +465,14 @@ class _Norm(torch.autograd.Function):
         d_bias_C = parts_2BKC[0].sum((0, 1)) if wants_bias else None
         d_shift_C, d_weight_C = sums_2BC.sum(1)
         d_addend_BCHW = d_x_BCHW if ctx.added else None
-        return (d_x_BCHW, d_addend_BCHW, d_bias_C, d_weight_C, d_shift_C, *[None] * 5)
+        return (d_x_BCHW, d_addend_BCHW, d_bias_C, d_weight_C, d_shift_C, *[None] * 6)
+
+
+def _of_all_processes(mean_BG: Tensor, rstd_BG: Tensor) -> tuple[Tensor, Tensor]:
+    """Statistics of the pixels of all processes, which have as many each."""
+    centre_BG = dist.mean(mean_BG)
+    spread_BG = dist.mean(rstd_BG.pow(-2) + (mean_BG - centre_BG).square())
+    return centre_BG, spread_BG.rsqrt()
 
 
 class Normed(NamedTuple):
@@ -480,17 +495,20 @@ def group_norm(
     activation: Activation = "none",
     also_sum: bool = False,
     dtype: torch.dtype | None = None,
+    over_processes: bool = False,
 ) -> Normed:
     """activation(GroupNorm(x + addend + bias)), channels last, in `dtype` (None: that of x).
 
     `also_sum`: the sum itself is given too, for other readers, and their gradient is added in the
     norm's own backward pass. The sum is rounded to the dtype of x once, before its statistics.
+    `over_processes`: with the statistics of all processes' tensors, which are alike in shape; the
+    gradient of x is then that of the sum of all their losses.
     """
     wanted = dtype or x_BCHW.dtype
     with torch.cuda.device_of(x_BCHW):  # kernels start on the current device
         out_BCHW, sum_BCHW, mean_BG, rstd_BG, left_C = _Norm.apply(
             *(x_BCHW, addend_BCHW, bias_C, weight_C, shift_C),
-            *(groups, eps, activation, also_sum, wanted),
+            *(groups, eps, activation, also_sum, wanted, over_processes),
         )
     given = (sum_BCHW.detach(), left_C, weight_C.detach(), shift_C.detach(), mean_BG, rstd_BG)
 

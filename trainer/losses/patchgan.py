@@ -148,7 +148,9 @@ class BatchNorm(nn.Module):
         x_BHWC = x_BCHW.permute(0, 2, 3, 1)
         x_1CP1 = x_BHWC.reshape(1, -1, 1, x_BHWC.shape[3]).permute(0, 3, 1, 2)
         out_1CP1 = group_norm(
-            x_1CP1, self.weight, self.bias, len(self.weight), _EPS, activation="leaky_relu"
+            *(x_1CP1, self.weight, self.bias, len(self.weight), _EPS),
+            activation="leaky_relu",
+            over_processes=active(),
         ).out_BCHW
         return out_1CP1.permute(0, 2, 3, 1).reshape(x_BHWC.shape).permute(0, 3, 1, 2)
 
@@ -183,10 +185,9 @@ class Loss(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Outputs [B, 1, h, w] for images in [-1, 1]: high for real ones."""
-        # The gradient penalty takes gradients of gradients, and statistics of several processes are
-        # summed between the kernels' two passes: neither is for kernels.
+        # The gradient penalty takes gradients of gradients, which kernels do not have.
         penalised = self.config.objective == "wgan_gp"
-        if not self._by_kernels or penalised or active() or not kernels.usable(x_BCHW):
+        if not self._by_kernels or penalised or not kernels.usable(x_BCHW):
             return self.layers(x_BCHW)
         layers = list(self.layers)
         for index, layer in enumerate(layers):
