@@ -126,7 +126,12 @@ def generator(home: Path, chosen: argparse.Namespace) -> None:
     one, other = found.values()
     apart = np.abs(one - other)
     print(f"{first}: first {one[0]:.4f}, last {one[-1]:.4f} nats")
-    print(f"difference over {steps} iterations: mean {apart.mean():.2e}, largest {apart.max():.2e}")
+    worst = int(apart.argmax())
+    print(
+        f"difference over {steps} iterations: mean {apart.mean():.2e}, largest {apart.max():.2e}, "
+        f"at iteration {worst}, where the loss goes from {one[max(0, worst - 1)]:.4f} to "
+        f"{one[worst]:.4f}"
+    )
     if chosen.float8:
         last = apart[-max(1, steps // 4) :].mean()
         print(f"over the last quarter: {last:.2e}")

@@ -52,9 +52,9 @@ def first_step(size: str, tiny: bool, began: float) -> None:
     from trainer.config import GeneratorConfig, LlamaConfig, NumericsConfig
 
     stamp("trainer")
-    device = torch.device("cpu" if tiny else "cuda")
+    device = torch.device("cpu" if tiny else "cuda:0")
     startup.get_ready("generator", device, compiled=not tiny)
-    stamp("device, compiler's imports, its workers asked for")
+    stamp("device, triton")
     batch, length, codes = (8, 16, 256) if tiny else (256, 256, 16_384)
     model = count.generators()[f"llama-{size}"]
     if tiny:

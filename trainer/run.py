@@ -66,8 +66,8 @@ class Settings:
     checkpoint_seconds: NonNegativeFloat = 120.0  # time between checkpoints
     checkpoint_steps: PositiveInt | None = None  # also every so many iterations
     log_every: PositiveInt = 10  # iterations between lines of log.jsonl
-    # Kernels of our own where there are any, torch.compile elsewhere; None: on GPUs only. Stage 2
-    # asks for the latter alone: its kernels it always uses.
+    # Whether to be faster than plain modules, by kernels of our own or torch.compile; None: on GPUs
+    # only, and small tokenizers stay plain. Generators without AdaLN use kernels on GPUs anyway.
     compile: bool | None = None
     executor: str = "local"  # recorded in the attempt
     micro_batch: PositiveInt | None = None  # images per backward pass of stage 2; None: all

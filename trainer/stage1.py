@@ -29,6 +29,9 @@ from .optim import (
 )
 from .run import Preempted, Result, Run
 
+# Multiply-adds of a forward pass from which kernels of our own pay: below, a GPU waits for the
+# host, which launches plain modules sooner. An estimate from the launches of VQ-16.
+KERNELS_FROM_MACS = 1e12
 TIMED_AFTER = 20  # iterations of a process before it measures what share the regulariser takes
 
 
@@ -82,6 +85,12 @@ def regularizer_seconds(regularizer: nn.Module, z_BND: Tensor, step: int) -> flo
     return seconds
 
 
+def large(config: TokenizerConfig, images: int) -> bool:
+    """Whether a pass of so many images keeps a GPU busy."""
+    cost = flops.tokenizer_cost(config)
+    return images * (cost.encoder.macs + cost.decoder.macs) >= KERNELS_FROM_MACS
+
+
 def _wait_for(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -132,18 +141,19 @@ def train(run: Run) -> Result:
         layout = torch.channels_last
         for module_ in (*modules.values(), *([perceptual] if perceptual is not None else [])):
             module_.to(memory_format=layout)
-    if run.compile:
-        # Where kernels do what a compiler would, there is no minute of compiling to wait for.
-        recompute = run.settings.activation_memory < 1
-        if not kernels.adopted_by(tokenizer, device, recompute=recompute):
-            encode, features, decode = (startup.compiled(f) for f in (encode, features, decode))
+    share = dist.share(config.batch_size)
+    if run.compile and kernels.available(device) and large(config, share.stop - share.start):
+        # Kernels do what a compiler would, without its minute.
+        kernels.adopted_by(tokenizer, device, recompute=run.settings.activation_memory < 1)
         if adversarial is not None:
             kernels.adopted_by(adversarial, device)
         if perceptual is not None and not kernels.adopted_by(perceptual, device):
             likeness = startup.compiled(perceptual)
+    elif run.settings.compile:
+        encode, features, decode = (startup.compiled(f) for f in (encode, features, decode))
+        likeness = startup.compiled(perceptual) if perceptual is not None else None
     unprojected = regularizer is not None and regularizer.config.latent == "unprojected"
     bf16 = torch.autocast(device.type, torch.bfloat16, enabled=config.numerics.precision == "bf16")
-    share = dist.share(config.batch_size)
 
     # --------------------------------------------------------------------------------- resume
     found = state.load(run, modules, optimizers) or state.take_over(run, modules, optimizers)

@@ -7,7 +7,7 @@ import torch
 
 from results_db.record import read_endpoint
 from trainer import data, encode, flops, stage1, state
-from trainer.config import decode_run
+from trainer.config import decode_run, part
 
 
 @pytest.fixture(autouse=True)
@@ -273,3 +273,14 @@ def test_build_is_a_function_of_the_seed():
     assert same(first, stage1.build(config, torch.device("cpu"))[0].state_dict())
     other = stage1.build(dataclasses.replace(config, seed=1), torch.device("cpu"))[0].state_dict()
     assert not same(first, other)
+
+
+def test_kernels_are_for_steps_that_keep_a_gpu_busy():
+    def config(batch, **tokenizer):
+        tree = tiny.tokenizer(tokenizer=part("vqgan", **tokenizer), batch_size=batch)
+        tree["data"] = tiny.data(256 if batch == 64 else 32)
+        return decode_run("tokenizer", tree)
+
+    assert stage1.large(config(64), 64)
+    # CIFAR-10 at 32 px.
+    assert not stage1.large(config(128, ch=64, ch_mult=[1, 2, 2], z_channels=128), 128)
