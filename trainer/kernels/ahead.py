@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -63,10 +64,11 @@ def _tasks(
         qkv = made(1, length, 3 * width)
         causal_attention(qkv, model.heads, q_gain, k_gain, cos, sin).sum().backward()
 
-    def norm(drop: float) -> None:
+    def norm(drop: float, learns: bool = True) -> None:
         x, delta = made(1, length, width), made(1, length, width)
         total, normed = residual_norm(x, delta, gain(width), model.norm_eps, drop)
-        (total.sum() + normed.sum()).backward()
+        if learns:
+            (total.sum() + normed.sum()).backward()
 
     def first_norm() -> None:
         _, normed = residual_norm(made(1, length, width), None, gain(width), model.norm_eps)
@@ -89,6 +91,9 @@ def _tasks(
         logits, target = made(length, codebook_size).detach(), made(length, of=torch.long)
         token_loss_and_gradient(logits, target, None, config.z_loss, 1.0)
 
-    drops = {0.0, model.residual_dropout, model.ffn_dropout}  # without: for the validation loss
-    norms = [lambda drop=drop: norm(drop) for drop in drops]
-    return [attention, first_norm, last_norm, gate, loss, *norms]
+    drops = {model.residual_dropout > 0, model.ffn_dropout > 0}  # two kernels, whatever the rates
+    tasks = [attention, first_norm, last_norm, gate, loss]
+    tasks += [partial(norm, 0.5 if drop else 0.0) for drop in drops]
+    if False not in drops:
+        tasks.append(partial(norm, 0.0, learns=False))  # of the validation loss
+    return tasks
