@@ -215,7 +215,7 @@ def train(run: Run) -> Result:
     generator.eval()
     val_codes, val_labels = codes.split("val")
     plainly: AbstractContextManager[Any] = nullcontext()
-    if run.compile and len(val_labels) < COMPILE_FROM:
+    if run.compile and not generator.uses_kernels and len(val_labels) < COMPILE_FROM:
         plainly = torch.compiler.set_stance("force_eager")
     try:
         with plainly:
