@@ -148,21 +148,27 @@ def wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def measure(name: str, step: Callable[[], Tensor], tokens: int, device: str) -> None:
+def timed(step: Callable[[], Any], device: str) -> tuple[float, float, float, Any]:
+    """Seconds of the first call, median seconds of later ones, peak GiB, what the last one gave."""
     if device == "cuda":
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     clock = time.perf_counter()
     step()
     wait(device)
-    first, times = time.perf_counter() - clock, []
+    first, times, given = time.perf_counter() - clock, [], None
     for index in range(WARMUP + STEPS):
         clock = time.perf_counter()
-        loss = step()
+        given = step()
         wait(device)
         if index >= WARMUP:
             times.append(time.perf_counter() - clock)
-    spent = statistics.median(times)
     memory = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else float("nan")
+    return first, statistics.median(times), memory, given
+
+
+def measure(name: str, step: Callable[[], Tensor], tokens: int, device: str) -> None:
+    first, spent, memory, loss = timed(step, device)
     print(
         f"{name:<30} {tokens / spent:>10,.0f} {1e3 * spent:>8.1f} {memory:>7.1f} {first:>9.1f}"
         f" {loss.item():>9.4f}",
@@ -170,7 +176,7 @@ def measure(name: str, step: Callable[[], Tensor], tokens: int, device: str) -> 
     )
 
 
-def list_kernels(step: Callable[[], Tensor], device: str) -> None:
+def list_kernels(step: Callable[[], Any], device: str) -> None:
     """Time on the device by kernel, of one step."""
     activity = ProfilerActivity.CUDA if device == "cuda" else ProfilerActivity.CPU
     with profile(activities=[activity]) as seen:

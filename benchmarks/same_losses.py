@@ -6,9 +6,9 @@
 
 Both train the same run with the same seeds. Generator: kernels of our own and the loss in chunks,
 against eager blocks and the cross-entropy of all fp32 logits at once; dropout is off, since kernels
-draw other masks. The largest difference of their losses must be at most 1e-3 nats, or, where a loss
-falls so steeply that rounding moves it by more, twice that of the plain run with each batch in two
-parts, which adds in another order. `--float8`: with
+draw other masks. The largest difference of their losses must be at most 1e-3 nats; beside it stands
+that of the plain run with each batch in two parts, which only adds in another order: where a loss
+falls steeply, rounding alone moves it by more. `--float8`: with
 8-bit products against without, both fast; the last quarter of the losses may differ by 0.02 nats on
 average. On a CPU there are no kernels: there compiled blocks are compared with eager ones.
 The codes are those of a codes run, `--codes HOME/codes/ID`, or a Markov chain of V = 16384.
@@ -40,7 +40,6 @@ from trainer.encode import Codes
 from trainer.run import Stop, execute
 
 LARGEST_NATS = 1e-3  # difference of generator losses
-TIMES_ORDER = 2.0  # of what another order of sums does to the plain generator, if that is more
 FLOAT8_NATS = 0.02  # mean difference of the last quarter of them
 TIMES_BF16 = 2.0  # of what bf16 does to the eager tokenizer
 DROPOUTS = ("token_dropout", "residual_dropout", "ffn_dropout")
@@ -137,16 +136,15 @@ def generator(home: Path, chosen: argparse.Namespace) -> None:
         f"at iteration {worst}, where the loss goes from {one[max(0, worst - 1)]:.4f} to "
         f"{one[worst]:.4f}"
     )
-    order = max((np.abs(one - same).max() for same in parts), default=0.0)
-    if parts:
+    for same in parts:
+        order = np.abs(one - same).max()
         print(f"what another order of sums does to the plain one: largest {order:.2e}")
     if chosen.float8:
         last = apart[-max(1, steps // 4) :].mean()
         print(f"over the last quarter: {last:.2e}")
         assert 0 < last <= FLOAT8_NATS, f"not within {FLOAT8_NATS:g}"
     else:
-        allowed = max(LARGEST_NATS, TIMES_ORDER * order)
-        assert apart.max() <= allowed, f"more than {allowed:g}"
+        assert apart.max() <= LARGEST_NATS, f"more than {LARGEST_NATS:g}"
 
 
 def at_once(*arguments: Any, **more: Any) -> tuple[torch.Tensor, torch.Tensor]:

@@ -24,11 +24,11 @@ import copy
 import datetime
 import gc
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from generator_step import list_kernels, timed
 from torch import Tensor
 
 from trainer import kernels, stage1
@@ -36,7 +36,6 @@ from trainer.config import decode_run, part
 from trainer.losses import patchgan, random_vgg
 from trainer.optim import clip_gradients, make_optimizer, optimizer_of
 
-WARMUP, STEPS = 3, 10
 # What each variant changes: what runs by kernels, what is made twice.
 VARIANTS: dict[str, dict[str, Any]] = {
     "as trained": {},
@@ -125,57 +124,13 @@ def make_step(
     return step
 
 
-def wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
 def measure(name: str, step: Callable[[], tuple[Tensor, Tensor]], batch: int, device: str) -> None:
-    if device == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-    clock = time.perf_counter()
-    step()
-    wait(device)
-    first, times = time.perf_counter() - clock, []
-    for index in range(WARMUP + STEPS):
-        clock = time.perf_counter()
-        losses = step()
-        wait(device)
-        if index >= WARMUP:
-            times.append(time.perf_counter() - clock)
-    spent = statistics.median(times)
-    memory = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else float("nan")
+    first, spent, memory, losses = timed(step, device)
     print(
         f"{name:<30} {batch:>5} {batch / spent:>9,.1f} {1e3 * spent:>8.1f} {memory:>7.1f}"
         f" {first:>9.1f} {losses[0].item():>9.4f} {losses[1].item():>9.4f}",
         flush=True,
     )
-
-
-def profiled(step: Callable[[], Any], device: str) -> None:
-    """Time on the device by kernel, of one step."""
-    from torch.profiler import ProfilerActivity, profile
-
-    activity = ProfilerActivity.CUDA if device == "cuda" else ProfilerActivity.CPU
-    clock = time.perf_counter()
-    with profile(activities=[activity]) as seen:
-        step()
-        wait(device)
-    wall = 1e3 * (time.perf_counter() - clock)
-    field = "self_device_time_total" if device == "cuda" else "self_cpu_time_total"
-    rows = [(getattr(event, field) / 1e3, event.count, event.key) for event in seen.key_averages()]
-    rows = sorted((row for row in rows if row[0] > 0), reverse=True)
-    print(f"{'ms':>9} {'calls':>6}  kernel")
-    print(
-        f"{sum(row[0] for row in rows):>9.2f} {sum(row[1] for row in rows):>6}  all"
-        f" ({wall:.0f} ms on the clock, profiled)"
-    )
-    for spent, calls, name in rows[:60]:
-        print(f"{spent:>9.2f} {calls:>6}  {name[:120]}")
-
-
-# -------------------------------------------------------------------------------- correctness
 
 
 def check(config: Any, x_BCHW: Tensor) -> str:
@@ -380,7 +335,7 @@ def main() -> None:
             try:
                 measure(variant, step, batch, device)
                 if chosen.profile and variant == "as trained" and batch == batches[0]:
-                    profiled(step, device)
+                    list_kernels(step, device)
             except torch.OutOfMemoryError:
                 print(f"{variant:<30} {batch:>5} does not fit", flush=True)
             del step

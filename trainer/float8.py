@@ -18,8 +18,8 @@ from torch import Tensor
 
 from .kernels import usable
 
-_LARGEST = 448.0  # of e4m3
-_SMALLEST_UNIT = 1e-30  # of a row of zeros
+LARGEST = 448.0  # of e4m3
+SMALLEST_UNIT = 1e-30  # of a row of zeros
 
 
 def check(device: torch.device) -> None:
@@ -36,7 +36,7 @@ def rows(x_RC: Tensor) -> tuple[Tensor, Tensor]:
         from .kernels.float8_rows import float8_rows
 
         return float8_rows(x_RC)
-    unit_R1 = (x_RC.float().abs().amax(1, keepdim=True) / _LARGEST).clamp(min=_SMALLEST_UNIT)
+    unit_R1 = (x_RC.float().abs().amax(1, keepdim=True) / LARGEST).clamp(min=SMALLEST_UNIT)
     return (x_RC.float() / unit_R1).to(torch.float8_e4m3fn), unit_R1
 
 

@@ -10,8 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-LARGEST = 448.0  # of e4m3
-SMALLEST_UNIT = 1e-30  # of a row of zeros
+from ..float8 import LARGEST, SMALLEST_UNIT
 
 
 @triton.jit

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .float8_rows import LARGEST, SMALLEST_UNIT
+from ..float8 import LARGEST, SMALLEST_UNIT
 
 _BLOCK = 1024
 
