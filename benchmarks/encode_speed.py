@@ -26,6 +26,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from generator_step import list_kernels
 from torch import Tensor
 
 from trainer import data, kernels, parts
@@ -76,7 +77,9 @@ def peak_gib() -> float:
 # ------------------------------------------------------------------------------ images and codes
 
 
-def measure_images(batches: list[int], num_codes: int, tiny: bool, ceiling: float) -> None:
+def measure_images(
+    batches: list[int], num_codes: int, tiny: bool, ceiling: float, profiled: bool
+) -> None:
     device = "cpu" if tiny else "cuda"
     side = 32 if tiny else SIDE
     tokenizer_part = parts.load("trainer.tokenizers", "vqgan")
@@ -119,6 +122,8 @@ def measure_images(batches: list[int], num_codes: int, tiny: bool, ceiling: floa
                 f" {first:>9.1f}",
                 flush=True,
             )
+            if profiled:
+                list_kernels(work, device)
 
 
 def random_pixels(batch: int, side: int, device: str) -> Tensor:
@@ -262,6 +267,7 @@ def main() -> None:
     parser.add_argument("--batches", nargs="*", type=int, default=None, help="64 256")
     parser.add_argument("--codes", type=int, default=None, help="codebook size, 16384")
     parser.add_argument("--quantizers", action="store_true", help="the quantizers alone")
+    parser.add_argument("--profile", action="store_true", help="time by kernel")
     parser.add_argument("--tiny", action="store_true")
     chosen = parser.parse_args()
     device = "cpu" if chosen.tiny else "cuda"
@@ -277,7 +283,7 @@ def main() -> None:
     else:
         batches = chosen.batches or ([2, 4] if chosen.tiny else [64, 256])
         num_codes = chosen.codes or (512 if chosen.tiny else 16_384)
-        measure_images(batches, num_codes, chosen.tiny, ceiling)
+        measure_images(batches, num_codes, chosen.tiny, ceiling, chosen.profile)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import argparse
 import dataclasses
 import datetime
 import gc
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -148,6 +149,20 @@ def wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
+def ended(device: str) -> Any:
+    """A mark after what was asked of the device so far."""
+    if device != "cuda":
+        return time.perf_counter()
+    mark = torch.cuda.Event(enable_timing=True)
+    mark.record()
+    return mark
+
+
+def passed(one: Any, other: Any) -> float:
+    """Seconds between two marks."""
+    return other - one if isinstance(one, float) else one.elapsed_time(other) / 1e3
+
+
 def timed(step: Callable[[], Any], device: str) -> tuple[float, float, float, Any]:
     """Seconds of the first call, median seconds of later ones, peak GiB, what the last one gave."""
     if device == "cuda":
@@ -156,13 +171,12 @@ def timed(step: Callable[[], Any], device: str) -> tuple[float, float, float, An
     clock = time.perf_counter()
     step()
     wait(device)
-    first, times, given = time.perf_counter() - clock, [], None
-    for index in range(WARMUP + STEPS):
-        clock = time.perf_counter()
+    first, ends, given = time.perf_counter() - clock, [], None
+    for _ in range(WARMUP + STEPS):  # one after another, as in training: nobody waits
         given = step()
-        wait(device)
-        if index >= WARMUP:
-            times.append(time.perf_counter() - clock)
+        ends.append(ended(device))
+    wait(device)
+    times = [passed(one, other) for one, other in itertools.pairwise(ends[WARMUP - 1 :])]
     memory = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else float("nan")
     return first, statistics.median(times), memory, given
 

@@ -236,6 +236,17 @@ def open_images(data: DataConfig, settings: Any, split: str) -> Images:
     return Images(data, module.open_split(data.dataset.config, folder, split), split)
 
 
+def send(x: Tensor, device: torch.device) -> Tensor:
+    """`x` on the device, without waiting for it.
+
+    From ordinary memory a GPU's driver copies only when all earlier work is done, and the device
+    idles while the host launches what follows.
+    """
+    if device.type == "cuda" and x.device.type == "cpu":
+        x = x.pin_memory()
+    return x.to(device, non_blocking=True)
+
+
 T = TypeVar("T")
 
 

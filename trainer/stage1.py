@@ -194,7 +194,7 @@ def train(run: Run) -> Result:
         lr = 0.0
         for name, optimizer in optimizers.items():
             lr = set_learning_rate(optimizer, settings_of[name], step, config.iterations)
-        x_BCHW = data.to_float(pixels.to(device, non_blocking=True))
+        x_BCHW = data.to_float(data.send(pixels, device))
         x_BCHW = x_BCHW.contiguous(memory_format=layout)
         losses: dict[str, tuple[float, Tensor]] = {}
         stats: dict[str, Tensor] = {}

@@ -102,9 +102,8 @@ def train(run: Run) -> Result:
     codes = Codes(run.parents["codes"])
     train_codes, train_labels = codes.split("train")
     chosen = train_subset(len(train_labels), config.num_train)
-    pixels_on_device = train_codes.nbytes <= run.settings.cache_codes_bytes
-    code_dtype = torch.int32
-    if pixels_on_device:
+    codes_on_device = train_codes.nbytes <= run.settings.cache_codes_bytes
+    if codes_on_device:
         resident = torch.from_numpy(train_codes[chosen.numpy()].astype(np.int32)).to(device)
     labels = torch.from_numpy(train_labels[chosen.numpy()].astype(np.int64)).to(device)
     if config.label_mode == "none":
@@ -154,12 +153,13 @@ def train(run: Run) -> Result:
         picker = torch.Generator().manual_seed(derive_seed("crop", config.seed, step))
         crops = torch.randint(num_crops, (config.batch_size,), generator=picker)
         indices, crops = indices[share], crops[share]
-        if pixels_on_device:
-            found = resident[indices.to(device), crops.to(device)]
+        places, crop_places = data.send(indices, device), data.send(crops, device)
+        if codes_on_device:
+            found = resident[places, crop_places]
         else:
             rows = train_codes[chosen[indices].numpy(), crops.numpy()].astype(np.int32)
-            found = torch.from_numpy(rows).to(device, code_dtype, non_blocking=True)
-        return found.long(), labels[indices.to(device)]
+            found = data.send(torch.from_numpy(rows), device)
+        return found.long(), labels[places]
 
     # --------------------------------------------------------------------------------- train
     watch = FiniteWatch(device)

@@ -19,9 +19,10 @@ import triton.language as tl
 from torch import Tensor
 
 _LOG2_E = math.log2(math.e)
-# Positions that a program owns and that it meets at a time: the fastest on an H100 or H200.
-FORWARD = {"TILE": 64, "INNER": 32, "num_warps": 4, "num_stages": 3}
-BACKWARD = {"TILE": 64, "INNER": 32, "num_warps": 4, "num_stages": 1}
+# Positions that are met at a time: the fastest on an H100 or H200. With 128 registers a thread four
+# programs share a multiprocessor, which pays for a few spilled ones.
+FORWARD = {"TILE": 64, "INNER": 64, "PREPARED": 64, "num_warps": 4, "num_stages": 1, "maxnreg": 128}
+BACKWARD = {"TILE": 64, "INNER": 32, "num_warps": 4, "num_stages": 1, "maxnreg": 128}
 
 
 @triton.jit
@@ -29,6 +30,12 @@ def _rows(ptr, t, e, stride, length, E: tl.constexpr):
     """Rows `t` of a head, zero beyond its end."""
     inside = (t[:, None] < length) & (e[None, :] < E)
     return tl.load(ptr + t[:, None] * stride + e[None, :], mask=inside, other=0.0)
+
+
+@triton.jit
+def _put_rows(ptr, x, t, e, stride, length, E: tl.constexpr):
+    inside = (t[:, None] < length) & (e[None, :] < E)
+    tl.store(ptr + t[:, None] * stride + e[None, :], x.to(ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -57,21 +64,19 @@ def _normed(x, e, eps, E: tl.constexpr):
 
 
 @triton.jit
-def _prepared(
-    ptr, gain_ptr, cos_ptr, sin_ptr, t, e, stride, length, eps,
+def _prepare(
+    raw_ptr, gain_ptr, cos, sin, to_ptr, t, e, stride, to_stride, length, eps,
     NORM: tl.constexpr, ROTATE: tl.constexpr,
     E: tl.constexpr, PADDED: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
-    """Queries or keys `t` as they enter the products."""
-    raw = _rows(ptr, t, e, stride, length, E)
-    x = raw.to(tl.float32)
+    """Writes queries or keys `t` as they enter the products."""
+    x = _rows(raw_ptr, t, e, stride, length, E).to(tl.float32)
     if NORM:
         x, _ = _normed(x, e, eps, E)
         x *= tl.load(gain_ptr + e, mask=e < E, other=0.0).to(tl.float32)[None, :]
     if ROTATE:
-        cos, sin = _angles(cos_ptr, sin_ptr, t, length, E, PADDED)
         x = _turned(x, cos, sin, T, PADDED)
-    return x.to(raw.dtype)
+    _put_rows(to_ptr, x, t, e, to_stride, length, E)
 
 
 @triton.jit
@@ -97,56 +102,73 @@ def _back_to_raw(
     return grad
 
 
+@triton.jit
+def _meet(q, k, v, mask, top, total, found, scale_log2, MASK: tl.constexpr):
+    """Queries meet some keys: the softmax so far and theirs together."""
+    score = tl.dot(q, tl.trans(k), input_precision="ieee") * scale_log2
+    if MASK:
+        score = tl.where(mask, score, -float("inf"))
+    higher = tl.maximum(top, tl.max(score, 1))
+    weight = tl.exp2(score - higher[:, None])
+    shrink = tl.exp2(top - higher)
+    total = total * shrink + tl.sum(weight, 1)
+    found = tl.dot(weight.to(v.dtype), v, found * shrink[:, None], input_precision="ieee")
+    return higher, total, found
+
+
 @triton.jit(do_not_specialize=["heads", "length"])
 def _forward(
     qkv_ptr, q_gain_ptr, k_gain_ptr, cos_ptr, sin_ptr, qk_ptr, out_ptr, lse_ptr,
     heads, length, scale_log2, eps,
     NORM: tl.constexpr, ROTATE: tl.constexpr, E: tl.constexpr, PADDED: tl.constexpr,
-    TILE: tl.constexpr, INNER: tl.constexpr,
+    TILE: tl.constexpr, INNER: tl.constexpr, PREPARED: tl.constexpr,
 ):  # fmt: skip
-    """A tile of queries of one head meets the keys up to its end. INNER divides TILE."""
-    tile = tl.num_programs(0) - 1 - tl.program_id(0)  # long ones first
-    b, h = (tl.program_id(1) // heads).to(tl.int64), tl.program_id(1) % heads
+    """All of one head. Its queries and keys are prepared first, once each; then they are read back,
+    out of the cache. INNER divides TILE.
+    """
+    b, h = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
     stride = 3 * heads * E
     q_ptr = qkv_ptr + b * length * stride + h * E
     k_ptr, v_ptr = q_ptr + heads * E, q_ptr + 2 * heads * E
+    qk_stride = (2 if NORM or ROTATE else 3) * heads * E
+    qk_ptr += b * length * qk_stride + h * E
+    out_ptr += b * length * heads * E + h * E
+    lse_ptr += tl.program_id(0) * length
     e = tl.arange(0, PADDED)
-    t = tile * TILE + tl.arange(0, TILE)
-    q = _prepared(
-        q_ptr, q_gain_ptr, cos_ptr, sin_ptr, t, e, stride, length, eps,
-        NORM, ROTATE, E, PADDED, TILE,
-    )  # fmt: skip
-    inside = (t[:, None] < length) & (e[None, :] < E)
-    qk_ptr += b * length * 2 * heads * E + h * E
     if NORM or ROTATE:
-        tl.store(qk_ptr + t[:, None] * (2 * heads * E) + e[None, :], q, mask=inside)
-    top = tl.full((TILE,), -float("inf"), tl.float32)
-    total = tl.zeros((TILE,), tl.float32)
-    found = tl.zeros((TILE, PADDED), tl.float32)
-    for first in range(0, tl.minimum((tile + 1) * TILE, length), INNER):
-        n = first + tl.arange(0, INNER)
-        k = _prepared(
-            k_ptr, k_gain_ptr, cos_ptr, sin_ptr, n, e, stride, length, eps,
-            NORM, ROTATE, E, PADDED, INNER,
-        )  # fmt: skip
-        if NORM or ROTATE:
-            own = (n[:, None] >= tile * TILE) & (n[:, None] < length) & (e[None, :] < E)
-            at = n[:, None] * (2 * heads * E) + heads * E + e[None, :]
-            tl.store(qk_ptr + at, k, mask=own)
-        v = _rows(v_ptr, n, e, stride, length, E)
-        score = tl.dot(q, tl.trans(k), input_precision="ieee") * scale_log2
-        score = tl.where(t[:, None] >= n[None, :], score, -float("inf"))
-        higher = tl.maximum(top, tl.max(score, 1))
-        weight = tl.exp2(score - higher[:, None])
-        shrink = tl.exp2(top - higher)
-        total = total * shrink + tl.sum(weight, 1)
-        found = found * shrink[:, None]
-        found = tl.dot(weight.to(v.dtype), v, found, input_precision="ieee")
-        top = higher
-    out = (found / total[:, None]).to(out_ptr.dtype.element_ty)
-    at = (b * length + t[:, None]) * heads * E + h * E + e[None, :]
-    tl.store(out_ptr + at, out, mask=inside)
-    tl.store(lse_ptr + tl.program_id(1) * length + t, top + tl.log2(total), mask=t < length)
+        for first in tl.range(0, length, PREPARED):
+            t = first + tl.arange(0, PREPARED)
+            cos, sin = 0.0, 0.0
+            if ROTATE:
+                cos, sin = _angles(cos_ptr, sin_ptr, t, length, E, PADDED)
+            _prepare(
+                q_ptr, q_gain_ptr, cos, sin, qk_ptr, t, e, stride, qk_stride, length, eps,
+                NORM, ROTATE, E, PADDED, PREPARED,
+            )  # fmt: skip
+            _prepare(
+                k_ptr, k_gain_ptr, cos, sin, qk_ptr + heads * E, t, e, stride, qk_stride,
+                length, eps, NORM, ROTATE, E, PADDED, PREPARED,
+            )  # fmt: skip
+        tl.debug_barrier()
+    for start in tl.range(0, length, TILE):
+        t = start + tl.arange(0, TILE)
+        q = _rows(qk_ptr, t, e, qk_stride, length, E)
+        top = tl.full((TILE,), -float("inf"), tl.float32)
+        total = tl.zeros((TILE,), tl.float32)
+        found = tl.zeros((TILE, PADDED), tl.float32)
+        for first in tl.range(0, start, INNER):
+            n = first + tl.arange(0, INNER)
+            k = _rows(qk_ptr + heads * E, n, e, qk_stride, length, E)
+            v = _rows(v_ptr, n, e, stride, length, E)
+            top, total, found = _meet(q, k, v, 0, top, total, found, scale_log2, False)
+        for first in tl.range(start, start + TILE, INNER):
+            n = first + tl.arange(0, INNER)
+            k = _rows(qk_ptr + heads * E, n, e, qk_stride, length, E)
+            v = _rows(v_ptr, n, e, stride, length, E)
+            mask = t[:, None] >= n[None, :]
+            top, total, found = _meet(q, k, v, mask, top, total, found, scale_log2, True)
+        _put_rows(out_ptr, found / total[:, None], t, e, heads * E, length, E)
+        tl.store(lse_ptr + t, top + tl.log2(total), mask=t < length)
 
 
 @triton.jit(do_not_specialize=["heads", "length"])
@@ -246,10 +268,10 @@ class _CausalAttention(torch.autograd.Function):
         lse_BHL = torch.empty(batch, heads, length, dtype=torch.float32, device=qkv_BLF.device)
         ctx.eps, ctx.heads = eps, heads
         ctx.save_for_backward(qkv_BLF, q_gain_E, k_gain_E, cos_LP, sin_LP, qk_BLG, out_BLD, lse_BHL)
-        settings, tiles = _settings(FORWARD, size, length, q_gain_E, cos_LP)
-        _forward[(tiles, batch * heads)](
+        _forward[(batch * heads,)](
             qkv_BLF, q_gain_E, k_gain_E, cos_LP, sin_LP, qk_BLG, out_BLD, lse_BHL,
-            heads, length, _LOG2_E / math.sqrt(size), eps, **settings,
+            heads, length, _LOG2_E / math.sqrt(size), eps,
+            **_settings(FORWARD, size, length, q_gain_E, cos_LP),
         )  # fmt: skip
         return out_BLD
 
@@ -259,7 +281,8 @@ class _CausalAttention(torch.autograd.Function):
         batch, length, width = qkv_BLF.shape
         size = width // (3 * ctx.heads)
         grad_qkv = torch.empty_like(qkv_BLF)
-        settings, tiles = _settings(BACKWARD, size, length, q_gain_E, cos_LP)
+        settings = _settings(BACKWARD, size, length, q_gain_E, cos_LP)
+        tiles = triton.cdiv(length, settings["TILE"])
         gain_grads = None
         if q_gain_E is not None:
             shape = (batch * ctx.heads, 2, tiles, size)
@@ -277,18 +300,18 @@ class _CausalAttention(torch.autograd.Function):
 
 def _settings(
     how: dict[str, int], size: int, length: int, gain_E: Tensor | None, cos_LP: Tensor | None
-) -> tuple[dict[str, Any], int]:
-    """Constants of a kernel, and how many tiles a sequence has."""
-    tile = min(how["TILE"], max(16, triton.next_power_of_2(length)))
+) -> dict[str, Any]:
+    """Constants of a kernel; tiles no longer than short sequences."""
+    most = max(16, triton.next_power_of_2(length))
+    tiles = {name: min(how[name], most) for name in ("TILE", "INNER", "PREPARED") if name in how}
     return {
         **how,
-        "TILE": tile,
-        "INNER": min(how["INNER"], tile),
+        **tiles,
         "NORM": gain_E is not None,
         "ROTATE": cos_LP is not None,
         "E": size,
         "PADDED": max(16, triton.next_power_of_2(size)),
-    }, triton.cdiv(length, tile)
+    }
 
 
 def causal_attention(
