@@ -22,7 +22,6 @@ from .generator import Attention, Block, Cache, Generator, Linear, RMSNorm, rota
 from .kernels import usable
 from .sampling import draw
 
-
 # Rows from which on the kernels for few rows take a block's products: for fewer, their tiles leave
 # most of a GPU without work.
 FUSED_ROWS = 256

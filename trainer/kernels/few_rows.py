@@ -40,8 +40,8 @@ EARLY = False  # whether programs start while the kernel before ends, and wait t
 
 @triton.jit
 def _kernel(
-    x_ptr, weight_ptr, residual_ptr, squares_ptr, out_ptr, rows, eps, parts,
-    D: tl.constexpr, F: tl.constexpr, NORM: tl.constexpr, GATE: tl.constexpr, ADD: tl.constexpr,
+    x_ptr, weight_ptr, residual_ptr, squares_ptr, out_ptr, rows, D, F, eps, parts,
+    NORM: tl.constexpr, GATE: tl.constexpr, ADD: tl.constexpr,
     PARTS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, INNER: tl.constexpr,
     EARLY: tl.constexpr,
 ):  # fmt: skip
@@ -89,8 +89,13 @@ def _kernel(
 
 
 def _product(
-    x_RD: Tensor, weight: Tensor, residual: Tensor | None, squares_RS: Tensor, tile: Tile, **how: Any
-) -> Tensor:  # fmt: skip
+    x_RD: Tensor,
+    weight: Tensor,
+    residual: Tensor | None,
+    squares_RS: Tensor,
+    tile: Tile,
+    **how: Any,
+) -> Tensor:
     (rows, width), outputs = x_RD.shape, len(weight) // (2 if how["GATE"] else 1)
     assert weight.shape[1] == width and x_RD.dtype == weight.dtype
     assert x_RD.is_contiguous() and weight.is_contiguous() and squares_RS.is_contiguous()
@@ -100,7 +105,7 @@ def _product(
     parts = squares_RS.shape[1]
     _kernel[(programs,)](
         x_RD, weight, x_RD if residual is None else residual, squares_RS, out_RF, rows,
-        parts=parts, PARTS=triton.next_power_of_2(parts), D=width, F=outputs,
+        width, outputs, parts=parts, PARTS=triton.next_power_of_2(parts),
         ROWS=tile.rows, COLUMNS=tile.columns, INNER=tile.inner // x_RD.element_size(),
         num_warps=tile.warps, num_stages=tile.stages, EARLY=EARLY, launch_pdl=EARLY, **how,
     )  # fmt: skip
