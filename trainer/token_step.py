@@ -22,9 +22,10 @@ from .generator import Attention, Block, Cache, Generator, Linear, RMSNorm, rota
 from .kernels import usable
 from .sampling import draw
 
-# Rows from which on the kernels for few rows take a block's products: for fewer, their tiles leave
-# most of a GPU without work.
+# Where kernels for few rows take a block's products. For fewer rows, their tiles leave most of a GPU
+# without work; in fp32 they have no tensor cores.
 FUSED_ROWS = 256
+FUSED_DTYPES = [torch.bfloat16, torch.float16]
 
 
 class _Matrices(NamedTuple):
@@ -93,7 +94,8 @@ class TokenStep:
             self._layers.append(block.adaln)
         self._layers.append(generator.final_adaln)
         self._matrices: list[_Matrices] = []  # none: products by torch
-        if self._kernels and not generator.config.adaln and rows >= FUSED_ROWS:
+        pays = rows >= FUSED_ROWS and self._dtype in FUSED_DTYPES
+        if self._kernels and pays and not generator.config.adaln:
             self._matrices = [self._with_gains(block) for block in generator.blocks]
         self._modulations_RP = [
             None

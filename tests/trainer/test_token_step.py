@@ -74,6 +74,7 @@ def test_kernels_do_what_plain_operations_do():
 
 def steps() -> None:
     token_step.usable = lambda x: True
+    token_step.FUSED_DTYPES.append(torch.float32)
     called = counted()
     class_B, seeds, grid = torch.arange(2) % CLASSES, [3, 1], (2, 2)
     for shape, how, sizes in (("adaln", "guided", SIZES[-4:]), ("learned", "top-k", None)):

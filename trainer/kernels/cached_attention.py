@@ -21,7 +21,7 @@ from torch import Tensor
 # Positions read at once, for one head by one warp: the fastest of what was tried on an H100.
 TILE = 64
 BYTES_TILE = 64  # the same for a cache of bytes
-EARLY = False  # as in few_rows.py
+EARLY = 0  # as in few_rows.py
 
 
 @triton.jit
@@ -256,6 +256,6 @@ def attend_cached(
         HEADS=heads, LENGTH=length, E=size, PADDED=triton.next_power_of_2(size),
         NORM=gains is not None, TURN=table_TE2 is not None, BYTES=in_bytes,
         TILE=BYTES_TILE if in_bytes else TILE, num_warps=1,
-        EARLY=EARLY, launch_pdl=EARLY,
+        EARLY=EARLY > 0, launch_pdl=EARLY > 0,
     )  # fmt: skip
     return out_BD

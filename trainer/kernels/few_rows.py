@@ -35,10 +35,20 @@ class Tile(NamedTuple):
 NORMED = Tile(64, 128)
 GATED = Tile(128, 64, warps=8)
 ADDED = Tile(64, 64)
-EARLY = False  # whether programs start while the kernel before ends, and wait then for its data
+# 1: programs start while the kernel before ends, and wait then for its data (programmatic dependent
+# launch); 2: and fetch the weight into L2 meanwhile.
+EARLY = 0
 
 
 @triton.jit
+def _fetch(ptr):
+    tl.inline_asm_elementwise(
+        "prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l", [ptr],
+        tl.int32, is_pure=False, pack=1,
+    )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["parts"])
 def _kernel(
     x_ptr, weight_ptr, residual_ptr, squares_ptr, out_ptr, rows, D, F, eps, parts,
     NORM: tl.constexpr, GATE: tl.constexpr, ADD: tl.constexpr,
@@ -46,14 +56,20 @@ def _kernel(
     EARLY: tl.constexpr,
 ):  # fmt: skip
     """One tile of the output. Programs that share a tile of the weight follow one another."""
-    if EARLY:
-        tl.extra.cuda.gdc_launch_dependents()
-        tl.extra.cuda.gdc_wait()
     row_tiles = tl.cdiv(rows, ROWS)
     tile = tl.program_id(0) // row_tiles
     r = tl.program_id(0) % row_tiles * ROWS + tl.arange(0, ROWS)
     f = tile * COLUMNS + tl.arange(0, COLUMNS)
     d = tl.arange(0, INNER)
+    if EARLY:
+        tl.extra.cuda.gdc_launch_dependents()
+        if EARLY == 2:
+            # Programs that share the tile share the work.
+            for first in range(tl.program_id(0) % row_tiles * INNER, D, row_tiles * INNER):
+                _fetch(weight_ptr + (f % F) * D + first)
+                if GATE:
+                    _fetch(weight_ptr + (f % F + F) * D + first)
+        tl.extra.cuda.gdc_wait()
     # Beyond the last row or column others are read, whose results are not stored.
     x_at = x_ptr + (r % rows)[:, None] * D + d[None, :]
     weight_at = weight_ptr + (f % F)[:, None] * D + d[None, :]
@@ -107,7 +123,7 @@ def _product(
         x_RD, weight, x_RD if residual is None else residual, squares_RS, out_RF, rows,
         width, outputs, parts=parts, PARTS=triton.next_power_of_2(parts),
         ROWS=tile.rows, COLUMNS=tile.columns, INNER=tile.inner // x_RD.element_size(),
-        num_warps=tile.warps, num_stages=tile.stages, EARLY=EARLY, launch_pdl=EARLY, **how,
+        num_warps=tile.warps, num_stages=tile.stages, EARLY=EARLY, launch_pdl=EARLY > 0, **how,
     )  # fmt: skip
     return out_RF
 
