@@ -59,10 +59,10 @@ TILES = {
         Tile(64, 64, stages=6),
         Tile(64, 64, 256, stages=3),
         Tile(64, 32, stages=6),
-        Tile(64, 32, 256, stages=4),
+        Tile(64, 64, stages=8),
+        Tile(128, 64, warps=8, stages=5),
         Tile(32, 64, stages=6),
         Tile(128, 32, stages=5),
-        Tile(64, 128, stages=5),
     ),
 }
 ATTENTION_TILES = (32, 64, 128)

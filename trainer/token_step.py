@@ -22,8 +22,8 @@ from .generator import Attention, Block, Cache, Generator, Linear, RMSNorm, rota
 from .kernels import usable
 from .sampling import draw
 
-# Where kernels for few rows take a block's products. For fewer rows, their tiles leave most of a GPU
-# without work; in fp32 they have no tensor cores.
+# Where kernels for few rows take a block's products: fewer rows leave most of a GPU without a tile
+# to work on, and fp32 has no tensor cores.
 FUSED_ROWS = 256
 FUSED_DTYPES = [torch.bfloat16, torch.float16]
 

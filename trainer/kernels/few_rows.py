@@ -30,11 +30,11 @@ class Tile(NamedTuple):
     stages: int = 4
 
 
-# With 512 rows, a program or two for each of 132 multiprocessors: larger tiles would leave some
-# without work, smaller ones read more from L2 than it gives.
-NORMED = Tile(64, 128)
+# A multiprocessor takes in at most 64 bytes a clock; large squares of output make the most of them,
+# but of 512 rows there should be about as many as multiprocessors (132).
+NORMED = Tile(128, 128, warps=8)
 GATED = Tile(128, 64, warps=8)
-ADDED = Tile(64, 64)
+ADDED = Tile(64, 64, stages=6)
 # 1: programs start while the kernel before ends, and wait then for its data (programmatic dependent
 # launch); 2: and fetch the weight into L2 meanwhile.
 EARLY = 0
@@ -73,6 +73,14 @@ def _kernel(
     # Beyond the last row or column others are read, whose results are not stored.
     x_at = x_ptr + (r % rows)[:, None] * D + d[None, :]
     weight_at = weight_ptr + (f % F)[:, None] * D + d[None, :]
+    # What is needed after the loop is on its way meanwhile.
+    at = r[:, None] * F + f[None, :]
+    kept = (r < rows)[:, None] & (f < F)[None, :]
+    if NORM:
+        s = tl.arange(0, PARTS)[None, :]
+        squares = tl.load(squares_ptr + (r % rows)[:, None] * parts + s, mask=s < parts, other=0.0)
+    if ADD:
+        residual = tl.load(residual_ptr + at, mask=kept, other=0.0)
     total = tl.zeros([ROWS, COLUMNS], tl.float32)
     other = tl.zeros([ROWS, COLUMNS], tl.float32)
     for first in range(0, D, INNER):
@@ -86,19 +94,14 @@ def _kernel(
     # Rounded wherever plain code rounds.
     dtype = out_ptr.dtype.element_ty
     if NORM:
-        s = tl.arange(0, PARTS)[None, :]
-        squares = tl.load(squares_ptr + (r % rows)[:, None] * parts + s, mask=s < parts, other=0.0)
         shrink = tl.rsqrt(tl.sum(squares, 1) / D + eps)[:, None]
         total, other = total * shrink, other * shrink
     total = total.to(dtype)
-    at = r[:, None] * F + f[None, :]
-    kept = (r < rows)[:, None] & (f < F)[None, :]
     if GATE:
         gate = total.to(tl.float32)
         total = (gate * tl.sigmoid(gate) * other.to(dtype).to(tl.float32)).to(dtype)
     if ADD:
-        residual = tl.load(residual_ptr + at, mask=kept, other=0.0).to(tl.float32)
-        total = (residual + total.to(tl.float32)).to(dtype)
+        total = (residual.to(tl.float32) + total.to(tl.float32)).to(dtype)
         numbers = tl.where((f < F)[None, :], total.to(tl.float32), 0.0)
         tl.store(squares_ptr + r * parts + tile, tl.sum(numbers * numbers, 1), mask=r < rows)
     tl.store(out_ptr + at, total, mask=kept)
@@ -119,9 +122,10 @@ def _product(
     assert max(x_RD.numel(), weight.numel(), out_RF.numel()) < 2**31
     programs = triton.cdiv(rows, tile.rows) * triton.cdiv(outputs, tile.columns)
     parts = squares_RS.shape[1]
+    padded = max(16, triton.next_power_of_2(parts))  # one kernel for all usual widths
     _kernel[(programs,)](
         x_RD, weight, x_RD if residual is None else residual, squares_RS, out_RF, rows,
-        width, outputs, parts=parts, PARTS=triton.next_power_of_2(parts),
+        width, outputs, parts=parts, PARTS=padded,
         ROWS=tile.rows, COLUMNS=tile.columns, INNER=tile.inner // x_RD.element_size(),
         num_warps=tile.warps, num_stages=tile.stages, EARLY=EARLY, launch_pdl=EARLY > 0, **how,
     )  # fmt: skip
