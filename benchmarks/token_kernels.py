@@ -252,13 +252,13 @@ def measure_chains(products: Products, caches: Caches, device: str) -> None:
     """A layer after another, whose results do not matter."""
     weights = {name: many[:12] for name, many in products.weights.items()}
     layers = min(map(len, weights.values()))
-    gain, width = products.gain, len(products.gain)
+    gain = products.gain
 
     def by_torch(index: int, kind: str) -> None:
         nonlocal x, delta
         x, normed = residual_norm(x, delta, gain, EPS)
         qkv = F.linear(normed, weights["wqkv"][index])
-        attended = qkv[:, :width].contiguous()
+        attended = products.delta
         if kind != "none":
             attended = caches.attend(kind, index % caches.layers, qkv)
         x, normed = residual_norm(x, F.linear(attended, weights["wo"][index]), gain, EPS)
@@ -267,7 +267,7 @@ def measure_chains(products: Products, caches: Caches, device: str) -> None:
     def fused(index: int, kind: str) -> None:
         nonlocal x, squares
         qkv = few_rows.normed_product(x, squares, weights["wqkv"][index], EPS)
-        attended = delta
+        attended = products.delta
         if kind != "none":
             attended = caches.attend(kind, index % caches.layers, qkv)
         x, squares = few_rows.product_added(x, attended, weights["wo"][index])

@@ -59,12 +59,12 @@ _PTX = tl.constexpr(torch.version.hip is None and not triton.knobs.runtime.inter
 
 
 @triton.jit
-def _word_of(x, PADDED: tl.constexpr):
-    """The bytes of `x` [PADDED], four to an int32, and their unit: the greatest is 127."""
+def _store_bytes(ptr, unit_ptr, x, e, inside):
+    """Bytes of `x`, and their unit: the greatest is 127."""
     unit = tl.max(tl.abs(x), 0) / 127
-    byte = tl.floor(x / tl.where(unit == 0, 1.0, unit) + 128.5).to(tl.int32)
-    shifted = tl.reshape(byte, (PADDED // 4, 4)) << (8 * tl.arange(0, 4))[None, :]
-    return tl.sum(shifted, 1), unit
+    byte = tl.floor(x / tl.where(unit == 0, 1.0, unit) + 128.5).to(tl.uint8)
+    tl.store(ptr.to(tl.pointer_type(tl.uint8), bitcast=True) + e, byte, mask=inside)
+    tl.store(unit_ptr, unit)
 
 
 @triton.jit
@@ -89,7 +89,7 @@ def _quarters(x, PADDED: tl.constexpr):
 
 @triton.jit
 def _found_in_bytes(
-    query, key, value, keys, values, units, units_kv, position,
+    query, key, value, keys, values, units, units_kv, position, e,
     E: tl.constexpr, PADDED: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """As `_found`, for a cache of bytes."""
@@ -97,12 +97,9 @@ def _found_in_bytes(
     ROWS: tl.constexpr = 8 if TILE > 8 else TILE
     w = tl.arange(0, PADDED // 4)
     inside = w < WORDS
-    key_word, key_unit = _word_of(key, PADDED)
-    value_word, value_unit = _word_of(value, PADDED)
-    tl.store(keys + position * WORDS + w, key_word, mask=inside)
-    tl.store(values + position * WORDS + w, value_word, mask=inside)
-    tl.store(units + position, key_unit)
-    tl.store(units + units_kv + position, value_unit)
+    new = position * WORDS
+    _store_bytes(keys + new, units + position, key, e, e < E)
+    _store_bytes(values + new, units + units_kv + position, value, e, e < E)
     top = tl.sum(query * key, 0)
     total, weights = 1.0, 0.0
     query = query / _STEP
@@ -213,7 +210,7 @@ def _kernel(
     if BYTES:
         keys, values = keys_ptr + row * (E // 4), values_ptr + row * (E // 4)
         found = _found_in_bytes(
-            query, key, value, keys, values, units_ptr + row, units_kv, position,
+            query, key, value, keys, values, units_ptr + row, units_kv, position, e,
             E, PADDED, TILE,
         )  # fmt: skip
     else:
@@ -256,6 +253,6 @@ def attend_cached(
         HEADS=heads, LENGTH=length, E=size, PADDED=triton.next_power_of_2(size),
         NORM=gains is not None, TURN=table_TE2 is not None, BYTES=in_bytes,
         TILE=BYTES_TILE if in_bytes else TILE, num_warps=1,
-        EARLY=EARLY > 0, launch_pdl=EARLY > 0,
+        EARLY=EARLY > 0, **({"launch_pdl": True} if EARLY else {}),
     )  # fmt: skip
     return out_BD

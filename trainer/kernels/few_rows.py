@@ -127,7 +127,8 @@ def _product(
         x_RD, weight, x_RD if residual is None else residual, squares_RS, out_RF, rows,
         width, outputs, parts=parts, PARTS=padded,
         ROWS=tile.rows, COLUMNS=tile.columns, INNER=tile.inner // x_RD.element_size(),
-        num_warps=tile.warps, num_stages=tile.stages, EARLY=EARLY, launch_pdl=EARLY > 0, **how,
+        num_warps=tile.warps, num_stages=tile.stages, EARLY=EARLY, **how,
+        **({"launch_pdl": True} if EARLY else {}),
     )  # fmt: skip
     return out_RF
 
