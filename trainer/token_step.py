@@ -11,6 +11,7 @@ size, P outputs of a projection, V codebook size.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,20 @@ from .config import SamplingConfig
 from .generator import Attention, Block, Cache, Generator, Linear, RMSNorm, rotate
 from .kernels import usable
 from .sampling import draw
+
+# Where kernels for few rows take a block's products: fewer rows leave most of a GPU without a tile
+# to work on, and fp32 has no tensor cores.
+FUSED_ROWS = 256
+FUSED_DTYPES = [torch.bfloat16, torch.float16]
+
+
+class _Matrices(NamedTuple):
+    """A block's weights in the dtype of products, with the gain of the norm before them."""
+
+    wqkv: Tensor
+    wo: Tensor
+    w13: Tensor
+    w2: Tensor
 
 
 class TokenStep:
@@ -78,6 +93,10 @@ class TokenStep:
             assert isinstance(block, Block)
             self._layers.append(block.adaln)
         self._layers.append(generator.final_adaln)
+        self._matrices: list[_Matrices] = []  # none: products by torch
+        pays = rows >= FUSED_ROWS and self._dtype in FUSED_DTYPES
+        if self._kernels and pays and not generator.config.adaln:
+            self._matrices = [self._with_gains(block) for block in generator.blocks]
         self._modulations_RP = [
             None
             if layer is None
@@ -137,6 +156,18 @@ class TokenStep:
         uniform_B = self._uniform_BL.index_select(1, self._position_1)[:, 0]
         return draw(logits_RV, uniform_B, self._sampling, size_1)
 
+    def _with_gains(self, block: nn.Module) -> _Matrices:
+        from .kernels.few_rows import with_gain
+
+        assert isinstance(block, Block)
+        attention, ffn, dtype = block.attention, block.ffn, self._dtype
+        return _Matrices(
+            with_gain(attention.wqkv.weight, block.attention_norm.weight, dtype),
+            attention.wo.weight.to(dtype),
+            with_gain(ffn.w13.weight, block.ffn_norm.weight, dtype),
+            ffn.w2.weight.to(dtype),
+        )
+
     # ------------------------------------------------------------------------------- the layers
 
     def _logits(self) -> Tensor:
@@ -146,6 +177,8 @@ class TokenStep:
         if generator.config.position == "learned":
             x_RD = x_RD + generator.positions.index_select(0, self._position_1)
             x_RD = x_RD.to(self._dtype)
+        if self._matrices:
+            return generator.head(self._by_few_kernels(x_RD))
         *modulations, final = self._modulations_RP
         layers = zip(generator.blocks, self._caches, self._units_2RHL, modulations, strict=True)
         for block, cache, units, modulation in layers:
@@ -164,6 +197,21 @@ class TokenStep:
         if final is not None:
             normed_RD = _modulated(normed_RD, *final.chunk(2, dim=-1))
         return generator.head(normed_RD)
+
+    def _by_few_kernels(self, x_RD: Tensor) -> Tensor:
+        """The blocks without AdaLN as five kernels each, and the final norm."""
+        from .kernels.few_rows import normed_product, normed_swiglu, product_added, squares_of
+
+        generator, squares_RS = self._generator, squares_of(x_RD)
+        layers = zip(generator.blocks, self._matrices, self._caches, self._units_2RHL, strict=True)
+        for block, matrices, cache, units in layers:
+            assert isinstance(block, Block)
+            qkv_RP = normed_product(x_RD, squares_RS, matrices.wqkv, block.attention_norm.eps)
+            attended_RD = self._attend(qkv_RP, block.attention, cache, units)
+            x_RD, squares_RS = product_added(x_RD, attended_RD, matrices.wo)
+            hidden_RP = normed_swiglu(x_RD, squares_RS, matrices.w13, block.ffn_norm.eps)
+            x_RD, squares_RS = product_added(x_RD, hidden_RP, matrices.w2)
+        return self._add_norm(x_RD, None, generator.norm)[1]
 
     def _add_norm(
         self, x_RD: Tensor, delta_RD: Tensor | None, norm: RMSNorm

@@ -35,7 +35,7 @@ def compare(size: int, dtype: torch.dtype, how: str) -> None:
             torch.nn.init.normal_(gain)
     if how != "learned":
         table = rope_table("rope_2d", size, (5, 7), 10000.0, "zero")
-    cached_attention.TILE = TILE
+    cached_attention.TILE = cached_attention.BYTES_TILE = TILE
     shape, device = (batch, HEADS, LENGTH, size), torch.device("cpu")
     plain = Cache(shape, device, dtype)
     # What is not yet set must not be read.
@@ -56,7 +56,10 @@ def compare(size: int, dtype: torch.dtype, how: str) -> None:
             assert found.shape == expected.shape and found.dtype == dtype
             torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
     if units is not None:
-        keys, values = keys * units[0, ..., None], values * units[1, ..., None]
+        bytes_of = (stored.view(torch.uint8).float() - 128 for stored in (keys, values))
+        keys, values = (
+            whole * unit[..., None] for whole, unit in zip(bytes_of, units, strict=True)
+        )
         # Half a step of 127, which the greatest entry sets.
         assert ((keys - plain.k).abs() <= 0.51 * units[0, ..., None]).all()
         assert ((values - plain.v).abs() <= 0.51 * units[1, ..., None]).all()

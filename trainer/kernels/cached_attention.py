@@ -20,6 +20,8 @@ from torch import Tensor
 
 # Positions read at once, for one head by one warp: the fastest of what was tried on an H100.
 TILE = 64
+BYTES_TILE = 64  # the same for a cache of bytes
+EARLY = 0  # as in few_rows.py
 
 
 @triton.jit
@@ -49,18 +51,134 @@ def _turned(
     return x
 
 
+# A byte b stands for b - 128 units. Reading puts it into the second byte of 1.0: 1 + b / 2^15, one
+# instruction a number, where a conversion takes four; sums of products then hold this much more.
+_STEP = tl.constexpr(2.0**-15)
+_ZERO = tl.constexpr(1 + 128 * 2.0**-15)
+_PTX = tl.constexpr(torch.version.hip is None and not triton.knobs.runtime.interpret)
+
+
 @triton.jit
-def _to_bytes(x):
-    """Whole numbers within +-127 for the largest entry of `x`, and the number one of them means."""
+def _store_bytes(ptr, unit_ptr, x, e, inside):
+    """Bytes of `x`, and their unit: the greatest is 127."""
     unit = tl.max(tl.abs(x), 0) / 127
-    return tl.floor(x / tl.where(unit == 0, 1.0, unit) + 0.5).to(tl.int8), unit
+    byte = tl.floor(x / tl.where(unit == 0, 1.0, unit) + 128.5).to(tl.uint8)
+    tl.store(ptr.to(tl.pointer_type(tl.uint8), bitcast=True) + e, byte, mask=inside)
+    tl.store(unit_ptr, unit)
 
 
 @triton.jit
-def _from_bytes(x):
-    """int8 to fp32 by placing the bits: several times the rate of the conversion instruction."""
-    bits = (x.to(tl.int32) + 128) | 0x4B000000  # 2^23 + 128 + x
-    return bits.to(tl.float32, bitcast=True) - 8388736.0
+def _byte_of(word, INDEX: tl.constexpr):
+    if _PTX:
+        return tl.inline_asm_elementwise(
+            "prmt.b32 $0, $1, 0x3F800000, $2;", "=f,r,r", [word, 0x7604 + 16 * INDEX],
+            tl.float32, is_pure=True, pack=1,
+        )  # fmt: skip
+    bits = ((word >> (8 * INDEX)) & 255) << 8 | 0x3F800000
+    return bits.to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _quarters(x, PADDED: tl.constexpr):
+    """Every fourth number from the first, second, third and fourth on."""
+    even, odd = tl.split(tl.reshape(x, (PADDED // 4, 2, 2)))
+    first, third = tl.split(even)
+    second, fourth = tl.split(odd)
+    return first, second, third, fourth
+
+
+@triton.jit
+def _found_in_bytes(
+    query, key, value, keys, values, units, units_kv, position, e,
+    E: tl.constexpr, PADDED: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """As `_found`, for a cache of bytes."""
+    WORDS: tl.constexpr = E // 4
+    ROWS: tl.constexpr = 8 if TILE > 8 else TILE
+    w = tl.arange(0, PADDED // 4)
+    inside = w < WORDS
+    new = position * WORDS
+    _store_bytes(keys + new, units + position, key, e, e < E)
+    _store_bytes(values + new, units + units_kv + position, value, e, e < E)
+    top = tl.sum(query * key, 0)
+    total, weights = 1.0, 0.0
+    query = query / _STEP
+    zero = tl.sum(query, 0) * _ZERO
+    query0, query1, query2, query3 = _quarters(query, PADDED)
+    # Sums of every eighth position, which a thread has to itself: joined at the end.
+    found0 = tl.zeros([ROWS, PADDED // 4], tl.float32)
+    found1, found2, found3 = found0, found0, found0
+    fresh = 1.0  # what is left of the new value's weight
+    for first in tl.range(0, position, TILE, num_stages=1):
+        t = first + tl.arange(0, TILE)
+        earlier = t < position
+        at = t[:, None] * WORDS + w[None, :]
+        valid = earlier[:, None] & inside[None, :]
+        # Any byte is a number, so that what is not read may be anything: it has no weight.
+        k = tl.load(keys + at, mask=valid, eviction_policy="evict_first")
+        v = tl.load(values + at, mask=valid, eviction_policy="evict_first")
+        k_unit = tl.load(units + t, mask=earlier, other=0.0)
+        v_unit = tl.load(units + units_kv + t, mask=earlier, other=0.0)
+        products = _byte_of(k, 0) * query0[None, :]
+        products += _byte_of(k, 1) * query1[None, :]
+        products += _byte_of(k, 2) * query2[None, :]
+        products += _byte_of(k, 3) * query3[None, :]
+        score = (tl.sum(products, 1) - zero) * k_unit
+        score = tl.where(earlier, score, -float("inf"))
+        higher = tl.maximum(top, tl.max(score, 0))
+        weight = tl.exp(score - higher)
+        shrink = tl.exp(top - higher)
+        total = total * shrink + tl.sum(weight, 0)
+        weight = weight * (v_unit / _STEP)
+        weights = weights * shrink + tl.sum(weight, 0)
+        weight = weight[:, None]
+        SHAPE: tl.constexpr = (TILE // ROWS, ROWS, PADDED // 4)
+        read0 = tl.reshape(_byte_of(v, 0) * weight, SHAPE)
+        read1 = tl.reshape(_byte_of(v, 1) * weight, SHAPE)
+        read2 = tl.reshape(_byte_of(v, 2) * weight, SHAPE)
+        read3 = tl.reshape(_byte_of(v, 3) * weight, SHAPE)
+        found0 = found0 * shrink + tl.sum(read0, 0)
+        found1 = found1 * shrink + tl.sum(read1, 0)
+        found2 = found2 * shrink + tl.sum(read2, 0)
+        found3 = found3 * shrink + tl.sum(read3, 0)
+        fresh = fresh * shrink
+        top = higher
+    even = tl.join(tl.sum(found0, 0), tl.sum(found2, 0))
+    odd = tl.join(tl.sum(found1, 0), tl.sum(found3, 0))
+    found = tl.reshape(tl.join(even, odd), (PADDED,)) - weights * _ZERO
+    return (found + value * fresh) / total
+
+
+@triton.jit
+def _found(
+    query, key, value, keys, values, position, e, inside, dtype: tl.constexpr,
+    E: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """Puts the new key and value into their place, and returns what the query finds."""
+    tl.store(keys + position * E + e, key.to(dtype), mask=inside)
+    tl.store(values + position * E + e, value.to(dtype), mask=inside)
+    # The new position comes first; the others follow from the cache.
+    top = tl.sum(query * key, 0)
+    total = 1.0
+    found = value
+    # One tile under way: more would pass through shared memory, which was slower.
+    for first in tl.range(0, position, TILE, num_stages=1):
+        t = first + tl.arange(0, TILE)
+        earlier = t < position
+        at = t[:, None] * E + e[None, :]
+        valid = earlier[:, None] & inside[None, :]
+        # Each byte is read once per token: weights and activations are what L2 should keep.
+        k = tl.load(keys + at, mask=valid, other=0, eviction_policy="evict_first")
+        v = tl.load(values + at, mask=valid, other=0, eviction_policy="evict_first")
+        score = tl.sum(k.to(tl.float32) * query[None, :], 1)
+        score = tl.where(earlier, score, -float("inf"))
+        higher = tl.maximum(top, tl.max(score, 0))
+        weight = tl.exp(score - higher)
+        shrink = tl.exp(top - higher)
+        total = total * shrink + tl.sum(weight, 0)
+        found = found * shrink + tl.sum(v.to(tl.float32) * weight[:, None], 0)
+        top = higher
+    return found / total
 
 
 @triton.jit
@@ -69,8 +187,12 @@ def _kernel(
     position_ptr, scale, eps, units_kv,
     HEADS: tl.constexpr, LENGTH: tl.constexpr, E: tl.constexpr, PADDED: tl.constexpr,
     NORM: tl.constexpr, TURN: tl.constexpr, BYTES: tl.constexpr, TILE: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     """One head of one sequence: softmax over the positions in one pass, tile by tile."""
+    if EARLY:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
     number = tl.program_id(0).to(tl.int64)
     b, h = number // HEADS, number % HEADS
     position = tl.load(position_ptr).to(tl.int32)
@@ -85,50 +207,16 @@ def _kernel(
     # Rounded as the plain path rounds them.
     query, key = query.to(dtype).to(tl.float32) * scale, key.to(dtype).to(tl.float32)
     row = number * LENGTH
-    keys, values = keys_ptr + row * E, values_ptr + row * E
-    units = units_ptr + row
-    new = position * E + e
     if BYTES:
-        key_bytes, key_unit = _to_bytes(key)
-        value_bytes, value_unit = _to_bytes(value)
-        tl.store(keys + new, key_bytes, mask=inside)
-        tl.store(values + new, value_bytes, mask=inside)
-        tl.store(units + position, key_unit)
-        tl.store(units + units_kv + position, value_unit)
+        keys, values = keys_ptr + row * (E // 4), values_ptr + row * (E // 4)
+        found = _found_in_bytes(
+            query, key, value, keys, values, units_ptr + row, units_kv, position, e,
+            E, PADDED, TILE,
+        )  # fmt: skip
     else:
-        tl.store(keys + new, key.to(dtype), mask=inside)
-        tl.store(values + new, value.to(dtype), mask=inside)
-    # The new position comes first; the others follow from the cache.
-    top = tl.sum(query * key, 0)
-    total = 1.0
-    found = value
-    # One tile under way: more would pass through shared memory, which was slower.
-    for first in tl.range(0, position, TILE, num_stages=1):
-        t = first + tl.arange(0, TILE)
-        earlier = t < position
-        at = t[:, None] * E + e[None, :]
-        valid = earlier[:, None] & inside[None, :]
-        # Each byte is read once per token: weights and activations are what L2 should keep.
-        k = tl.load(keys + at, mask=valid, other=0, eviction_policy="evict_first")
-        v = tl.load(values + at, mask=valid, other=0, eviction_policy="evict_first")
-        if BYTES:
-            k_unit = tl.load(units + t, mask=earlier, other=0.0)
-            v_unit = tl.load(units + units_kv + t, mask=earlier, other=0.0)
-            score = tl.sum(_from_bytes(k) * query[None, :], 1) * k_unit
-        else:
-            score = tl.sum(k.to(tl.float32) * query[None, :], 1)
-        score = tl.where(earlier, score, -float("inf"))
-        higher = tl.maximum(top, tl.max(score, 0))
-        weight = tl.exp(score - higher)
-        shrink = tl.exp(top - higher)
-        total = total * shrink + tl.sum(weight, 0)
-        if BYTES:
-            read = _from_bytes(v) * (weight * v_unit)[:, None]
-        else:
-            read = v.to(tl.float32) * weight[:, None]
-        found = found * shrink + tl.sum(read, 0)
-        top = higher
-    tl.store(out_ptr + number * E + e, (found / total).to(dtype), mask=inside)
+        keys, values = keys_ptr + row * E, values_ptr + row * E
+        found = _found(query, key, value, keys, values, position, e, inside, dtype, E, TILE)
+    tl.store(out_ptr + number * E + e, found.to(dtype), mask=inside)
 
 
 def attend_cached(
@@ -146,13 +234,16 @@ def attend_cached(
     `qkv_BP` is the projection's output, [B, 3 D]. Queries and keys pass a LayerNorm with these
     gains (None: no norm) and are turned by the position's row of `table_TE2` (None: not turned).
     The new key and value are stored first. A cache of int8 keeps with each key and value, in
-    `units_2BHL`, the fp32 number that one of its steps means.
+    `units_2BHL`, the fp32 number that one of its steps means; its bytes are 128 more, unsigned.
     """
     batch, heads, length, size = keys_BHLE.shape
     assert qkv_BP.is_contiguous() and qkv_BP.shape == (batch, 3 * heads * size)
     assert keys_BHLE.is_contiguous() and values_BHLE.is_contiguous()
     in_bytes = keys_BHLE.dtype == torch.int8
     assert in_bytes == (units_2BHL is not None) and (in_bytes or keys_BHLE.dtype == qkv_BP.dtype)
+    if in_bytes:
+        assert size % 4 == 0
+        keys_BHLE, values_BHLE = keys_BHLE.view(torch.int32), values_BHLE.view(torch.int32)
     q_gain_E, k_gain_E = gains or (qkv_BP, qkv_BP)
     out_BD = qkv_BP.new_empty(batch, heads * size)
     _kernel[(batch * heads,)](
@@ -161,6 +252,7 @@ def attend_cached(
         position_1, 1 / math.sqrt(size), eps, batch * heads * length,
         HEADS=heads, LENGTH=length, E=size, PADDED=triton.next_power_of_2(size),
         NORM=gains is not None, TURN=table_TE2 is not None, BYTES=in_bytes,
-        TILE=TILE, num_warps=1,
+        TILE=BYTES_TILE if in_bytes else TILE, num_warps=1,
+        EARLY=EARLY > 0, **({"launch_pdl": True} if EARLY else {}),
     )  # fmt: skip
     return out_BD
