@@ -1,8 +1,7 @@
 """Sampling speed with guidance, and decoding, beside the limit that reading the cache sets.
 
     python benchmarks/sample_speed.py [--generators 111M 343M] [--batches 256] [--images 0]
-                                      [--variants default int8] [--early 1] [--unfused]
-                                      [--attention] [--profile] [--tiny]
+                                      [--variants default int8] [--attention] [--profile] [--tiny]
 
 Generators of random weights draw 256 codes an image with a key-value cache and guidance 1.75 in
 bf16, by `trainer.sampler.Sampler`, as evaluations do; "set-up" is what recording took, the
@@ -15,7 +14,6 @@ run: the fp32 codes of greatest probability equal those of the uncached forward 
 drawn are those of `sample` but for ties, and a batch gives the same codes twice, and half of it the
 same as well.
 
-`--early` is EARLY of trainer/kernels/few_rows.py, and `--unfused` leaves its kernels out.
 `--attention` times single calls of the attention kernel at three positions, beside the time that
 their bytes take; `--profile` lists the kernels of a batch of the first generator. `--tiny` is the
 same at sizes for a CPU.
@@ -37,7 +35,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer import count, data, kernels, parts, sampling, startup, token_step
+from trainer import count, data, kernels, parts, sampling, startup
 from trainer.config import LlamaConfig, SamplingConfig
 from trainer.evaluate import in_pieces
 from trainer.generator import Generator
@@ -167,8 +165,6 @@ def main() -> None:
     parser.add_argument("--batches", nargs="*", type=int, default=[256])
     parser.add_argument("--variants", nargs="*", choices=VARIANTS, default=["default"])
     parser.add_argument("--images", type=int, default=0)
-    parser.add_argument("--early", type=int, choices=(0, 1, 2), default=0)
-    parser.add_argument("--unfused", action="store_true")
     parser.add_argument("--attention", action="store_true")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--tiny", action="store_true")
@@ -180,12 +176,6 @@ def main() -> None:
         named = {name: LlamaConfig(width=64, layers=3, heads=2) for name in named}
     startup.allow_many_shapes()
     torch.set_float32_matmul_precision("highest")
-    if chosen.early:
-        from trainer.kernels import cached_attention, few_rows
-
-        few_rows.EARLY = cached_attention.EARLY = chosen.early
-    if chosen.unfused:
-        token_step.FUSED_ROWS = 1 << 30
     length = grid[0] * grid[1]
     rate = copy_rate(device)
     name = "CPU" if device == "cpu" else torch.cuda.get_device_name()
@@ -200,11 +190,7 @@ def main() -> None:
     )
     for size in chosen.generators:
         generator = made(named[size], vocabulary, grid, device)
-        before = token_step.FUSED_ROWS, token_step.FUSED_DTYPES
-        if not chosen.unfused:  # the few rows of the check, and their fp32, by these kernels too
-            token_step.FUSED_ROWS, token_step.FUSED_DTYPES = 1, [torch.float32]
         check(generator, device)
-        token_step.FUSED_ROWS, token_step.FUSED_DTYPES = before
         cast = copy.deepcopy(generator)
         sampling.cast_matrices(cast, torch.bfloat16)
         limit = rate / cache_bytes(named[size], length)

@@ -74,37 +74,17 @@ def test_kernels_do_what_plain_operations_do():
 
 def steps() -> None:
     token_step.usable = lambda x: True
-    token_step.FUSED_DTYPES.append(torch.float32)
-    called = counted()
     class_B, seeds, grid = torch.arange(2) % CLASSES, [3, 1], (2, 2)
     for shape, how, sizes in (("adaln", "guided", SIZES[-4:]), ("learned", "top-k", None)):
         generator, options = build(grid, **SHAPES[shape]), SamplingConfig(**HOW[how])
         expected = sample(generator, class_B, seeds, options, sizes)
-        for token_step.FUSED_ROWS in (1, 256):
-            called.clear()
-            found = stepped(generator, class_B, seeds, options, sizes, batch=2)
-            assert torch.equal(found, expected), (shape, how)
-            fused = shape != "adaln" and token_step.FUSED_ROWS == 1
-            assert len(called) == (fused and 2 * 2 * (2 + 4))  # twice a layer and token
+        found = stepped(generator, class_B, seeds, options, sizes, batch=2)
+        assert torch.equal(found, expected), (shape, how)
     # Eight bits change a code now and then, and those after it; of these few, none.
     generator, options = build(grid), SamplingConfig()
     expected = sample(generator, class_B, seeds, options)
     found = stepped(generator, class_B, seeds, options, batch=2, cache_dtype=torch.int8)
     assert torch.equal(found, expected)
-
-
-def counted() -> list[torch.Tensor]:
-    """Grows at every call of one of the fused kernels."""
-    from trainer.kernels import few_rows
-
-    real, called = few_rows.product_added, []
-
-    def spy(x_RF, *rest):
-        called.append(x_RF)
-        return real(x_RF, *rest)
-
-    few_rows.product_added = spy
-    return called
 
 
 def draws() -> None:

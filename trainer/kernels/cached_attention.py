@@ -18,19 +18,20 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .residual_norm import row_factor
+
 # Positions read at once, for one head by one warp: the fastest of what was tried on an H100.
 TILE = 64
 BYTES_TILE = 64  # the same for a cache of bytes
-EARLY = 0  # as in few_rows.py
 
 
 @triton.jit
 def _turned(
-    row_ptr, gain_ptr, table_ptr, position, e, inside, eps,
+    row_ptr, factor, gain_ptr, table_ptr, position, e, inside, eps,
     E: tl.constexpr, NORM: tl.constexpr, TURN: tl.constexpr,
 ):  # fmt: skip
     """One head's query or key after its LayerNorm and its rotation, in fp32."""
-    x = tl.load(row_ptr + e, mask=inside, other=0.0).to(tl.float32)
+    x = tl.load(row_ptr + e, mask=inside, other=0.0).to(tl.float32) * factor
     mean, shrink = 0.0, 1.0
     if NORM:
         mean = tl.sum(x, 0) / E
@@ -40,7 +41,7 @@ def _turned(
     if TURN:
         # The other one of each pair, read again rather than passed between threads.
         other = e ^ 1
-        y = tl.load(row_ptr + other, mask=inside, other=0.0).to(tl.float32)
+        y = tl.load(row_ptr + other, mask=inside, other=0.0).to(tl.float32) * factor
         if NORM:
             gain = tl.load(gain_ptr + other, mask=inside, other=0.0).to(tl.float32)
             y = (y - mean) * shrink * gain
@@ -183,16 +184,13 @@ def _found(
 
 @triton.jit
 def _kernel(
-    qkv_ptr, q_gain_ptr, k_gain_ptr, table_ptr, keys_ptr, values_ptr, units_ptr, out_ptr,
-    position_ptr, scale, eps, units_kv,
+    qkv_ptr, stream_ptr, q_gain_ptr, k_gain_ptr, table_ptr, keys_ptr, values_ptr, units_ptr,
+    out_ptr, position_ptr, scale, stream_eps, eps, units_kv,
     HEADS: tl.constexpr, LENGTH: tl.constexpr, E: tl.constexpr, PADDED: tl.constexpr,
-    NORM: tl.constexpr, TURN: tl.constexpr, BYTES: tl.constexpr, TILE: tl.constexpr,
-    EARLY: tl.constexpr,
+    WIDTH: tl.constexpr, NORM: tl.constexpr, TURN: tl.constexpr, BYTES: tl.constexpr,
+    TILE: tl.constexpr, SCALED: tl.constexpr,
 ):  # fmt: skip
     """One head of one sequence: softmax over the positions in one pass, tile by tile."""
-    if EARLY:
-        tl.extra.cuda.gdc_launch_dependents()
-        tl.extra.cuda.gdc_wait()
     number = tl.program_id(0).to(tl.int64)
     b, h = number // HEADS, number % HEADS
     position = tl.load(position_ptr).to(tl.int32)
@@ -200,10 +198,13 @@ def _kernel(
     inside = e < E
     dtype = out_ptr.dtype.element_ty
     head = qkv_ptr + b * (3 * HEADS * E) + h * E
-    query = _turned(head, q_gain_ptr, table_ptr, position, e, inside, eps, E, NORM, TURN)
+    factor = 1.0
+    if SCALED:
+        factor = row_factor(stream_ptr + b * (HEADS * E), HEADS * E, stream_eps, WIDTH)
+    query = _turned(head, factor, q_gain_ptr, table_ptr, position, e, inside, eps, E, NORM, TURN)
     key_ptr, value_ptr = head + HEADS * E, head + 2 * HEADS * E
-    key = _turned(key_ptr, k_gain_ptr, table_ptr, position, e, inside, eps, E, NORM, TURN)
-    value = tl.load(value_ptr + e, mask=inside, other=0.0).to(tl.float32)
+    key = _turned(key_ptr, factor, k_gain_ptr, table_ptr, position, e, inside, eps, E, NORM, TURN)
+    value = tl.load(value_ptr + e, mask=inside, other=0.0).to(tl.float32) * factor
     # Rounded as the plain path rounds them.
     query, key = query.to(dtype).to(tl.float32) * scale, key.to(dtype).to(tl.float32)
     row = number * LENGTH
@@ -228,6 +229,8 @@ def attend_cached(
     eps: float = 1e-5,
     table_TE2: Tensor | None = None,
     units_2BHL: Tensor | None = None,
+    stream_BD: Tensor | None = None,
+    stream_eps: float = 0.0,
 ) -> Tensor:
     """What the new queries find in positions 0 .. `position_1`, heads joined: [B, D].
 
@@ -235,6 +238,8 @@ def attend_cached(
     gains (None: no norm) and are turned by the position's row of `table_TE2` (None: not turned).
     The new key and value are stored first. A cache of int8 keeps with each key and value, in
     `units_2BHL`, the fp32 number that one of its steps means; its bytes are 128 more, unsigned.
+    With `stream_BD` the projection was that of these rows before their RMSNorm (but for its gain,
+    which the weight holds): its factor comes in here.
     """
     batch, heads, length, size = keys_BHLE.shape
     assert qkv_BP.is_contiguous() and qkv_BP.shape == (batch, 3 * heads * size)
@@ -247,12 +252,13 @@ def attend_cached(
     q_gain_E, k_gain_E = gains or (qkv_BP, qkv_BP)
     out_BD = qkv_BP.new_empty(batch, heads * size)
     _kernel[(batch * heads,)](
-        qkv_BP, q_gain_E, k_gain_E, qkv_BP if table_TE2 is None else table_TE2,
+        qkv_BP, qkv_BP if stream_BD is None else stream_BD, q_gain_E, k_gain_E,
+        qkv_BP if table_TE2 is None else table_TE2,
         keys_BHLE, values_BHLE, qkv_BP if units_2BHL is None else units_2BHL, out_BD,
-        position_1, 1 / math.sqrt(size), eps, batch * heads * length,
+        position_1, 1 / math.sqrt(size), stream_eps, eps, batch * heads * length,
         HEADS=heads, LENGTH=length, E=size, PADDED=triton.next_power_of_2(size),
+        WIDTH=triton.next_power_of_2(heads * size), SCALED=stream_BD is not None,
         NORM=gains is not None, TURN=table_TE2 is not None, BYTES=in_bytes,
         TILE=BYTES_TILE if in_bytes else TILE, num_warps=1,
-        EARLY=EARLY > 0, **({"launch_pdl": True} if EARLY else {}),
     )  # fmt: skip
     return out_BD

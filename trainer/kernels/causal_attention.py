@@ -303,7 +303,9 @@ def _settings(
 ) -> dict[str, Any]:
     """Constants of a kernel; tiles no longer than short sequences."""
     most = max(16, triton.next_power_of_2(length))
-    tiles = {name: min(how[name], most) for name in ("TILE", "INNER", "PREPARED") if name in how}
+    tiles: dict[str, int] = {
+        name: min(how[name], most) for name in ("TILE", "INNER", "PREPARED") if name in how
+    }
     return {
         **how,
         **tiles,

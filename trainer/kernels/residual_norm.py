@@ -26,6 +26,14 @@ _DROP_STEPS = 65536  # dropout rates are multiples of its inverse
 
 
 @triton.jit
+def row_factor(ptr, WIDTH: tl.constexpr, eps, PADDED: tl.constexpr):
+    """What RMSNorm multiplies a row by, but for the gain."""
+    d = tl.arange(0, PADDED)
+    x = tl.load(ptr + d, mask=d < WIDTH, other=0.0).to(tl.float32)
+    return 1.0 / tl.sqrt(tl.sum(x * x, 0) / WIDTH + eps)
+
+
+@triton.jit
 def _place(row, first, D: tl.constexpr, SIZE: tl.constexpr):
     """Offsets of a piece from column `first` on, and which of them exist."""
     d = first + tl.arange(0, SIZE)

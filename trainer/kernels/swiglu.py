@@ -14,23 +14,28 @@ import triton.language as tl
 from torch import Tensor
 
 from ..float8 import LARGEST, SMALLEST_UNIT
+from .residual_norm import row_factor
 
 _BLOCK = 1024
 
 
 @triton.jit
 def _forward(
-    both_ptr, out_ptr, out8_ptr, unit_ptr,
+    both_ptr, stream_ptr, out_ptr, out8_ptr, unit_ptr, eps,
     HIDDEN: tl.constexpr, BLOCK: tl.constexpr, EIGHT: tl.constexpr,
-    LARGEST: tl.constexpr, SMALLEST: tl.constexpr,
+    LARGEST: tl.constexpr, SMALLEST: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr,
 ):  # fmt: skip
-    """A block of a row; EIGHT: a whole row."""
+    """A block of a row; EIGHT: a whole row. WIDTH: of the stream whose norm is still to come, or
+    0."""
     row = tl.program_id(0).to(tl.int64)
     h = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = h < HIDDEN
     at = both_ptr + row * 2 * HIDDEN + h
     gate = tl.load(at, mask=inside, other=0.0).to(tl.float32)
     value = tl.load(at + HIDDEN, mask=inside, other=0.0).to(tl.float32)
+    if WIDTH > 0:
+        factor = row_factor(stream_ptr + row * WIDTH, WIDTH, eps, PADDED)
+        gate, value = gate * factor, value * factor
     out = gate * tl.sigmoid(gate) * value
     tl.store(out_ptr + row * HIDDEN + h, out.to(out_ptr.dtype.element_ty), mask=inside)
     if EIGHT:
@@ -81,11 +86,21 @@ class _SwiGLU(torch.autograd.Function):
         return _backward_of(both, grads[0], None, None)
 
 
-def _forward_of(both: Tensor, out8: Tensor | None, unit: Tensor | None) -> Tensor:
-    assert both.is_contiguous()
+def _forward_of(
+    both: Tensor,
+    out8: Tensor | None = None,
+    unit: Tensor | None = None,
+    stream: Tensor | None = None,
+    eps: float = 0.0,
+) -> Tensor:
+    assert both.is_contiguous() and (stream is None or stream.is_contiguous())
     out = both.new_empty(*both.shape[:-1], both.shape[-1] // 2)
     grid, settings = _settings(both, out8)
-    _forward[grid](both, out, out8, unit, **settings)
+    width = 0 if stream is None else stream.shape[-1]
+    _forward[grid](
+        both, both if stream is None else stream, out, out8, unit, eps,
+        WIDTH=width, PADDED=triton.next_power_of_2(max(1, width)), **settings,
+    )  # fmt: skip
     return out
 
 
@@ -112,6 +127,13 @@ def _settings(both: Tensor, eight: Tensor | None) -> tuple[tuple[int, int], dict
 def swiglu(both: Tensor) -> Tensor:
     """[..., F] of [..., 2 F], whose first half is the gate."""
     return _SwiGLU.apply(both)
+
+
+def normed_swiglu(both_TP: Tensor, stream_TD: Tensor, eps: float) -> Tensor:
+    """SwiGLU [T, F] of the projection of `stream_TD` before its RMSNorm (but for its gain, which
+    the weight holds): its factor comes in here. Without a gradient.
+    """
+    return _forward_of(both_TP, stream=stream_TD, eps=eps)
 
 
 def swiglu_float8(both_TP: Tensor) -> tuple[Tensor, Tensor, Tensor]:
