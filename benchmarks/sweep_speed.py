@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import itertools
 import json
 import os
 import statistics
@@ -21,9 +22,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -93,8 +93,29 @@ def prepare(plan: Plan, home: Path, device: str) -> None:
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
-def in_steps(plan: Plan, home: Path) -> Iterator[tuple[str, int, float, float, float]]:
-    """(size, iterations, ms of a step, seconds in steps, seconds of the run) of every generator."""
+class Span(NamedTuple):
+    """A run of the launch. `step`: median seconds of an iteration; 0 of an evaluation."""
+
+    kind: str
+    size: str
+    iterations: int
+    began: float
+    ended: float
+    step: float
+
+    @property
+    def inside(self) -> float:
+        """Seconds in steps."""
+        return self.step * self.iterations
+
+    @property
+    def outside(self) -> float:
+        return self.ended - self.began - self.inside
+
+
+def spans(plan: Plan, home: Path) -> list[Span]:
+    """Every run that was measured, in the order of their beginnings."""
+    found = []
     for run in plan.runs:
         if run.kind not in ("generator", "evaluation"):
             continue
@@ -103,16 +124,19 @@ def in_steps(plan: Plan, home: Path) -> Iterator[tuple[str, int, float, float, f
         assert endpoint is not None and endpoint["status"] == "done", run.id
         attempts = read_attempts(folder)
         assert len(attempts) == 1, f"{run.id} took {len(attempts)} attempts"
+        began, ended = (
+            datetime.datetime.fromisoformat(text).timestamp()
+            for text in (attempts[0]["started_at"], attempts[0]["end"]["ended_at"])
+        )
+        step = 0.0
         if run.kind == "generator":
             log = [json.loads(line) for line in folder.log_path.read_text().splitlines()]
-            gaps = [
+            step = statistics.median(
                 (later["time"] - earlier["time"]) / (later["step"] - earlier["step"])
-                for earlier, later in zip(log, log[1:], strict=False)
-            ]
-            step = statistics.median(gaps)
-            total = float(attempts[0]["end"]["seconds"])
-            size, iterations = run.axes["size"], run.axes["iterations"]
-            yield size, iterations, 1e3 * step, step * iterations, total
+                for earlier, later in itertools.pairwise(log)
+            )
+        found.append(Span(run.kind, run.axes["size"], run.axes["iterations"], began, ended, step))
+    return sorted(found, key=lambda span: span.began)
 
 
 def main() -> None:
@@ -142,14 +166,27 @@ def measure(home: Path, workers: int, device: str, tiny: bool) -> None:
     command = [sys.executable, "-m", "sweeps", "launch", me, "--home", str(home), "--data", data]
     command += ["--device", device, "--workers", str(workers), "--yes", "--quiet"]
     command += [word for pair in option.items() for word in ("--option", "=".join(pair))]
-    clock = time.perf_counter()
+    began = time.time()
     subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
-    wall = time.perf_counter() - clock
-    print(f"{'size':>6} {'iterations':>10} {'ms/step':>9} {'in steps, s':>12} {'run, s':>8}")
-    stepping = 0.0
-    for size, iterations, step, inside, total in in_steps(plan, home):
-        print(f"{size:>6} {iterations:>10} {step:>9.1f} {inside:>12.1f} {total:>8.1f}")
-        stepping += inside
+    ended = time.time()
+    wall, done = ended - began, spans(plan, home)
+    print(
+        f"{'run':<10} {'size':>5} {'iterations':>10} {'ms/step':>8} {'in steps':>9} {'else, s':>8}"
+    )
+    for span in done:
+        print(
+            f"{span.kind:<10} {span.size:>5} {span.iterations:>10} {1e3 * span.step:>8.1f}"
+            f" {span.inside:>9.1f} {span.outside:>8.1f}"
+        )
+    stepping = sum(span.inside for span in done)
+    phases = {
+        "before the first run": done[0].began - began,
+        "generators outside their steps": sum(s.outside for s in done if s.kind == "generator"),
+        "evaluations": sum(s.outside for s in done if s.kind == "evaluation"),
+        "after the last run": ended - max(span.ended for span in done),
+    }
+    for phase, spent in phases.items():
+        print(f"{phase}: {spent:.1f} s")
     print(
         f"workers {workers}: {wall:.1f} s from launch to end, {stepping:.1f} s in steps: "
         f"{stepping / wall:.0%}"
