@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..kernels import few_channels
 from ..kernels.group_norm import Activation, Normed, group_norm
 from ..kernels.spread import Layout, spread
 from .vqgan import Attention, Downsample, ResBlock, Upsample
@@ -38,7 +39,7 @@ def run(layers: nn.Sequential, x_BCHW: Tensor, recompute: bool) -> Tensor:
     made once more there: half the memory for one pass more over the activations.
     """
     first, *middle, norm, _, last = layers
-    now = Sum(_conv(first, x_BCHW), None, _bias(first))
+    now = Sum(_first(first, x_BCHW), None, _bias(first))
     for layer in middle:
         now = _STEPS[type(layer)](layer, now, recompute)
     return _conv(last, _norm(norm, now, "silu"), recompute, _bias(last))
@@ -49,8 +50,20 @@ def _bias(conv: nn.Module) -> Tensor:
     return conv.bias
 
 
+def _dtype(x_BCHW: Tensor) -> torch.dtype:
+    """In which convolutions of `x_BCHW` work."""
+    device = x_BCHW.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_BCHW.dtype
+
+
+def _first(conv: Any, x_BCHW: Tensor) -> Tensor:
+    """The convolution without its bias; that of an image by a kernel which has no gradient."""
+    if torch.is_grad_enabled() or not few_channels.suits(conv.weight):
+        return _conv(conv, x_BCHW)
+    return few_channels.few_channels(x_BCHW, conv.weight, _dtype(x_BCHW))
+
+
 def _norm(norm: Any, now: Sum, activation: Activation, also_sum: bool = False) -> Normed:
-    device, dtype = now.x_BCHW.device.type, now.x_BCHW.dtype
     return group_norm(
         now.x_BCHW,
         norm.weight,
@@ -61,7 +74,7 @@ def _norm(norm: Any, now: Sum, activation: Activation, also_sum: bool = False) -
         bias_C=now.bias_C,
         activation=activation,
         also_sum=also_sum,
-        dtype=torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else dtype,
+        dtype=_dtype(now.x_BCHW),
     )
 
 

@@ -1,0 +1,121 @@
+"""The kernels that tokenising has of its own, run by Triton's interpreter on the CPU: the search for
+the nearest code and the convolution of an image.
+"""
+
+import interpreted
+import torch
+import torch.nn.functional as F
+
+
+def test_kernels_are_the_plain_operations():
+    said = interpreted.output(__file__)  # one process: it takes seconds to start
+    assert said.split() == [part.__name__ for part in PARTS]
+
+
+def both(search):
+    """What `search` gives by the kernel and by plain code."""
+    from trainer import kernels
+
+    found = []
+    for by_kernel in (True, False):
+        kernels.usable = lambda x, answer=by_kernel: answer
+        found.append(search())
+    return found
+
+
+def anywhere():
+    """Tokens that fill no tile, codes that fill no block, in one part and in several."""
+    from trainer.kernels import nearest as kernel
+    from trainer.quantizers._lookup import nearest
+
+    shapes = ((513, 203, 8), (3, 1037, 4), (260, 16, 16), (129, 100, 32), (7, 1, 5))
+    for tokens, codes, width in shapes:
+        torch.manual_seed(0)
+        z_TD, codebook_KD = torch.randn(tokens, width), torch.randn(codes, width)
+        code_T, plain_T = both(lambda z=z_TD, e=codebook_KD: nearest(z, e))
+        assert code_T.dtype == torch.int64 and code_T.shape == (tokens,)
+        assert torch.equal(code_T, plain_T), (tokens, codes, width)
+    z_TD = torch.randn(2, kernel.WIDEST + 1)  # by plain code
+    code_T, plain_T = both(lambda: nearest(z_TD, z_TD))
+    assert code_T.tolist() == plain_T.tolist() == [0, 1]
+
+
+def ties():
+    """The lowest code: within a block, across blocks, across parts; also where nothing is near."""
+    from trainer.quantizers._lookup import nearest
+
+    codebook_KD = torch.full((1100, 2), 4.0)
+    codebook_KD[[5, 6, 300, 301, 1099]] = torch.tensor([1.0, 0.0])
+    codebook_KD[[1050, 1090]] = torch.tensor([0.0, 1.0])
+    z_TD = torch.tensor([[1.0, 0.0], [0.0, 1.0], [9.0, 9.0], [float("nan"), 0.0]])
+    for code_T in both(lambda: nearest(z_TD, codebook_KD)):
+        assert code_T.tolist() == [5, 1050, 0, 0]
+
+
+def prefixes():
+    """Codebooks that grow along the sequence: no code beyond, and the nearest of those before."""
+    from trainer.quantizers._lookup import nearest_prefix
+
+    torch.manual_seed(0)
+    z_BND, codebook_KD = torch.randn(150, 5, 3), torch.randn(1100, 3)
+    sizes = (1, 2, 9, 600, 1100)
+    code_BN, plain_BN = both(lambda: nearest_prefix(z_BND, codebook_KD, sizes))
+    assert torch.equal(code_BN, plain_BN)
+    assert (code_BN < torch.tensor(sizes)).all() and code_BN.amax() > 600
+
+
+def convolutions():
+    """Rows of several tiles and of less than one, several programs of tiles and of channels, windows
+    of 1, 3 and 5 pixels.
+    """
+    from trainer.kernels.few_channels import few_channels, suits
+
+    cases = [(2, 3, 20, 6, 70, 3), (1, 1, 16, 5, 9, 5), (2, 4, 130, 1, 3, 3), (1, 4, 24, 20, 4, 1)]
+    for batch, given, made, height, width, side in cases:
+        torch.manual_seed(0)
+        x_BCHW = torch.randn(batch, given, height, width)
+        weight_ECSS = torch.randn(made, given, side, side)
+        assert suits(weight_ECSS)
+        for dtype, limit in ((torch.float32, 1e-5), (torch.float16, 3e-2)):
+            factors = (x_BCHW.to(dtype).float(), weight_ECSS.to(dtype).float())
+            out_BEHW = few_channels(x_BCHW, weight_ECSS, dtype)
+            assert out_BEHW.dtype == dtype
+            assert out_BEHW.is_contiguous(memory_format=torch.channels_last)
+            plain_BEHW = F.conv2d(*factors, padding=side // 2)
+            assert (out_BEHW.float() - plain_BEHW).abs().max() < limit, (given, side, dtype)
+    assert not suits(torch.empty(16, 8, 3, 3)) and not suits(torch.empty(16, 3, 2, 2))
+
+
+def encoder():
+    """Latents of a tokenizer without a gradient, beside those with one and the plain modules'."""
+    from trainer import kernels
+    from trainer.kernels import few_channels
+    from trainer.tokenizers.vqgan import Config, Tokenizer
+
+    kernels.usable = lambda x: True
+    config = Config(ch=16, ch_mult=(1,), num_res_blocks_encoder=1, z_channels=8)
+    torch.manual_seed(0)
+    model = Tokenizer(config, 3, 5).to(memory_format=torch.channels_last)
+    x_BCHW, calls = torch.randn(1, 3, 5, 5), 0
+    true_kernel = few_channels.few_channels
+
+    def counted(*inputs):
+        nonlocal calls
+        calls += 1
+        return true_kernel(*inputs)
+
+    few_channels.few_channels = counted
+    plain_BND = model.encode(x_BCHW)
+    model.use_kernels(recompute=False)
+    assert torch.allclose(model.encode(x_BCHW), plain_BND, atol=1e-4) and calls == 0
+    with torch.inference_mode():
+        z_BND = model.encode(x_BCHW)
+    assert torch.allclose(z_BND, plain_BND, atol=1e-4) and calls == 1
+
+
+PARTS = (anywhere, ties, prefixes, convolutions, encoder)
+
+if __name__ == "__main__":
+    for part in PARTS:
+        part()
+        print(part.__name__)
