@@ -1,5 +1,5 @@
-"""The kernels that tokenising has of its own, run by Triton's interpreter on the CPU: the search for
-the nearest code and the convolution of an image.
+"""Kernels that only tokenising needs, run by Triton's interpreter on the CPU: the search for the
+nearest code, the convolution of an image, and attention among the cells of a grid.
 """
 
 import interpreted
@@ -15,10 +15,11 @@ def test_kernels_are_the_plain_operations():
 def both(search):
     """What `search` gives by the kernel and by plain code."""
     from trainer import kernels
+    from trainer.quantizers import _lookup
 
-    found = []
-    for by_kernel in (True, False):
-        kernels.usable = lambda x, answer=by_kernel: answer
+    kernels.usable, found = lambda x: True, []
+    for tile in (0, 2**24):  # the kernel is for what is more
+        _lookup.TILE = tile
         found.append(search())
     return found
 
@@ -58,6 +59,7 @@ def prefixes():
 
     torch.manual_seed(0)
     z_BND, codebook_KD = torch.randn(150, 5, 3), torch.randn(1100, 3)
+    z_BND[7] = torch.nan
     sizes = (1, 2, 9, 600, 1100)
     code_BN, plain_BN = both(lambda: nearest_prefix(z_BND, codebook_KD, sizes))
     assert torch.equal(code_BN, plain_BN)
@@ -65,7 +67,7 @@ def prefixes():
 
 
 def convolutions():
-    """Rows of several tiles and of less than one, several programs of tiles and of channels, windows
+    """Rows of several tiles and of less than one, programs for all tiles and all channels, windows
     of 1, 3 and 5 pixels.
     """
     from trainer.kernels.few_channels import few_channels, suits
@@ -84,6 +86,27 @@ def convolutions():
             plain_BEHW = F.conv2d(*factors, padding=side // 2)
             assert (out_BEHW.float() - plain_BEHW).abs().max() < limit, (given, side, dtype)
     assert not suits(torch.empty(16, 8, 3, 3)) and not suits(torch.empty(16, 3, 2, 2))
+
+
+def attention():
+    """Cells and channels that fill no tile, several programs an image; the layer in its layout."""
+    from trainer.kernels.wide_attention import CELLS_MAX, suits
+    from trainer.tokenizers import _fused
+    from trainer.tokenizers.vqgan import Attention
+
+    assert not suits(16, torch.float32) and not suits(CELLS_MAX + 1, torch.bfloat16)
+    for channels, height, width in ((96, 7, 10), (32, 2, 3), (64, 16, 16)):
+        torch.manual_seed(0)
+        layer, h_BCHW = Attention(channels), 4 * torch.randn(2, channels, height, width)
+        h_BCHW = h_BCHW.to(memory_format=torch.channels_last)
+        plain_BCHW = layer.attend(h_BCHW)
+        with torch.no_grad():
+            assert torch.equal(_fused._attend(layer, h_BCHW), plain_BCHW)  # fp32: the same code
+            a_BCHW = _fused._attend(layer.half(), h_BCHW.half())
+        assert a_BCHW.dtype == torch.float16 and a_BCHW.shape == h_BCHW.shape
+        assert a_BCHW.is_contiguous(memory_format=torch.channels_last)
+        away = (a_BCHW.float() - plain_BCHW).norm() / plain_BCHW.norm()
+        assert away < 3e-3, (channels, away)
 
 
 def encoder():
@@ -113,7 +136,7 @@ def encoder():
     assert torch.allclose(z_BND, plain_BND, atol=1e-4) and calls == 1
 
 
-PARTS = (anywhere, ties, prefixes, convolutions, encoder)
+PARTS = (anywhere, ties, prefixes, convolutions, attention, encoder)
 
 if __name__ == "__main__":
     for part in PARTS:

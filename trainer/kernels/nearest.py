@@ -33,7 +33,8 @@ def _kernel(
     inside = t < tokens
     z = ()
     for d in tl.static_range(WIDTH):
-        z = z + (-2.0 * tl.load(z_ptr + t.to(tl.int64) * WIDTH + d, mask=inside, other=0.0),)
+        column = tl.load(z_ptr + t.to(tl.int64) * WIDTH + d, mask=inside, other=0.0)
+        z = z + (-2.0 * column,)  # type: ignore[assignment]
     first = tl.program_id(1) * part  # in blocks of codes
     last = tl.minimum(first + part, codes // CODES)
     if SIZED:
@@ -65,9 +66,9 @@ def _kernel(
         for d in tl.static_range(WIDTH):
             distance = tl.fma(tl.load(table_ptr + d * codes + k), z[d], distance)
         if SIZED:
-            distance = tl.where(k < size, distance, float("inf"))
+            distance = tl.where(k < size, distance, float("nan"))  # equal to nothing
         code = tl.where(distance == least, k, code)
-    bits = least.to(tl.int32, bitcast=True)
+    bits = (least + 0.0).to(tl.int32, bitcast=True)  # no -0, which would come before 0
     order = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # integers in the order of the distances
     key = (order.to(tl.int64) << 32) | code.to(tl.int64)
     tl.store(key_ptr + tl.program_id(1).to(tl.int64) * tokens + t, key, mask=inside)

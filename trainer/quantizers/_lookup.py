@@ -38,9 +38,11 @@ def token_chunks(num_tokens: int, num_codes: int) -> list[slice]:
     return [slice(start, start + step) for start in range(0, num_tokens, step)]
 
 
-def _by_kernel(z: Tensor) -> bool:
-    """Whether the kernel finds the codes of such latents, [.., D]."""
-    if not kernels.usable(z):
+def _by_kernel(z: Tensor, num_codes: int) -> bool:
+    """Whether the kernel finds the codes of such latents, [.., D]: where plain code needs more than
+    a tile.
+    """
+    if z[..., 0].numel() * num_codes <= TILE or not kernels.usable(z):
         return False
     from ..kernels.nearest import WIDEST
 
@@ -54,7 +56,7 @@ def nearest(z_TD: Tensor, codebook_KD: Tensor) -> Tensor:
     fp32, in tiles, so that tokens x K never exists as a whole. |z|^2 is the same for all codes
     and left out. By a kernel where there is one, in which products are summed in another order.
     """
-    if _by_kernel(z_TD):
+    if _by_kernel(z_TD, len(codebook_KD)):
         from ..kernels.nearest import nearest as search
 
         return search(z_TD.float(), codebook_KD.float())
@@ -77,7 +79,7 @@ def nearest_prefix(z_BND: Tensor, codebook_KD: Tensor, sizes: Sequence[int]) -> 
     """
     num_images, num_tokens, _ = z_BND.shape
     z_NBD = z_BND.transpose(0, 1).float()
-    if _by_kernel(z_BND):
+    if _by_kernel(z_BND, len(codebook_KD)):
         from ..kernels.nearest import nearest as search
 
         size_N = torch.tensor(list(sizes), dtype=torch.int32, device=z_BND.device)

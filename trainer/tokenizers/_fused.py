@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..kernels import few_channels
+from ..kernels import few_channels, wide_attention
 from ..kernels.group_norm import Activation, Normed, group_norm
 from ..kernels.spread import Layout, spread
 from .vqgan import Attention, Downsample, ResBlock, Upsample
@@ -120,8 +120,26 @@ def _res_block(block: ResBlock, now: Sum, recompute: bool) -> Sum:
 
 def _attention(layer: Attention, now: Sum, recompute: bool) -> Sum:
     normed = _norm(layer.norm, now, "none", also_sum=True)
-    a_BCHW = _conv(layer.out, layer.attend(normed.out_BCHW))
+    a_BCHW = _conv(layer.out, _attend(layer, normed.out_BCHW))
     return Sum(normed.sum_BCHW, a_BCHW, _bias(layer.out))
+
+
+def _attend(layer: Attention, h_BCHW: Tensor) -> Tensor:
+    """`layer.attend`; in half precision and without a gradient, as one product and one kernel.
+
+    Torch has fused attention for narrower heads only: else it works in fp32, pass by pass.
+    """
+    height, width = h_BCHW.shape[2:]
+    if torch.is_grad_enabled() or not wide_attention.suits(height * width, h_BCHW.dtype):
+        return layer.attend(h_BCHW)
+    layers = (layer.query, layer.key, layer.value)
+    qkv_BNC = F.linear(
+        h_BCHW.flatten(2).transpose(1, 2),
+        torch.cat([part.weight.flatten(1) for part in layers]),
+        torch.cat([_bias(part) for part in layers]),
+    )
+    a_BNC = wide_attention.wide_attention(qkv_BNC)
+    return a_BNC.transpose(1, 2).unflatten(2, (height, width))
 
 
 def _resize(layer: Downsample | Upsample, now: Sum, layout: Layout) -> Sum:
