@@ -15,6 +15,7 @@ from torch import Tensor
 WINDOW_MAX = 64  # numbers under the window, at most
 _PIXELS, _CHANNELS = 64, 128  # of a tile, at most
 _TILES = 8  # one after another
+_WARPS = 4
 
 
 @triton.jit(do_not_specialize=["height", "width", "tiles"])
@@ -78,6 +79,6 @@ def few_channels(x_BCHW: Tensor, weight_ECSS: Tensor, dtype: torch.dtype) -> Ten
             x_BCHW, weight_ECSS, out_BEHW, height, width, tiles, per_row, across,
             IN=given, OUT=made, SIDE=side, PIXELS=pixels, CHANNELS=channels,
             WINDOW=max(16, triton.next_power_of_2(side * side * given)), TILES=_TILES,
-            num_warps=4, num_stages=1,
+            num_warps=_WARPS, num_stages=1,
         )  # fmt: skip
     return out_BEHW

@@ -68,7 +68,7 @@ def _kernel(
         if SIZED:
             distance = tl.where(k < size, distance, float("nan"))  # equal to nothing
         code = tl.where(distance == least, k, code)
-    bits = (least + 0.0).to(tl.int32, bitcast=True)  # no -0, which would come before 0
+    bits = least.to(tl.int32, bitcast=True)
     order = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # integers in the order of the distances
     key = (order.to(tl.int64) << 32) | code.to(tl.int64)
     tl.store(key_ptr + tl.program_id(1).to(tl.int64) * tokens + t, key, mask=inside)

@@ -15,6 +15,7 @@ from torch import Tensor
 CELLS_MAX = 256
 _ROWS = 64  # cells of a program
 _CHANNELS = 64  # at once
+_WARPS, _STAGES = 4, 2
 _LOG2E = 1.4426950408889634
 
 
@@ -67,6 +68,6 @@ def wide_attention(qkv_BNC: Tensor) -> Tensor:
     with torch.cuda.device_of(qkv_BNC):  # kernels start on the current device
         _kernel[(triton.cdiv(cells, rows), batch)](
             qkv_BNC.contiguous(), out_BNC, cells, channels, _LOG2E * channels**-0.5,
-            ROWS=rows, KEYS=keys, CHANNELS=_CHANNELS, num_warps=4, num_stages=2,
+            ROWS=rows, KEYS=keys, CHANNELS=_CHANNELS, num_warps=_WARPS, num_stages=_STAGES,
         )  # fmt: skip
     return out_BNC
