@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import copy
 import datetime
+import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -41,15 +42,31 @@ SLACK_BF16 = 0.02  # by which bf16 codes may be further from fp32 ones than plai
 
 
 def seconds(work: Callable[[], Any], device: str, repeats: int) -> float:
-    """Median wall time of `work` after a first call, which compiles, and a second."""
-    times = []
-    for _ in range(repeats + 2):
-        synchronize(device)
-        clock = time.perf_counter()
+    """Median time from the end of one call of `work` to that of the next, after two calls, the
+    first of which compiles. Calls are queued, as those of a codes run are: on a GPU it is the
+    device's time, or the host's if that takes longer to launch.
+    """
+    for _ in range(2):
         work()
-        synchronize(device)
-        times.append(time.perf_counter() - clock)
-    return statistics.median(times[2:])
+    synchronize(device)
+    ends = [now(device)]
+    for _ in range(repeats):
+        work()
+        ends.append(now(device))
+    synchronize(device)
+    return statistics.median(
+        (end - start) if device == "cpu" else start.elapsed_time(end) / 1e3
+        for start, end in itertools.pairwise(ends)
+    )
+
+
+def now(device: str) -> Any:
+    """The time, or on a GPU an event at the end of what is queued."""
+    if device == "cpu":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
 
 
 def synchronize(device: str) -> None:

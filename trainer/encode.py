@@ -107,7 +107,8 @@ class Coder:
             self._latents = startup.compiled(self._plain_latents)
 
     def _plain_latents(self, pixels_BCHW: Tensor) -> Tensor:
-        x_BCHW = data.to_float(pixels_BCHW).contiguous(memory_format=self._layout)
+        # Laid out anew while a pixel is a byte.
+        x_BCHW = data.to_float(pixels_BCHW.contiguous(memory_format=self._layout))
         z_BND: Tensor = self._tokenizer.encode(x_BCHW)
         return z_BND
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from .. import kernels
 from ..allreduce import sum_over_processes
 
 # Entries of one tokens x codes tile, 64 MiB in fp32. A constant, so that results do not depend on
@@ -37,13 +38,28 @@ def token_chunks(num_tokens: int, num_codes: int) -> list[slice]:
     return [slice(start, start + step) for start in range(0, num_tokens, step)]
 
 
+def _by_kernel(z: Tensor, num_codes: int) -> bool:
+    """Whether the kernel finds the codes of such latents, [.., D]: where plain code needs more than
+    a tile.
+    """
+    if z[..., 0].numel() * num_codes <= TILE or not kernels.usable(z):
+        return False
+    from ..kernels.nearest import WIDEST
+
+    return z.shape[-1] <= WIDEST
+
+
 @torch.no_grad()
 def nearest(z_TD: Tensor, codebook_KD: Tensor) -> Tensor:
     """code_T: the row with the smallest Euclidean distance, the lowest one on ties.
 
     fp32, in tiles, so that tokens x K never exists as a whole. |z|^2 is the same for all codes
-    and left out.
+    and left out. By a kernel where there is one, in which products are summed in another order.
     """
+    if _by_kernel(z_TD, len(codebook_KD)):
+        from ..kernels.nearest import nearest as search
+
+        return search(z_TD.float(), codebook_KD.float())
     with exact_fp32(z_TD.device):
         z_TD, codebook_KD = z_TD.float(), codebook_KD.float()
         square_K = codebook_KD.square().sum(1)
@@ -63,6 +79,13 @@ def nearest_prefix(z_BND: Tensor, codebook_KD: Tensor, sizes: Sequence[int]) -> 
     """
     num_images, num_tokens, _ = z_BND.shape
     z_NBD = z_BND.transpose(0, 1).float()
+    if _by_kernel(z_BND, len(codebook_KD)):
+        from ..kernels.nearest import nearest as search
+
+        size_N = torch.tensor(list(sizes), dtype=torch.int32, device=z_BND.device)
+        size_T = size_N.repeat_interleave(num_images)
+        code_T = search(z_NBD.flatten(0, 1), codebook_KD.float(), size_T)
+        return code_T.view(num_tokens, num_images).T.contiguous()
     code_NB = torch.empty(num_tokens, num_images, dtype=torch.long, device=z_BND.device)
     size_N1 = torch.tensor(list(sizes), device=z_BND.device)[:, None]
     with exact_fp32(z_BND.device):

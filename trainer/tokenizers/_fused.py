@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..kernels import few_channels, wide_attention
 from ..kernels.group_norm import Activation, Normed, group_norm
 from ..kernels.spread import Layout, spread
 from .vqgan import Attention, Downsample, ResBlock, Upsample
@@ -38,7 +39,7 @@ def run(layers: nn.Sequential, x_BCHW: Tensor, recompute: bool) -> Tensor:
     made once more there: half the memory for one pass more over the activations.
     """
     first, *middle, norm, _, last = layers
-    now = Sum(_conv(first, x_BCHW), None, _bias(first))
+    now = Sum(_first(first, x_BCHW), None, _bias(first))
     for layer in middle:
         now = _STEPS[type(layer)](layer, now, recompute)
     return _conv(last, _norm(norm, now, "silu"), recompute, _bias(last))
@@ -49,8 +50,20 @@ def _bias(conv: nn.Module) -> Tensor:
     return conv.bias
 
 
+def _dtype(x_BCHW: Tensor) -> torch.dtype:
+    """In which convolutions of `x_BCHW` work."""
+    device = x_BCHW.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_BCHW.dtype
+
+
+def _first(conv: Any, x_BCHW: Tensor) -> Tensor:
+    """The convolution without its bias; that of an image by a kernel which has no gradient."""
+    if torch.is_grad_enabled() or not few_channels.suits(conv.weight):
+        return _conv(conv, x_BCHW)
+    return few_channels.few_channels(x_BCHW, conv.weight, _dtype(x_BCHW))
+
+
 def _norm(norm: Any, now: Sum, activation: Activation, also_sum: bool = False) -> Normed:
-    device, dtype = now.x_BCHW.device.type, now.x_BCHW.dtype
     return group_norm(
         now.x_BCHW,
         norm.weight,
@@ -61,7 +74,7 @@ def _norm(norm: Any, now: Sum, activation: Activation, also_sum: bool = False) -
         bias_C=now.bias_C,
         activation=activation,
         also_sum=also_sum,
-        dtype=torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else dtype,
+        dtype=_dtype(now.x_BCHW),
     )
 
 
@@ -107,8 +120,26 @@ def _res_block(block: ResBlock, now: Sum, recompute: bool) -> Sum:
 
 def _attention(layer: Attention, now: Sum, recompute: bool) -> Sum:
     normed = _norm(layer.norm, now, "none", also_sum=True)
-    a_BCHW = _conv(layer.out, layer.attend(normed.out_BCHW))
+    a_BCHW = _conv(layer.out, _attend(layer, normed.out_BCHW))
     return Sum(normed.sum_BCHW, a_BCHW, _bias(layer.out))
+
+
+def _attend(layer: Attention, h_BCHW: Tensor) -> Tensor:
+    """`layer.attend`; in half precision and without a gradient, as one product and one kernel.
+
+    Torch has fused attention for narrower heads only: else it works in fp32, pass by pass.
+    """
+    height, width = h_BCHW.shape[2:]
+    if torch.is_grad_enabled() or not wide_attention.suits(height * width, h_BCHW.dtype):
+        return layer.attend(h_BCHW)
+    layers = (layer.query, layer.key, layer.value)
+    qkv_BNC = F.linear(
+        h_BCHW.flatten(2).transpose(1, 2),
+        torch.cat([part.weight.flatten(1) for part in layers]),
+        torch.cat([_bias(part) for part in layers]),
+    )
+    a_BNC = wide_attention.wide_attention(qkv_BNC)
+    return a_BNC.transpose(1, 2).unflatten(2, (height, width))
 
 
 def _resize(layer: Downsample | Upsample, now: Sum, layout: Layout) -> Sum:
