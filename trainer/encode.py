@@ -117,7 +117,7 @@ class Coder:
         """Codes [B, L] of images on any device, on the coder's device; does not wait for it."""
         pieces = []
         for chunk in pixels_BCHW.split(self.batch_size):
-            chunk, images = chunk.to(self.device, non_blocking=True), len(chunk)
+            chunk, images = data.send(chunk, self.device), len(chunk)
             if self._compiled and images < self.batch_size:
                 more = chunk[-1:].expand(self.batch_size - images, *chunk.shape[1:])
                 chunk = torch.cat([chunk, more])
