@@ -3,8 +3,8 @@
     python benchmarks/start_up.py [--generators 111M 343M] [--tiny]
 
 For each generator twice, in a process of its own: with an empty compile cache, and with the one
-that the first left. What the trainer does, without run folders; batch 256 x 256 tokens on a GPU. `--tiny` is the
-same at sizes for a CPU, where nothing is compiled.
+that the first left. What the trainer does, without run folders; batch 256 x 256 tokens on a GPU.
+`--tiny` is the same at sizes for a CPU, where nothing is compiled.
 """
 
 from __future__ import annotations

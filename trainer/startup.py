@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ def get_ready(
         if compiled and kernels.available(device):
             from triton.runtime.cache import triton_key
 
-            triton_key()  # reads Triton through, which the first kernel would wait for
+            # It reads half a gigabyte of Triton, for which the first kernel would wait.
+            Thread(target=triton_key, daemon=True).start()
         elif compiled and kind in COMPILING:
             if device.type == "cuda":
                 from torch._inductor.async_compile import maybe_warm_pool

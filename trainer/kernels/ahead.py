@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,9 +40,9 @@ def generator_tasks(config: GeneratorConfig, codebook_size: int, length: int) ->
 
     def gradient(output: Tensor, *grads: Tensor | None) -> None:
         """The function's own, without autograd's engine, which would look for GPUs."""
-        assert output.grad_fn is not None
+        node: Any = output.grad_fn
         with torch.no_grad():
-            output.grad_fn.apply(*(grads or (torch.zeros_like(output),)))
+            node.apply(*(grads or (torch.zeros_like(output),)))
 
     def gain(size: int) -> Tensor:
         return made(size, of=torch.float32)
@@ -83,7 +84,7 @@ def generator_tasks(config: GeneratorConfig, codebook_size: int, length: int) ->
         token_loss_and_gradient(logits, target, None, config.z_loss, 1.0)
 
     drops = {model.residual_dropout > 0, model.ffn_dropout > 0}  # two kernels, whatever the rates
-    tasks = [attention, first_norm, last_norm, gate, loss]
+    tasks: list[Task] = [attention, first_norm, last_norm, gate, loss]
     tasks += [partial(norm, 0.5 if drop else 0.0) for drop in drops]
     if False not in drops:
         tasks.append(partial(norm, 0.0, learns=False))  # of the validation loss

@@ -13,7 +13,6 @@ from __future__ import annotations
 import gc
 import os
 import signal
-import sys
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -81,7 +80,8 @@ def ask(make_tasks: Callable[[], list[Task]], device: torch.device) -> Callable[
     try:
         _requests.send((number, ("cuda", 10 * major + minor, 32), make_tasks))
     except OSError as error:
-        return lambda reason=_given_up(error): reason
+        reason = _given_up(error)
+        return lambda: reason
     return lambda: _answer(number)
 
 
@@ -115,8 +115,8 @@ def _serve(requests: Connection) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)  # meant for the process that we end with
     nothing = os.open(os.devnull, os.O_RDWR)
-    for stream in (sys.__stdin__, sys.__stdout__):
-        os.dup2(nothing, stream.fileno())  # whose other ends wait for that process alone
+    for stream in (0, 1):  # whose other ends deal with that process alone
+        os.dup2(nothing, stream)
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     torch.set_num_threads(1)
     gc.disable()
