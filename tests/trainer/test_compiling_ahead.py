@@ -52,7 +52,7 @@ def test_ends_with_its_parent_only(tmp_path):
 
 
 def all_kernels_of_a_run():
-    """A step and the validation loss find all that they launch in the cache."""
+    """Training steps and the validation loss find all that they launch in the cache."""
     import torch
     import triton
 
@@ -61,33 +61,51 @@ def all_kernels_of_a_run():
     from trainer.generator import Generator
     from trainer.kernels import ahead, compiler
 
-    numerics = NumericsConfig(precision="bf16")
     model = LlamaConfig(width=48, layers=2, heads=2)
-    config = GeneratorConfig(model=model, iterations=1, numerics=numerics)
+    config = GeneratorConfig(
+        model=model,
+        iterations=1,
+        numerics=NumericsConfig(precision="bf16"),
+        float8_ffn=True,
+        mask_illegal=True,
+    )
     compiler.start()
     with mock.patch("trainer.kernels.ahead.available", return_value=True):
         assert ahead.compile_generator(config, 50, 16, torch.device("cuda"))() is None
 
-    launch, hits = triton.JITFunction.run, []
+    launch, found = triton.JITFunction.run, []
 
     def compiled_only(kernel, *arguments, warmup, **options):
         return launch(kernel, *arguments, warmup=True, **options)
 
+    def listen(*, src, cache_hit, **_):
+        found.append((src.fn.__module__, src.fn.__name__, cache_hit))
+
+    def product(a, b, dtype, exact_sums):
+        return torch.zeros(len(a[0]), len(b[0]), dtype=dtype)
+
     triton.runtime.driver.set_active(compiler.Standin(*SM90))
-    triton.knobs.compilation.listener = lambda *, cache_hit, **_: hits.append(cache_hit)
+    triton.knobs.compilation.listener = listen
     code_BL, class_B = torch.randint(50, (4, 16)), torch.arange(4)
+    illegal = torch.zeros(64, 50, dtype=torch.bool)
+    generator = Generator(model, 50, 5, (4, 4))
     with (
         mock.patch("trainer.generator.usable", return_value=True),
         mock.patch("trainer.cross_entropy.usable", return_value=True),
+        mock.patch("trainer.float8.usable", return_value=True),
+        mock.patch("trainer.float8.product", product),
         mock.patch.object(triton.JITFunction, "run", compiled_only),
     ):
-        generator = Generator(model, 50, 5, (4, 4))
-        with torch.autocast("cpu", torch.bfloat16):
-            hidden = generator.hidden(code_BL[:, :-1], class_B).flatten(0, 1)
-        cross_entropy.chunked(hidden, generator.head.weight, code_BL.flatten())[0].backward()
+        for mask in (None, illegal):
+            with torch.autocast("cpu", torch.bfloat16):
+                hidden = generator.hidden(code_BL[:, :-1], class_B).flatten(0, 1)
+            codes = code_BL.flatten()
+            cross_entropy.chunked(hidden, generator.head.weight, codes, mask)[0].backward()
+            generator.use_float8()
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
             generator.eval().hidden(code_BL[:, :-1], class_B)
-    assert len(hits) >= 11 and all(hits), hits
+    assert len(found) >= 18, found
+    assert all(hit for *_, hit in found), found
 
 
 def what_goes_wrong_is_said():

@@ -27,6 +27,7 @@ def compile_generator(
 def generator_tasks(config: GeneratorConfig, codebook_size: int, length: int) -> list[Task]:
     """Each kernel with its gradient on one image."""
     from .causal_attention import causal_attention
+    from .float8_rows import float8_rows
     from .residual_norm import residual_norm
     from .swiglu import swiglu, swiglu_float8, swiglu_float8_gradient
     from .token_loss import token_loss_and_gradient
@@ -78,14 +79,20 @@ def generator_tasks(config: GeneratorConfig, codebook_size: int, length: int) ->
             both, grad = made(length, 2 * hidden).detach(), made(length, hidden).detach()
             swiglu_float8(both)
             swiglu_float8_gradient(both, grad)
+            for size in (width, hidden, 2 * hidden):  # of activations the first, of weights all
+                float8_rows(gain(size)[None])
+            float8_rows(made(1, width))
 
-    def loss() -> None:
+    def loss(masked: bool = False) -> None:
         logits, target = made(length, codebook_size).detach(), made(length, of=torch.long)
-        token_loss_and_gradient(logits, target, None, config.z_loss, 1.0)
+        illegal = made(length, codebook_size, of=torch.bool) if masked else None
+        token_loss_and_gradient(logits, target, illegal, config.z_loss, 1.0)
 
     drops = {model.residual_dropout > 0, model.ffn_dropout > 0}  # two kernels, whatever the rates
     tasks: list[Task] = [attention, first_norm, last_norm, gate, loss]
     tasks += [partial(norm, 0.5 if drop else 0.0) for drop in drops]
+    if config.mask_illegal:
+        tasks.append(partial(loss, masked=True))  # where the codebook grows along the sequence
     if False not in drops:
         tasks.append(partial(norm, 0.0, learns=False))  # of the validation loss
     return tasks

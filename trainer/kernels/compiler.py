@@ -78,11 +78,17 @@ def ask(make_tasks: Callable[[], list[Task]], device: torch.device) -> Callable[
     number = next(_numbers)
     major, minor = torch.cuda.get_device_capability(device)
     try:
-        _requests.send((number, ("cuda", 10 * major + minor, 32), make_tasks))
+        target = "cuda", 10 * major + minor, 32
+        _requests.send((number, _triton_environment(), target, make_tasks))
     except OSError as error:
         reason = _given_up(error)
         return lambda: reason
     return lambda: _answer(number)
+
+
+def _triton_environment() -> dict[str, str]:
+    """Variables that Triton reads; torch's compiler sets some when it comes to work."""
+    return {name: value for name, value in os.environ.items() if name.startswith("TRITON_")}
 
 
 def _answer(number: int) -> str | None:
@@ -127,12 +133,13 @@ def _serve(requests: Connection) -> None:
     from . import causal_attention, residual_norm, swiglu, token_loss  # noqa: F401
 
     triton_key()
-    done: set[Kernel] = set()
+    done: set[tuple[str | None, Kernel]] = set()
     while True:
         try:
-            number, target, make_tasks = requests.recv()
+            number, environment, target, make_tasks = requests.recv()
         except (EOFError, OSError):
             return
+        os.environ.update(environment)
         try:
             reason = None
             _compile_all(target, make_tasks(), done)
@@ -141,9 +148,12 @@ def _serve(requests: Connection) -> None:
         requests.send((number, reason))
 
 
-def _compile_all(target: tuple[str, int, int], tasks: list[Task], done: set[Kernel]) -> None:
-    """Each kernel in a process of its own, as far as there are cores."""
-    wanted = [kernel for kernel in launched(target, tasks) if kernel not in done]
+def _compile_all(
+    target: tuple[str, int, int], tasks: list[Task], done: set[tuple[str | None, Kernel]]
+) -> None:
+    """Each kernel in a process of its own, as far as there are cores; those `done` were before."""
+    cache = os.environ.get("TRITON_CACHE_DIR")
+    wanted = [kernel for kernel in launched(target, tasks) if (cache, kernel) not in done]
     if not wanted:
         return
     workers = min(len(wanted) + 1, len(os.sched_getaffinity(0)))
@@ -152,7 +162,7 @@ def _compile_all(target: tuple[str, int, int], tasks: list[Task], done: set[Kern
         jobs.append(pool.submit(_build_utilities))
         for job in jobs:
             job.result()
-    done.update(wanted)
+    done.update((cache, kernel) for kernel in wanted)
 
 
 class Standin:
