@@ -3,17 +3,16 @@ from stdin, one a line, and prints a JSON line for each finished run."""
 
 from __future__ import annotations
 
-import ctypes
-import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 
-from .startup import collector_paused
+from .startup import collector_paused, die_with_parent
 
 with collector_paused():
     from . import dist
+    from .kernels import compiler
     from .run import (
         EXIT_BAD_INPUT,
         EXIT_DONE,
@@ -38,6 +37,8 @@ def main(arguments: list[str]) -> int:
         signal.signal(number, stop.request)
     from_stdin = arguments == ["-"]
     die_with_parent()
+    if compiler.worthwhile():
+        compiler.start()
     worst = EXIT_DONE
     for line in _lines_from_parent() if from_stdin else iter(arguments):
         # A launcher adds the newest attempt that it knows to be over, so that only one of several
@@ -56,18 +57,6 @@ def main(arguments: list[str]) -> int:
             return worst
     dist.stop()
     return worst
-
-
-def die_with_parent() -> None:
-    """Asks Linux to kill this process when the one that started it dies, however it dies."""
-    if os.environ.get("TOKENLAW_KEEP_ALIVE"):
-        return
-    if sys.platform == "linux":
-        parent = os.getppid()
-        set_death_signal = 1  # PR_SET_PDEATHSIG
-        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:
-            os._exit(EXIT_TRY_AGAIN)
 
 
 def _lines_from_parent() -> Iterator[str]:

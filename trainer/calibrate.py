@@ -35,6 +35,7 @@ from .config import (
     to_tree,
 )
 from .encode import Codes
+from .kernels import compiler
 from .optim import Diverged
 from .run import (
     Run,
@@ -277,6 +278,8 @@ def main(arguments: Sequence[str]) -> int:
         print("usage: python -m trainer.calibrate SPEC.json RESULT.json", file=sys.stderr)
         return 2
     spec, result = arguments
+    if compiler.worthwhile():
+        compiler.start()
     try:
         found = measure(read_json(spec))
     except ValueError as error:

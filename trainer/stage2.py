@@ -23,6 +23,7 @@ from .config import GeneratorConfig, decode_run
 from .encode import Codes, train_subset
 from .generator import Generator
 from .gradients import GradientAverager
+from .kernels.ahead import compile_generator
 from .metrics import Value
 from .optim import FiniteWatch, clip_gradients, derive_seed, make_optimizer, set_learning_rate
 from .run import Preempted, Result, Run, Settings
@@ -100,6 +101,7 @@ def train(run: Run) -> Result:
 
     # --------------------------------------------------------------------------------- setup
     codes = Codes(run.parents["codes"])
+    kernels_ready = compile_generator(config, codes.codebook_size, codes.tokens_per_image, device)
     train_codes, train_labels = codes.split("train")
     chosen = train_subset(len(train_labels), config.num_train)
     codes_on_device = train_codes.nbytes <= run.settings.cache_codes_bytes
@@ -113,11 +115,7 @@ def train(run: Run) -> Result:
     generator.train()
     optimizer = make_optimizer(generator, config.optim)
     modules, optimizers = {"generator": generator}, {"generator": optimizer}
-    if generator.uses_kernels:
-        from .kernels.ahead import compile_generator
-
-        compile_generator(config, codes.codebook_size, codes.tokens_per_image, device)
-    elif run.compile:
+    if run.compile and not generator.uses_kernels:
         startup.allow_many_shapes()
         # One compiled block serves all layers: they share their code and shapes.
         for block in generator.blocks:
@@ -146,6 +144,9 @@ def train(run: Run) -> Result:
     dist.broadcast_module(generator)
     gradients = GradientAverager(generator.parameters())
     state.truncate_log(run, start)
+    if (reason := kernels_ready()) is not None:
+        run.warn(f"kernels are compiled at their first use: {reason}")
+    dist.barrier()  # the first process of each host has compiled for all
 
     def batch(step: int) -> tuple[Tensor, Tensor]:
         """Codes [B, L] and classes [B] of iteration `step`: one random crop of each image."""

@@ -1,13 +1,18 @@
 """What a process does before its first iteration besides the set-up of the run itself: imports,
-the helpers of the compiler, the device.
+the helpers of the compiler, the device, its end.
 """
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import os
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -47,7 +52,10 @@ def get_ready(
     with ThreadPoolExecutor(1) as pool, collector_paused():
         opened = pool.submit(_open, device)
         if compiled and kernels.available(device):
-            import triton  # noqa: F401
+            from triton.runtime.cache import triton_key
+
+            # It reads half a gigabyte of Triton, for which the first kernel would wait.
+            Thread(target=triton_key, daemon=True).start()
         elif compiled and kind in COMPILING:
             if device.type == "cuda":
                 from torch._inductor.async_compile import maybe_warm_pool
@@ -66,6 +74,18 @@ def _open(device: torch.device) -> None:
         import torch
 
         torch.zeros(1, device=device)
+
+
+def die_with_parent(always: bool = False) -> None:
+    """Asks Linux to kill this process when the one that started it dies, however it dies."""
+    if os.environ.get("TOKENLAW_KEEP_ALIVE") and not always:
+        return
+    if sys.platform == "linux":
+        parent = os.getppid()
+        set_death_signal = 1  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(75)  # try again
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from unittest import mock
 
 import interpreted
@@ -18,7 +17,7 @@ from trainer.generator import Generator, rope_table, rotate
 EXACT, ROUNDED = torch.float32, torch.float16
 
 
-@pytest.mark.parametrize("cases", ["attention swiglu", "norm dropout loss", "generator ahead"])
+@pytest.mark.parametrize("cases", ["attention swiglu", "norm dropout loss", "generator"])
 def test_does_what_plain_code_does(cases):
     assert interpreted.output(__file__, *cases.split()) == f"compared: {cases}\n"
 
@@ -175,41 +174,6 @@ def generator():
             torch.testing.assert_close(value, wanted, atol=1e-6, rtol=1e-4)
         # The rates of the config reach the kernels.
         assert not torch.allclose(dropped[0], found[0], atol=1e-2)
-
-
-def ahead():
-    """What is compiled before the first step is what the step and the validation loss then use."""
-    import triton.runtime.interpreter as interpreter
-
-    from trainer.config import GeneratorConfig
-    from trainer.kernels.ahead import compile_generator
-
-    asked = []
-    run = interpreter.InterpretedFunction.run
-
-    def noted(kernel, *args, grid, warmup, **constants):
-        shapes = {name: value for name, value in constants.items() if name.isupper()}
-        kinds = tuple(x.dtype if isinstance(x, torch.Tensor) else x is None for x in args)
-        asked.append((kernel.fn.__module__, kernel.fn.__name__, kinds, str(sorted(shapes.items()))))
-        return run(kernel, *args, grid=grid, warmup=warmup, **constants)
-
-    config = GeneratorConfig(model=LlamaConfig(width=24, layers=2, heads=2), iterations=1)
-    model = Generator(config.model, 50, 5, (2, 3))
-    code_BL, class_B = torch.randint(50, (2, 6)), torch.arange(2)
-    with (
-        mock.patch("trainer.generator.usable", return_value=True),
-        mock.patch("trainer.cross_entropy.usable", return_value=True),
-        mock.patch.object(interpreter.InterpretedFunction, "run", noted),
-        # The interpreter does one kernel at a time.
-        mock.patch("trainer.kernels.ahead.ThreadPoolExecutor", lambda _: ThreadPoolExecutor(1)),
-    ):
-        compile_generator(config, 50, 6, torch.device("cpu"))
-        before = set(asked)
-        hidden = model.hidden(code_BL[:, :-1], class_B).flatten(0, 1)
-        cross_entropy.chunked(hidden, model.head.weight, code_BL.flatten())[0].backward()
-        with torch.inference_mode():
-            model.eval().hidden(code_BL[:, :-1], class_B)
-    assert len(before) >= 8 and set(asked) == before
 
 
 if __name__ == "__main__":

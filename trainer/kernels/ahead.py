@@ -1,56 +1,49 @@
-"""Compiles a generator's kernels before its first step, several at once: the step would meet, and
-compile, one after another.
-"""
+"""What a generator's training step and validation loss launch, for the compiling process."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..config import GeneratorConfig
 from ..flops import llama_hidden
+from . import available
+from .compiler import Task, ask
 
 
 def compile_generator(
     config: GeneratorConfig, codebook_size: int, length: int, device: torch.device
-) -> None:
-    """Each kernel with its gradient on one image, each in a thread. With a warm cache of Triton's
-    this takes no time.
-    """
-    dtype = torch.bfloat16 if config.numerics.precision == "bf16" else torch.float32
-    tasks = _tasks(config, codebook_size, length, dtype, device)
-
-    def run(task: Callable[[], None]) -> None:
-        if device.type == "cuda":
-            torch.cuda.set_device(device)  # a thread of its own begins with the first
-        task()
-
-    with ThreadPoolExecutor(len(tasks)) as pool:
-        for _ in pool.map(run, tasks):
-            pass
+) -> Callable[[], str | None]:
+    """Has the generator's kernels compiled, if it uses any; see `ask` for what is returned."""
+    if not available(device) or config.model.adaln:
+        return lambda: None
+    return ask(partial(generator_tasks, config, codebook_size, length), device)
 
 
-def _tasks(
-    config: GeneratorConfig,
-    codebook_size: int,
-    length: int,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> list[Callable[[], None]]:
+def generator_tasks(config: GeneratorConfig, codebook_size: int, length: int) -> list[Task]:
+    """Each kernel with its gradient on one image."""
     from .causal_attention import causal_attention
+    from .float8_rows import float8_rows
     from .residual_norm import residual_norm
     from .swiglu import swiglu, swiglu_float8, swiglu_float8_gradient
     from .token_loss import token_loss_and_gradient
 
     model = config.model
+    dtype = torch.bfloat16 if config.numerics.precision == "bf16" else torch.float32
     width, head_size = model.width, model.width // model.heads
 
     def made(*shape: int, of: torch.dtype = dtype) -> Tensor:
-        return torch.zeros(shape, dtype=of, device=device, requires_grad=of.is_floating_point)
+        return torch.zeros(shape, dtype=of, requires_grad=of.is_floating_point)
+
+    def gradient(output: Tensor, *grads: Tensor | None) -> None:
+        """The function's own, without autograd's engine, which would look for GPUs."""
+        node: Any = output.grad_fn
+        with torch.no_grad():
+            node.apply(*(grads or (torch.zeros_like(output),)))
 
     def gain(size: int) -> Tensor:
         return made(size, of=torch.float32)
@@ -60,40 +53,46 @@ def _tasks(
         k_gain = gain(head_size) if model.qk_norm else None
         cos = sin = None
         if model.position != "learned":
-            cos, sin = torch.zeros(2, length, head_size // 2, device=device)
+            cos, sin = torch.zeros(2, length, head_size // 2)
         qkv = made(1, length, 3 * width)
-        causal_attention(qkv, model.heads, q_gain, k_gain, cos, sin).sum().backward()
+        gradient(causal_attention(qkv, model.heads, q_gain, k_gain, cos, sin))
 
     def norm(drop: float, learns: bool = True) -> None:
         x, delta = made(1, length, width), made(1, length, width)
         total, normed = residual_norm(x, delta, gain(width), model.norm_eps, drop)
         if learns:
-            (total.sum() + normed.sum()).backward()
+            gradient(normed, total.detach(), normed.detach())
 
     def first_norm() -> None:
         _, normed = residual_norm(made(1, length, width), None, gain(width), model.norm_eps)
-        normed.sum().backward()
+        gradient(normed)
 
     def last_norm() -> None:
         x, delta = made(1, length, width), made(1, length, width)
         _, normed = residual_norm(x, delta, gain(width), model.norm_eps, model.ffn_dropout)
-        normed.sum().backward()
+        gradient(normed, None, normed.detach())
 
     def gate() -> None:
         hidden = llama_hidden(width, model.hidden_multiple)
-        swiglu(made(length, 2 * hidden)).sum().backward()
+        gradient(swiglu(made(length, 2 * hidden)))
         if config.float8_ffn:
             both, grad = made(length, 2 * hidden).detach(), made(length, hidden).detach()
             swiglu_float8(both)
             swiglu_float8_gradient(both, grad)
+            for size in (width, hidden, 2 * hidden):  # of activations the first, of weights all
+                float8_rows(gain(size)[None])
+            float8_rows(made(1, width))
 
-    def loss() -> None:
+    def loss(masked: bool = False) -> None:
         logits, target = made(length, codebook_size).detach(), made(length, of=torch.long)
-        token_loss_and_gradient(logits, target, None, config.z_loss, 1.0)
+        illegal = made(length, codebook_size, of=torch.bool) if masked else None
+        token_loss_and_gradient(logits, target, illegal, config.z_loss, 1.0)
 
     drops = {model.residual_dropout > 0, model.ffn_dropout > 0}  # two kernels, whatever the rates
-    tasks = [attention, first_norm, last_norm, gate, loss]
+    tasks: list[Task] = [attention, first_norm, last_norm, gate, loss]
     tasks += [partial(norm, 0.5 if drop else 0.0) for drop in drops]
+    if config.mask_illegal:
+        tasks.append(partial(loss, masked=True))  # where the codebook grows along the sequence
     if False not in drops:
         tasks.append(partial(norm, 0.0, learns=False))  # of the validation loss
     return tasks
