@@ -5,8 +5,9 @@
 
 Generators of random weights draw 256 codes an image with a key-value cache and guidance 1.75 in
 bf16, by `trainer.sampler.Sampler`, as evaluations do; "set-up" is what recording took, the
-compilation of kernels not in Triton's cache included. The variant int8 has a cache of bytes. The
-VQ-16 decoder turns codes into images, as in evaluations: of a large batch a piece at a time.
+compilation of kernels not in Triton's cache included. The variant int8 is `kv_cache: int8`; "as
+fp32" is how many codes of greatest probability are those of fp32 before one is not. The VQ-16
+decoder turns codes into images, as in evaluations: of a large batch a piece at a time.
 `--images N` draws and decodes N images with the first generator at the largest batch, set-up
 included. The limit: every image reads 2 x layers x 2 x width bf16 numbers for each earlier position
 of each of its two sequences, at the copy rate measured in the same call. Correctness, in the same
@@ -45,7 +46,7 @@ VOCABULARY, CLASSES, GRID = 16_384, 1000, (16, 16)
 LLAMAGEN = {("111M", 32): 138.0, ("111M", 256): 374.0, ("343M", 32): 64.0, ("343M", 256): 157.0}
 GUIDED = SamplingConfig(cfg_scale=1.75)
 DRAWN_OTHERWISE = 0.03  # share of fp32 draws that rounding may decide
-VARIANTS: dict[str, dict[str, Any]] = {"default": {}, "int8": {"cache_dtype": torch.int8}}
+VARIANTS = {"default": GUIDED, "int8": dataclasses.replace(GUIDED, kv_cache="int8")}
 
 
 def seconds(work: Callable[[], Any], device: str, repeats: int = 3) -> float:
@@ -150,11 +151,21 @@ def time_attention(model: LlamaConfig, batch: int, length: int, rate: float) -> 
         print(f"attention, {kind}: {', '.join(found)}", flush=True)
 
 
-def profile(sampler: Sampler, class_B: Tensor) -> None:
+def until_other(generator: Generator, cast: Generator, how: SamplingConfig) -> float:
+    """Of 64 images, how many codes of greatest probability are those of fp32 before one is not."""
+    class_B = torch.arange(64, device=generator.code_embedding.weight.device)
+    greedy = dataclasses.replace(how, top_k=1)
+    found = Sampler(cast)(class_B, range(64), greedy)
+    with torch.autocast(class_B.device.type, enabled=False):
+        exact = Sampler(generator)(class_B, range(64), dataclasses.replace(GUIDED, top_k=1))
+    return (found == exact).cumprod(1).sum(1).float().mean().item()
+
+
+def profile(sampler: Sampler, class_B: Tensor, how: SamplingConfig) -> None:
     """Kernels of one batch by their time."""
     activities = [torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities) as found:
-        sampler(class_B, range(len(class_B)), GUIDED)
+        sampler(class_B, range(len(class_B)), how)
         torch.cuda.synchronize()
     print(found.key_averages().table(sort_by="self_device_time_total", row_limit=25))
 
@@ -186,7 +197,7 @@ def main() -> None:
         time_attention(named[chosen.generators[0]], max(chosen.batches), length, rate)
     print(
         f"{'job':<16} {'batch':>6} {'images/s':>10} {'of limit':>9} {'x LlamaGen':>11} {'GiB':>7}"
-        f" {'set-up, s':>9}"
+        f" {'set-up, s':>9} {'as fp32':>8}"
     )
     for size in chosen.generators:
         generator = made(named[size], vocabulary, grid, device)
@@ -197,16 +208,17 @@ def main() -> None:
         for batch, variant in itertools.product(chosen.batches, chosen.variants):
             class_B = torch.arange(batch, device=device) % CLASSES
             with torch.autocast(device, torch.bfloat16):
-                sampler = Sampler(cast, **VARIANTS[variant])
+                how, alike = VARIANTS[variant], until_other(generator, cast, VARIANTS[variant])
+                sampler = Sampler(cast)
                 clock = time.perf_counter()
-                first = sampler(class_B, range(batch), GUIDED).cpu()
+                first = sampler(class_B, range(batch), how).cpu()
                 once = time.perf_counter() - clock
-                spent = seconds(lambda c=class_B, s=sampler: s(c, range(len(c)), GUIDED), device)
-                assert torch.equal(sampler(class_B, range(batch), GUIDED).cpu(), first)
+                spent = seconds(lambda s=sampler, c=class_B, h=how: s(c, range(len(c)), h), device)
+                assert torch.equal(sampler(class_B, range(batch), how).cpu(), first)
                 half = batch // 2
-                assert torch.equal(sampler(class_B[:half], range(half), GUIDED).cpu(), first[:half])
+                assert torch.equal(sampler(class_B[:half], range(half), how).cpu(), first[:half])
                 if chosen.profile and size == chosen.generators[0]:
-                    profile(sampler, class_B)
+                    profile(sampler, class_B, how)
             ratio = "" if chosen.tiny else times_llamagen(size, batch, batch / spent)
             show(
                 f"{size} {variant}",
@@ -215,6 +227,7 @@ def main() -> None:
                 batch / spent / limit,
                 ratio,
                 once - spent,
+                f"{alike:.1f}",
             )
             del sampler  # and its cache
     module = parts.load("trainer.tokenizers", "vqgan")
@@ -281,13 +294,15 @@ def times_llamagen(size: str, batch: int, rate: float) -> str:
     return "" if known is None else f"{rate / known:.2f}"
 
 
-def show(job: str, batch: int, rate: float, share: float, ratio: str, set_up: float) -> None:
+def show(
+    job: str, batch: int, rate: float, share: float, ratio: str, set_up: float, alike: str = ""
+) -> None:
     memory = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     print(
         f"{job:<16} {batch:>6} {rate:>10,.1f} {share:>9.2f} {ratio:>11} {memory:>7.1f}"
-        f" {set_up:>9.1f}",
+        f" {set_up:>9.1f} {alike:>8}",
         flush=True,
     )
 

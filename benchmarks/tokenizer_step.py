@@ -45,6 +45,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 LIMIT_FP32 = 1e-4  # distance of outputs and gradients from those of the plain modules, as a share
 LIMIT_LOSSES = 1e-3  # the same; a ReLU's argument near 0 may fall on the other side
+SIGNS = 0.005  # share of gradients more than with plain bf16 that may have the other sign
 SLACK_BF16 = 1.3  # how much further from fp32 than plain bf16 the kernels may be in bf16
 
 
@@ -174,6 +175,16 @@ def check(config: Any, x_BCHW: Tensor) -> str:
             )
             assert exact < LIMIT_FP32, said[-1]
             assert rounded < SLACK_BF16 * usual, said[-1]
+    # Adam's first step goes by the signs, however small a gradient is.
+    truth = found["plain", False][2].sign()
+    alike = {
+        name: (found[name, True][2].sign() == truth).float().mean().item()
+        for name in ("plain", "kernels", "recompute")
+    }
+    said.append(
+        "signs of bf16 gradients as in fp32: " + ", ".join(f"{n} {a:.2%}" for n, a in alike.items())
+    )
+    assert min(alike.values()) > alike["plain"] - SIGNS, said[-1]
     return "\n".join(said)
 
 

@@ -353,6 +353,9 @@ class SamplingConfig:
     cfg_codebook: Literal["none", "log", "linear"] = field(
         default="none", metadata={"id_default": "none"}
     )
+    # Keys and values of earlier tokens as computed, or rounded to 8 bits: half of what a GPU reads
+    # for a token, but other codes are drawn now and then.
+    kv_cache: Literal["full", "int8"] = field(default="full", metadata={"id_default": "full"})
     temperature: PositiveFloat = 1.0
     top_k: CountInt = 0  # 0 = off
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib
 import io
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -56,11 +54,6 @@ def evaluate(run: Run) -> Result:
     if missing := sorted(wanted - set(run.parents)):
         raise ValueError(f"parents: {', '.join(missing)} missing; a {config.subject} needs them")
     _check_extractor(run)
-    modules = [parts.load("trainer.metrics", part.name) for part in config.metrics]
-    if any(issubclass(module.Metric, Distance) for module in modules):
-        # Takes seconds to import, during which a GPU makes images.
-        library = "torch_fidelity"
-        threading.Thread(target=importlib.import_module, args=(library,), daemon=True).start()
     subject = _Reconstructions(run) if config.subject == "tokenizer" else _Samples(run)
     return _Evaluation(run, subject).result()
 

@@ -33,10 +33,8 @@ class Sampler:
         self,
         generator: Generator,
         codebook_sizes: Sequence[int] | None = None,
-        cache_dtype: torch.dtype | None = None,
     ) -> None:
         self._generator, self._sizes = generator, codebook_sizes
-        self._cache_dtype = cache_dtype
         self._recorded: _Recorded | None = None  # the newest: each holds a whole cache
 
     def __call__(
@@ -65,9 +63,7 @@ class Sampler:
         dtype = torch.get_autocast_dtype("cuda")
         enabled = torch.is_autocast_enabled("cuda")
         with torch.autocast("cuda", dtype, enabled=enabled, cache_enabled=False):
-            step = TokenStep(
-                self._generator, batch, guided, sampling, self._sizes, self._cache_dtype
-            )
+            step = TokenStep(self._generator, batch, guided, sampling, self._sizes)
             return _Recorded(step, batch, guided, sampling)
 
 

@@ -16,6 +16,7 @@ from .config import SamplingConfig
 from .generator import Generator
 
 DRAW_BLOCK = 128  # codes of a block, when a code is drawn
+NO_KERNELS = "sampling.kv_cache: {!r} needs a GPU with Triton; allowed here: full"
 
 
 def guidance_scales(
@@ -152,6 +153,8 @@ def sample(
     Raises InterruptedError when `stopping()` turns true between tokens.
     """
     assert not generator.training
+    if sampling.kv_cache != "full":
+        raise ValueError(NO_KERNELS.format(sampling.kv_cache))
     device, batch, length = class_B.device, class_B.shape[0], generator.tokens_per_image
     uniform_BL = sample_uniforms(seeds_B, length).to(device)
     scales = guidance_scales(sampling, length, codebook_sizes)

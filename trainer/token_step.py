@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from .config import SamplingConfig
 from .generator import Attention, Block, Cache, Generator, Linear, RMSNorm, rotate
 from .kernels import usable
-from .sampling import draw
+from .sampling import NO_KERNELS, draw
 
 
 class _Matrices(NamedTuple):
@@ -45,10 +45,7 @@ class _Matrices(NamedTuple):
 
 
 class TokenStep:
-    """Draws the codes of a batch, one position at a call, after `begin`.
-
-    `cache_dtype` int8 halves the bytes of the cache; its rounding changes what is drawn.
-    """
+    """Draws the codes of a batch, one position at a call, after `begin`."""
 
     def __init__(
         self,
@@ -57,7 +54,6 @@ class TokenStep:
         guided: bool,
         sampling: SamplingConfig,
         codebook_sizes: Sequence[int] | None = None,
-        cache_dtype: torch.dtype | None = None,
     ) -> None:
         assert not generator.training
         embedding = generator.code_embedding.weight
@@ -66,8 +62,9 @@ class TokenStep:
         if torch.is_autocast_enabled(device.type):
             self._dtype = torch.get_autocast_dtype(device.type)
         self._kernels = usable(embedding)
-        if cache_dtype == torch.int8 and not self._kernels:
-            raise ValueError("cache_dtype: int8 needs a GPU with Triton; allowed here: None")
+        in_bytes = sampling.kv_cache == "int8"
+        if in_bytes and not self._kernels:
+            raise ValueError(NO_KERNELS.format(sampling.kv_cache))
         self._generator, self._guided, self._sampling = generator, guided, sampling
         self._position_1 = torch.zeros(1, dtype=torch.long, device=device)
         self._class_B = torch.zeros(batch, dtype=torch.long, device=device)
@@ -86,12 +83,12 @@ class TokenStep:
         self._input_RD = embedding.new_zeros(
             rows, embedding.shape[1], dtype=embedding.dtype if learned else self._dtype
         )
-        self._caches = generator.new_cache(rows, device, cache_dtype or self._dtype)
+        self._caches = generator.new_cache(rows, device, torch.int8 if in_bytes else self._dtype)
         for cache in self._caches:  # plain attention reads, with no weight, what is not yet set
             cache.k.zero_()
             cache.v.zero_()
         self._units_2RHL: list[Tensor | None] = [None] * len(self._caches)  # of an int8 cache
-        if cache_dtype == torch.int8:
+        if in_bytes:
             shape = (2, *self._caches[0].k.shape[:3])
             self._units_2RHL = [torch.zeros(shape, device=device) for _ in self._caches]
         # AdaLN's modulations depend on the class alone: computed once, not at every token.

@@ -84,6 +84,7 @@ def test_order_and_spelled_out_defaults_do_not_matter():
         ("samples", {"sample_seeds": [0, 2]}),
         ("samples", {"sampling": {"cfg_scale": 1.75}}),
         ("samples", {"sampling": SAMPLING | {"cfg_codebook": "log"}}),
+        ("samples", {"sampling": SAMPLING | {"kv_cache": "int8"}}),
     ],
 )  # fmt: skip
 def test_what_changes_results_changes_the_id(name, change):
@@ -142,7 +143,7 @@ def test_only_new_fields_have_an_id_default():
     # It is for fields that were added after runs existed. These are they.
     known = {("EvaluationConfig", "model_resolution"), ("TokenizerConfig", "trunk"),
              ("GeneratorConfig", "trunk"), ("GeneratorConfig", "float8_ffn"),
-             ("SamplingConfig", "cfg_codebook")}  # fmt: skip
+             ("SamplingConfig", "cfg_codebook"), ("SamplingConfig", "kv_cache")}  # fmt: skip
     found = {
         (cls.__name__, field.name)
         for cls in [*configs.CONFIGS.values(), configs.LlamaConfig, configs.OptimConfig,

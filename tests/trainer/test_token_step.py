@@ -37,12 +37,12 @@ def build(grid=GRID, **options):
 
 
 @torch.inference_mode()
-def stepped(generator, class_B, seeds, how, sizes=None, batch=BATCH, **options):
+def stepped(generator, class_B, seeds, how, sizes=None, batch=BATCH):
     """Codes [B, L], drawn by a step made for `batch` samples, which has begun another before."""
     length = generator.tokens_per_image
     scales = guidance_scales(how, length, sizes)
     guided = any(scale != 1.0 for scale in scales)
-    step = token_step.TokenStep(generator, batch, guided, how, sizes, **options)
+    step = token_step.TokenStep(generator, batch, guided, how, sizes)
     for these, count in (([7] * len(seeds), 2), (seeds, length)):
         step.begin(class_B, sample_uniforms(these, length), scales)
         for _ in range(count):
@@ -61,8 +61,10 @@ def test_draws_what_sample_draws(shape, how, sizes):
 
 
 def test_an_int8_cache_needs_a_kernel():
-    with pytest.raises(ValueError, match="cache_dtype: int8 needs a GPU"):
-        stepped(build(), torch.arange(2), [1, 2], SamplingConfig(), cache_dtype=torch.int8)
+    how = SamplingConfig(kv_cache="int8")
+    for drawn_by in (stepped, sample):
+        with pytest.raises(ValueError, match="sampling.kv_cache: 'int8' needs a GPU"):
+            drawn_by(build(), torch.arange(2), [1, 2], how)
 
 
 # ------------------------------------------------------------ the same with kernels
@@ -81,9 +83,9 @@ def steps() -> None:
         found = stepped(generator, class_B, seeds, options, sizes, batch=2)
         assert torch.equal(found, expected), (shape, how)
     # Eight bits change a code now and then, and those after it; of these few, none.
-    generator, options = build(grid), SamplingConfig()
-    expected = sample(generator, class_B, seeds, options)
-    found = stepped(generator, class_B, seeds, options, batch=2, cache_dtype=torch.int8)
+    generator = build(grid)
+    expected = sample(generator, class_B, seeds, SamplingConfig())
+    found = stepped(generator, class_B, seeds, SamplingConfig(kv_cache="int8"), batch=2)
     assert torch.equal(found, expected)
 
 

@@ -67,6 +67,7 @@ class Metric(Distance):
         if key not in context.cache:
             context.cache[key] = load_extractor(context.extractor, context.device)
         self._extractor: Extractor = context.cache[key]
+        self._network = registered(self._extractor)
         self._features: list[Tensor] = []
         self._references: list[Tensor] = []
 
@@ -84,11 +85,15 @@ class Metric(Distance):
     def update(self, batch: Batch) -> None:
         if self._context.stage == "tokenizer":
             image_BCHW, reference_BCHW = pair(batch, "fcd")
-            self._references.append(self._extractor.features(reference_BCHW))
+            self._references.append(self._features_of(reference_BCHW))
         else:
             image_BCHW = batch.image_BCHW
             check_uint8(image_BCHW, "fcd")
-        self._features.append(self._extractor.features(image_BCHW))
+        self._features.append(self._features_of(image_BCHW))
+
+    def _features_of(self, image_BCHW: Tensor) -> Tensor:
+        (features_BD,) = self._network(image_BCHW)
+        return features_BD
 
     def state(self) -> dict[str, Tensor]:
         return {
@@ -181,3 +186,42 @@ class Metric(Distance):
 def _spread(features_ND: Tensor, count: int) -> Tensor:
     """`count` rows at equal distances: where a set is sorted by class, all classes are kept."""
     return features_ND[torch.arange(count) * len(features_ND) // count]
+
+
+_extractors: dict[str, Extractor] = {}  # by name, for the class that torch-fidelity constructs
+
+
+def registered(extractor: Extractor) -> Any:
+    """The extractor as a feature extractor of torch-fidelity, registered there under its own name.
+
+    The name holds the hash of the weights, so that nothing the library stores under it can be
+    mistaken for another network's. Called with uint8 images it gives (features,).
+    """
+    from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
+
+    name = extractor.name
+    _extractors[name] = extractor
+    if name not in FEATURE_EXTRACTORS_REGISTRY:
+
+        class Registered(FeatureExtractorBase):
+            def __init__(self, name: str, features_list: list[str], **kwargs: Any) -> None:
+                super().__init__(name, features_list)
+
+            @staticmethod
+            def get_provided_features_list() -> tuple[str, ...]:
+                return ("features",)
+
+            @staticmethod
+            def get_default_feature_layer_for_metric(metric: str) -> str:
+                return "features"
+
+            @staticmethod
+            def can_be_compiled() -> bool:
+                return False
+
+            def forward(self, image_BCHW: Tensor) -> tuple[Tensor]:
+                return (_extractors[self.name].features(image_BCHW),)
+
+        register_feature_extractor(name, Registered)
+    return FEATURE_EXTRACTORS_REGISTRY[name](name, ["features"])
