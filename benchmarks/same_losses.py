@@ -10,8 +10,8 @@ against eager blocks and the cross-entropy of all fp32 logits at once; dropout i
 draw other masks. Each precision has its yardstick, plain code with each batch in two parts, which
 only adds in another order: Adam makes of the smallest rounding error a whole step where a gradient
 is about zero, and the losses of two plain runs part. The fast losses may differ from the plain ones
-by 1e-3 nats at most, or by 1.5 times the largest difference that the other order makes. In fp32
-there are 64 images an iteration: it is slow. `--float8`: with 8-bit
+by 1e-3 nats at most, or on average by 1.5 times what the other order makes. In fp32 there are 64
+images an iteration: it is slow. `--float8`: with 8-bit
 products against without, both fast; the last quarter of the losses may differ by 0.02 nats on
 average. On a CPU there are no kernels: there compiled blocks are compared with eager ones.
 The codes are those of a codes run, `--codes HOME/codes/ID`, or a Markov chain of V = 16384.
@@ -146,8 +146,9 @@ def generator(home: Path, chosen: argparse.Namespace) -> None:
         apart = compare(f"{precision}, fast", plain, trained("fast", precision))
         again = trained("plain in two parts", precision)
         order = compare(f"{precision}, another order of sums", plain, again)
-        allowed = max(LARGEST_NATS, TIMES_ORDER * order.max())
-        assert apart.max() <= allowed, f"more than {allowed:.1e}"
+        if apart.max() > LARGEST_NATS:
+            allowed = TIMES_ORDER * order.mean()
+            assert apart.mean() <= allowed, f"more than {allowed:.1e} on average"
 
 
 def compare(name: str, plain: np.ndarray, other: np.ndarray) -> np.ndarray:
