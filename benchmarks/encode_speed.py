@@ -2,6 +2,7 @@
 
     python benchmarks/encode_speed.py [--batches 64 256] [--codes 16384] [--tiny]
     python benchmarks/encode_speed.py --quantizers [--tiny]
+    python benchmarks/encode_speed.py --kernels [--tiny]
 
 A VQ-16 of random weights turns uint8 images of 256 px into codes by `trainer.encode.Coder`, as a
 codes run does (bf16, channels last, by kernels), and codes into uint8 images; the share of the
@@ -12,7 +13,8 @@ in bf16 they lie as near to those of fp32 as the codes of the plain eager module
 
 `--quantizers`: a forward and backward pass of the quantizers at 64 images x 256 tokens, their peak
 memory, and what they add to a step of VQ-16 at three times LlamaGen's rate. Codes are compared with
-the nearest in float64. `--tiny` is either at sizes for a CPU.
+the nearest in float64. `--kernels`: those that only encoding has, beside plain code. `--tiny` is
+any of them at sizes for a CPU; kernels need TRITON_INTERPRET=1 there.
 """
 
 from __future__ import annotations
@@ -25,13 +27,16 @@ import statistics
 import time
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import torch
+import torch.nn.functional as F
 from generator_step import list_kernels
 from torch import Tensor
 
 from trainer import data, kernels, parts
 from trainer.encode import Coder
+from trainer.quantizers import _lookup
 
 SIDE = 256  # pixels
 LLAMAGEN = {"encode": 715.0, "decode": 428.0}  # images/s on one H200, its own code
@@ -267,6 +272,80 @@ def measure_quantizers(tiny: bool) -> None:
 
 
 @torch.no_grad()
+# -------------------------------------------------------------------------------- kernels alone
+
+
+@torch.inference_mode()
+def measure_kernels(tiny: bool) -> None:
+    """The kernels that only encoding has, at the shapes of 128 images of 256 px, beside plain code;
+    both are compared with float64.
+    """
+    from trainer.kernels.few_channels import few_channels
+    from trainer.kernels.nearest import nearest
+    from trainer.kernels.wide_attention import wide_attention
+
+    device, half = ("cpu", torch.float16) if tiny else ("cuda", torch.bfloat16)
+    images, side, channels = (1, 16, 16) if tiny else (128, 256, 128)
+    tokens, codes, cells = (300, 500, 16) if tiny else (32_768, 16_384, 256)
+    torch.manual_seed(0)
+    torch.backends.cudnn.allow_tf32 = False
+    z_TD, codebook_KD = torch.randn(tokens, 8, device=device), torch.randn(codes, 8, device=device)
+    layout = {"device": device, "memory_format": torch.channels_last}
+    x_BCHW = torch.randn(images, 3, side, side).to(**layout)
+    weight = torch.randn(channels, 3, 3, 3).to(**layout)
+    qkv_BNC = torch.randn(images, cells, 12 * channels, device=device).to(half)
+    few, alike = min(images, 4), 1024
+
+    def plain_search() -> Tensor:
+        with mock.patch.object(kernels, "HAS_TRITON", False):
+            return _lookup.nearest(z_TD, codebook_KD)
+
+    def plain_convolution() -> Tensor:
+        return F.conv2d(x_BCHW.to(half), weight.to(half), padding=1)
+
+    def plain_attention() -> Tensor:
+        return F.scaled_dot_product_attention(*qkv_BNC.chunk(3, -1))
+
+    distance_TK = torch.cdist(z_TD[:alike].double(), codebook_KD.double())
+    factors = x_BCHW[:few].to(half).double(), weight.to(half).double()
+    jobs: list[tuple[str, Callable[[], Tensor], Callable[[], Tensor], Tensor]] = [
+        (
+            f"nearest of {codes:,} codes of dim 8",
+            plain_search,
+            lambda: nearest(z_TD, codebook_KD),
+            distance_TK.argmin(1),
+        ),
+        (
+            "first convolution",
+            plain_convolution,
+            lambda: few_channels(x_BCHW, weight, half),
+            F.conv2d(*factors, padding=1),
+        ),
+        (
+            f"attention of {cells} cells",
+            plain_attention,
+            lambda: wide_attention(qkv_BNC),
+            F.scaled_dot_product_attention(*qkv_BNC[:few].double().chunk(3, -1)),
+        ),
+    ]
+    for name, plain, own, exact in jobs:
+        away = [far(work()[: len(exact)], exact) for work in (plain, own)]
+        assert away[1] <= 1.5 * away[0] + 1e-3, (name, away)
+        spent = [1e3 * seconds(work, device, 10) for work in (plain, own)]
+        print(
+            f"{name:<34} plain {spent[0]:.3f} ms, kernel {spent[1]:.3f} ms; "
+            f"off by {away[0]:.1e}, {away[1]:.1e}",
+            flush=True,
+        )
+
+
+def far(found: Tensor, exact: Tensor) -> float:
+    """Distance as a share; of codes the share that differ."""
+    if exact.dtype == torch.int64:
+        return 1 - equal_share(found, exact)
+    return ((found.double() - exact).norm() / exact.norm()).item()
+
+
 def check_nearest(name: str, quantizer: Any, z_BND: Tensor) -> float:
     """Share of the first tokens' codes that are the nearest in float64; AssertionError if few."""
     found = quantizer(z_BND, 0).code_BN.flatten()[:256]
@@ -284,6 +363,7 @@ def main() -> None:
     parser.add_argument("--batches", nargs="*", type=int, default=None, help="64 256")
     parser.add_argument("--codes", type=int, default=None, help="codebook size, 16384")
     parser.add_argument("--quantizers", action="store_true", help="the quantizers alone")
+    parser.add_argument("--kernels", action="store_true", help="its own kernels alone")
     parser.add_argument("--profile", action="store_true", help="time by kernel")
     parser.add_argument("--tiny", action="store_true")
     chosen = parser.parse_args()
@@ -295,7 +375,9 @@ def main() -> None:
         f"{datetime.date.today()}  {name}, torch {torch.__version__}: bf16 matrix product "
         f"{ceiling / 1e12:.3g} TFLOP/s"
     )
-    if chosen.quantizers:
+    if chosen.kernels:
+        measure_kernels(chosen.tiny)
+    elif chosen.quantizers:
         measure_quantizers(chosen.tiny)
     else:
         batches = chosen.batches or ([2, 4] if chosen.tiny else [64, 256])

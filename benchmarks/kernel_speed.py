@@ -32,6 +32,7 @@ from trainer.kernels.swiglu import swiglu
 from trainer.kernels.token_loss import token_loss_and_gradient
 
 EPS, SLACK = 1e-5, 1.5
+ATTENTION_TILES = ((128, 32, 8), (64, 64, 4), (64, 32, 4), (64, 16, 4))  # inner tile, warps
 NORM_TILES = ((8, 16), (8, 32), (16, 32), (4, 32), (32, 32))  # rows, numbers a thread
 Function = Callable[..., Tensor | tuple[Tensor, ...]]
 
@@ -175,11 +176,13 @@ def main() -> None:
     measure("attention", functions, inputs, (6 * unit, 12 * unit), rate, device)
     if chosen.tune:
         before = attention.FORWARD, attention.BACKWARD
-        tiles = ((128, 32, 4), (128, 32, 8), (64, 64, 4), (64, 32, 4), (64, 16, 4), (32, 32, 2))
-        for (tile, inner, warps), stages in itertools.product(tiles, (2, 3)):
+        for (tile, inner, warps), stages, registers in itertools.product(
+            ATTENTION_TILES, (1, 2), (128, 255)
+        ):
             how = {"TILE": tile, "INNER": inner, "num_warps": warps, "num_stages": stages}
-            attention.FORWARD = attention.BACKWARD = how
-            name = f"attention {tile} x {inner}, {warps} warps, {stages}"
+            how["maxnreg"] = registers
+            attention.FORWARD, attention.BACKWARD = how | {"PREPARED": tile}, how
+            name = f"attention {tile} x {inner}, {warps} warps, {stages}, {registers}"
             measure(name, {"own": own_attention}, inputs, (6 * unit, 12 * unit), rate, device)
         attention.FORWARD, attention.BACKWARD = before
     del inputs
