@@ -31,7 +31,7 @@ from unittest import mock
 
 import torch
 import torch.nn.functional as F
-from generator_step import list_kernels
+from generator_step import ended, list_kernels, passed
 from torch import Tensor
 
 from trainer import data, kernels, parts
@@ -54,24 +54,12 @@ def seconds(work: Callable[[], Any], device: str, repeats: int) -> float:
     for _ in range(2):
         work()
     synchronize(device)
-    ends = [now(device)]
+    ends = [ended(device)]
     for _ in range(repeats):
         work()
-        ends.append(now(device))
+        ends.append(ended(device))
     synchronize(device)
-    return statistics.median(
-        (end - start) if device == "cpu" else start.elapsed_time(end) / 1e3
-        for start, end in itertools.pairwise(ends)
-    )
-
-
-def now(device: str) -> Any:
-    """The time, or on a GPU an event at the end of what is queued."""
-    if device == "cpu":
-        return time.perf_counter()
-    event = torch.cuda.Event(enable_timing=True)
-    event.record()
-    return event
+    return statistics.median(itertools.starmap(passed, itertools.pairwise(ends)))
 
 
 def synchronize(device: str) -> None:

@@ -19,10 +19,12 @@ import triton.language as tl
 from torch import Tensor
 
 _LOG2_E = math.log2(math.e)
-# Positions that are met at a time: the fastest on an H100 or H200. With 128 registers a thread four
-# programs share a multiprocessor, which pays for a few spilled ones.
+# Positions that are met at a time: the fastest on an H100 or H200 for heads of 64 in 16 bits. With
+# 128 registers a thread four programs share a multiprocessor, which pays for a few spilled ones.
 FORWARD = {"TILE": 64, "INNER": 64, "PREPARED": 64, "num_warps": 4, "num_stages": 1, "maxnreg": 128}
 BACKWARD = {"TILE": 64, "INNER": 32, "num_warps": 4, "num_stages": 1, "maxnreg": 128}
+# Wider heads, and fp32, would spill kilobytes of them.
+WIDE_INNER = 32
 
 
 @triton.jit
@@ -271,7 +273,7 @@ class _CausalAttention(torch.autograd.Function):
         _forward[(batch * heads,)](
             qkv_BLF, q_gain_E, k_gain_E, cos_LP, sin_LP, qk_BLG, out_BLD, lse_BHL,
             heads, length, _LOG2_E / math.sqrt(size), eps,
-            **_settings(FORWARD, size, length, q_gain_E, cos_LP),
+            **_settings(FORWARD, qkv_BLF, size, q_gain_E, cos_LP),
         )  # fmt: skip
         return out_BLD
 
@@ -281,7 +283,7 @@ class _CausalAttention(torch.autograd.Function):
         batch, length, width = qkv_BLF.shape
         size = width // (3 * ctx.heads)
         grad_qkv = torch.empty_like(qkv_BLF)
-        settings = _settings(BACKWARD, size, length, q_gain_E, cos_LP)
+        settings = _settings(BACKWARD, qkv_BLF, size, q_gain_E, cos_LP)
         tiles = triton.cdiv(length, settings["TILE"])
         gain_grads = None
         if q_gain_E is not None:
@@ -299,16 +301,18 @@ class _CausalAttention(torch.autograd.Function):
 
 
 def _settings(
-    how: dict[str, int], size: int, length: int, gain_E: Tensor | None, cos_LP: Tensor | None
+    how: dict[str, int], qkv_BLF: Tensor, size: int, gain_E: Tensor | None, cos_LP: Tensor | None
 ) -> dict[str, Any]:
     """Constants of a kernel; tiles no longer than short sequences."""
-    most = max(16, triton.next_power_of_2(length))
-    tiles: dict[str, int] = {
-        name: min(how[name], most) for name in ("TILE", "INNER", "PREPARED") if name in how
-    }
+    how = dict(how)
+    if size > 64 or qkv_BLF.element_size() > 2:
+        how["INNER"] = min(how["INNER"], WIDE_INNER)
+        how.pop("maxnreg", None)
+    most = max(16, triton.next_power_of_2(qkv_BLF.shape[1]))
+    for name in {"TILE", "INNER", "PREPARED"} & how.keys():
+        how[name] = min(how[name], most)
     return {
         **how,
-        **tiles,
         "NORM": gain_E is not None,
         "ROTATE": cos_LP is not None,
         "E": size,

@@ -85,7 +85,7 @@ def nearest(z_TD: Tensor, codebook_KD: Tensor, size_T: Tensor | None = None) -> 
     table[:width, :codes] = codebook_KD.T
     table[width, codes:] = torch.inf
     torch.sum(codebook_KD.square(), 1, out=table[width, :codes])
-    tile = 32 * _WARPS * (4 if width <= 8 else 2 if width <= 16 else 1)
+    tile = 32 * _WARPS * (4 if width <= 8 else 2)
     rows = triton.cdiv(tokens, tile)
     parts = max(1, min(triton.cdiv(_PROGRAMS, max(1, rows)), padded // _PART))
     part = triton.cdiv(padded, parts * _CODES)
