@@ -343,6 +343,9 @@ def assert_same(found: RunDir, expected: RunDir) -> None:
     assert first is not None, f"{found.path}: no endpoint"
     assert second is not None, f"{expected.path}: no endpoint"
     assert same_result(first, second), f"{first}\n{second}"
+    # Tables list values in the endpoint's order.
+    order, expected_order = ([v["metric"] for v in e["values"]] for e in (first, second))
+    assert order == expected_order, f"values in another order: {order} {expected_order}"
     files, expected_files = outputs(found), outputs(expected)
     assert files == expected_files, (
         f"files differ: {set(files.items()) ^ set(expected_files.items())}"

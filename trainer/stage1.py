@@ -159,7 +159,7 @@ def train(run: Run) -> Result:
     found = state.load(run, modules, optimizers) or state.take_over(run, modules, optimizers)
     start, kept = found or (0, {})
     run.seconds_before = float(kept.get("seconds", 0.0))
-    last: dict[str, float] = kept.get("last", {})  # of the last iteration, once it is done
+    last: dict[str, float] = dict(kept.get("last", ()))  # of the last iteration, once it is done
     for module_ in modules.values():
         dist.broadcast_module(module_)
     generator_side = [m for m in (autoencoder, regularizer) if m is not None]
@@ -278,7 +278,8 @@ def train(run: Run) -> Result:
             run.progress(step + 1, config.iterations, "tokenizer", rate)
 
     # --------------------------------------------------------------------------------- finish
-    kept |= {"seconds": run.seconds(), "last": last}
+    # As pairs: a checkpoint's JSON sorts keys, and the endpoint's values keep the order of the log.
+    kept |= {"seconds": run.seconds(), "last": list(last.items())}
     state.save(run, config.iterations, modules, optimizers, kept)
     if trunks.is_segment(config):
         state.save_final(run, modules, config.iterations, optimizers)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import tiny
-from launched import assert_same_study, launch, runs_of
+from launched import assert_same_study, children, launch, runs_of
 
 from results_db.record import read_attempts
 
@@ -40,15 +43,58 @@ def fill(path: Path) -> None:
                 assert error.errno == 28, error
 
 
-def test_a_full_disk_loses_nothing(calm, small_disk):
+@contextlib.contextmanager
+def stopped(process: subprocess.Popen[str]) -> Iterator[None]:
+    """The command and all its workers stand still inside."""
+    pids: list[int] = []
+    try:
+        # A worker may start another one before its own signal arrives.
+        while new := [pid for pid in (process.pid, *children(process.pid)) if pid not in pids]:
+            for pid in new:
+                send(pid, signal.SIGSTOP)
+            pids += new
+        yield
+    finally:
+        for pid in pids:
+            send(pid, signal.SIGCONT)
+
+
+def send(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def under_way(home: Path) -> set[Path]:
+    """Runs that have begun and still need space for their endpoint."""
+    return {
+        run.path
+        for run in runs_of(home)
+        if run.attempts()
+        and not run.endpoint_path.exists()
+        # One that is just being written may be whole already, but for its name.
+        and not list(run.path.glob(".tmp-*"))
+    }
+
+
+@pytest.mark.parametrize("moment", ["inside_a_run", "after_a_run"])
+def test_a_full_disk_loses_nothing(calm, small_disk, moment):
     home = small_disk / "home"
     home.mkdir()
     process = launch(home)
     limit = time.monotonic() + 300
+    met: set[Path] = set()
     while not list(home.glob("*/*/endpoint.json")):
         assert process.poll() is None and time.monotonic() < limit, process.communicate()
         time.sleep(0.02)
-    fill(small_disk / "filler")
+    while moment == "inside_a_run" and not met:
+        assert process.poll() is None and time.monotonic() < limit, process.communicate()
+        time.sleep(0.02)
+        with stopped(process):
+            met = under_way(home)
+            if met:
+                fill(small_disk / "filler")
+    if moment == "after_a_run":
+        fill(small_disk / "filler")
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 1, out
     assert "No space left" in out or "disk" in out.lower(), out
@@ -64,7 +110,10 @@ def test_a_full_disk_loses_nothing(calm, small_disk):
     assert_same_study(home, calm)
     assert not tiny.temporaries(home)
     again = [run for run in runs_of(home) if len(run.attempts()) > 1]
-    assert again, "the full disk was met by no run"
+    # Right after a run's end the disk may be met by the launch alone, before the next one begins.
+    assert met <= {run.path for run in again}, "a run that met the full disk was not begun again"
     for run in again:
         for attempt in read_attempts(run)[:-1]:
-            assert attempt["end"] is None or attempt["end"]["error_class"] in ("DiskFull", None)
+            # A launch that meets the full disk itself stops what still goes.
+            error = attempt["end"] and attempt["end"]["error_class"]
+            assert error in (None, "DiskFull", "Preempted"), attempt

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import tiny
-from launched import assert_same_study, launch, runs_of
+from launched import assert_same_study, children, launch, runs_of
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1200)]
 
@@ -22,20 +22,6 @@ KILLS = 10
 # A checkpoint at every iteration: the more is written, the more can be torn.
 EVERY_STEP = ("--checkpoint-seconds", "0")
 WAYS = ("command", "worker", "everything")
-
-
-def children(pid: int) -> list[int]:
-    """Processes whose parent is `pid`, and theirs."""
-    parents = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if fields[0] not in ("Z", "X"):
-            parents[int(path.parent.name)] = int(fields[1])
-    found = [child for child, parent in parents.items() if parent == pid]
-    return found + [below for child in found for below in children(child)]
 
 
 def alive(pid: int) -> bool:
