@@ -13,6 +13,7 @@ import abc
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -129,6 +130,13 @@ class BaseExecutor(abc.ABC):
             if name.rpartition(".")[2] not in known:
                 allowed = ", ".join(known) or "none"
                 raise ValueError(f"resource: {name!r} is unknown; allowed: {allowed}")
+
+    @classmethod
+    def prepared(cls, context: Context) -> AbstractContextManager[None]:
+        """Inside, what every launch needs may begin before its plan is known; what no job has taken
+        up at the end is let go of. `context` need not have been checked, nor have a token.
+        """
+        return nullcontext()
 
     @classmethod
     def listing(cls, home: Path, launches: Sequence[Launched]) -> Listing:

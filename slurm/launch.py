@@ -548,6 +548,7 @@ class _Loop:
                 self._cancel()
             if not self._given and (stopping or self._ledger.finished()):
                 break
+            ended = False
             for job_id, report in self._place.poll(_POLL_SECONDS).items():
                 if job_id not in self._given:
                     continue
@@ -556,9 +557,10 @@ class _Loop:
                     alone = len(self._given[job_id]) == 1
                     entry.at_work = alone and report.phase == "running" and self._place.attached
                 if report.phase == "gone":
+                    ended = True
                     for entry in self._given.pop(job_id):
                         self._take_back(entry, report)
-            if not self._given:
+            if not self._given and not ended:
                 time.sleep(_POLL_SECONDS)
             self._look_elsewhere()
             self._sign_of_life()

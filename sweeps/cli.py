@@ -6,6 +6,8 @@ stderr, `error: FIELD: VALUE ...; allowed: ...`. TOKENLAW_DEBUG=1 shows the trac
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -63,6 +65,8 @@ for verb in VERBS:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
     args = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    # Else Python looks at its end through all that was imported, for most of a second.
+    atexit.register(gc.freeze)
     try:
         code = app(args=args, prog_name="tokenlaw", standalone_mode=False)
     except BrokenPipeError:

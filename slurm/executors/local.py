@@ -15,7 +15,8 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, final
@@ -56,6 +57,30 @@ class _Task:
     job: Job
     next: int = 0  # index of the run that is given out next
     report: JobReport = JobReport(phase="queued")
+
+
+@dataclass(frozen=True, slots=True)
+class _Command:
+    """What a worker is started by."""
+
+    words: tuple[str, ...]
+    environment: Mapping[str, str]
+
+    def start(self) -> subprocess.Popen[bytes]:
+        # A session of its own: Ctrl-C reaches this process alone, which then asks the workers to
+        # save.
+        return subprocess.Popen(
+            self.words,
+            env=self.environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+
+# Started while the launch was still being planned; for the first worker of exactly that command.
+_spare: tuple[_Command, subprocess.Popen[bytes]] | None = None
 
 
 @dataclass(slots=True)
@@ -103,6 +128,26 @@ class Executor(BaseExecutor):
     @classmethod
     def check(cls, context: Context) -> None:
         _pool_size(context, len(_chosen_gpus(context)), _group_size(context))
+
+    @classmethod
+    @contextmanager
+    def prepared(cls, context: Context) -> Iterator[None]:
+        # Its imports take seconds, as long as those of the plan, on another core.
+        global _spare
+        try:
+            command = _command(context, _chosen_gpus(context), _group_size(context))
+        except ValueError:
+            command = None  # `check` will say why
+        if command is not None and devices.usable_cores() > 1:
+            _spare = command, command.start()
+        try:
+            yield
+        finally:
+            if _spare is not None:
+                process = _spare[1]
+                _spare = None
+                process.kill()
+                process.communicate()
 
     @classmethod
     def option_names(cls) -> frozenset[str]:
@@ -190,23 +235,15 @@ class Executor(BaseExecutor):
         return self._start(free[0]) if free else None
 
     def _start(self, slot: int) -> _Worker:
-        size = self.group_size
-        environment = worker_environment(
-            self.context.code, **{base.PROCESSES: str(size)}, **self.environment
+        global _spare
+        command = _command(
+            self.context, self._gpus, self.group_size, self.nodes, self.environment, slot
         )
-        if self._gpus:
-            first = slot * size % max(1, len(self._gpus) // size * size)
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(self._gpus[first : first + size])
-        # A session of its own: Ctrl-C reaches this process alone, which then asks the workers to
-        # save.
-        process = subprocess.Popen(
-            base.trainer_command("-") if size == 1 else base.group_command(size, self.nodes),
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
+        if _spare is not None and _spare[0] == command:
+            process = _spare[1]
+            _spare = None
+        else:
+            process = command.start()
         log = self.context.home / "launches" / f"{self.context.token}-worker-{slot}.log"
         worker = _Worker(process, slot, log)
         self._workers[slot] = worker
@@ -338,6 +375,23 @@ def _group_size(context: Context) -> int:
             raise ValueError(f"{name}: {value!r} is not allowed; must be a whole number >= 1")
         size = max(size, value)
     return size
+
+
+def _command(
+    context: Context,
+    gpus: Sequence[str],
+    group_size: int,
+    nodes: int = 1,
+    more: Mapping[str, str] | None = None,
+    slot: int = 0,
+) -> _Command:
+    """Of the worker in a place of the pool; `more` is added to its environment."""
+    added = {base.PROCESSES: str(group_size), **(more or {})}
+    if gpus:
+        first = slot * group_size % max(1, len(gpus) // group_size * group_size)
+        added["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[first : first + group_size])
+    words = base.trainer_command("-") if group_size == 1 else base.group_command(group_size, nodes)
+    return _Command(tuple(words), worker_environment(context.code, **added))
 
 
 def _pool_size(context: Context, gpus: int, group_size: int) -> int:

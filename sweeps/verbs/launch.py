@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -96,24 +97,25 @@ def launch(
         hardware=local_device(device) if on == "local" else None,
         sharing=sharing,
     )
-    made = plan()
-    check_budget(made.totals(), max_gpu_hours, max_flops)
     asked = opt.asked_resources(resources, address)
     if hold:
         asked["hold"] = True
-    summary = launched(
-        made,
-        home,
-        settings,
-        on=on,
-        workers=workers,
-        gpus=gpus,
-        wait=wait,
-        yes=yes,
-        progress=not quiet,
-        resources=asked,
-        replan=plan,
-    )
+    with beginning(on, home, device, workers, gpus, asked):
+        made = plan()
+        check_budget(made.totals(), max_gpu_hours, max_flops)
+        summary = launched(
+            made,
+            home,
+            settings,
+            on=on,
+            workers=workers,
+            gpus=gpus,
+            wait=wait,
+            yes=yes,
+            progress=not quiet,
+            resources=asked,
+            replan=plan,
+        )
     if as_json:
         import dataclasses
 
@@ -146,6 +148,32 @@ def settings_of(
     if activation_memory is not None:
         settings["activation_memory"] = activation_memory
     return settings
+
+
+def beginning(
+    on: str,
+    home: Path,
+    device: str,
+    workers: int | None,
+    gpus: int | None = None,
+    asked: Mapping[str, Any] | None = None,
+) -> AbstractContextManager[None]:
+    """Around a plan and its launch: what the executor begins while the plan is made."""
+    from slurm.base import Context
+    from trainer import parts
+
+    executor = parts.load("slurm.executors", on).Executor
+    return executor.prepared(
+        Context(
+            home=Path(home).resolve(),
+            study="",
+            token="",
+            workers=workers,
+            gpus=gpus,
+            use_gpu=device != "cpu",
+            options=asked,
+        )
+    )
 
 
 def launched(
@@ -232,13 +260,14 @@ def quickstart(
     settings = settings_of(device)
     hardware = local_device(device)
     plan = partial(make_plan, grid, home=home, data=data, overrides=sets or (), hardware=hardware)
-    made = plan()
-    totals = made.totals()
-    opt.say(
-        f"{made.study}: {totals['runs']} runs, {totals['done']} done; "
-        f"results go to {Path(home).absolute()}"
-    )
-    summary = launched(made, home, settings, workers=workers, replan=plan)
+    with beginning("local", home, device, workers):
+        made = plan()
+        totals = made.totals()
+        opt.say(
+            f"{made.study}: {totals['runs']} runs, {totals['done']} done; "
+            f"results go to {Path(home).absolute()}"
+        )
+        summary = launched(made, home, settings, workers=workers, replan=plan)
     opt.say(summary.text())
     if summary.exit_code:
         return INTERRUPTED if summary.interrupted else summary.exit_code
