@@ -382,9 +382,10 @@ class _Evaluation:
     def _metrics(self, a_pass: _Pass) -> dict[str, Any]:
         """Fresh metrics of a pass by name; the one that chooses the scale is called `selection`."""
         metrics = {}
-        for part in self._config.metrics:
-            module = parts.load("trainer.metrics", part.name)
-            metrics[part.name] = module.Metric(part.config, self._context)
+        with startup.collector_paused():  # the first ones import their libraries, for seconds
+            for part in self._config.metrics:
+                module = parts.load("trainer.metrics", part.name)
+                metrics[part.name] = module.Metric(part.config, self._context)
         if a_pass.selecting:
             name, config = self._selection
             module = parts.load("trainer.metrics", name)

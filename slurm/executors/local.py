@@ -63,7 +63,7 @@ class _Task:
 class _Command:
     """What a worker is started by."""
 
-    words: tuple[str, ...]
+    words: list[str]
     environment: Mapping[str, str]
 
     def start(self) -> subprocess.Popen[bytes]:
@@ -391,7 +391,7 @@ def _command(
         first = slot * group_size % max(1, len(gpus) // group_size * group_size)
         added["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[first : first + group_size])
     words = base.trainer_command("-") if group_size == 1 else base.group_command(group_size, nodes)
-    return _Command(tuple(words), worker_environment(context.code, **added))
+    return _Command(words, worker_environment(context.code, **added))
 
 
 def _pool_size(context: Context, gpus: int, group_size: int) -> int:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,10 @@ from toy import attempts, folder, two_stage_plan
 
 from results_db.durable import process_is_alive
 from results_db.record import RunDir, read_attempts, run_state
-from slurm import base, retry
+from slurm import base, devices, retry
+from slurm import launch as launch_module
+from slurm.base import Context
+from slurm.executors import local
 from slurm.launch import Summary, launch
 from sweeps.plan import Plan
 
@@ -109,6 +113,71 @@ def test_a_worker_is_used_again(home: Path, fake_trainer: object) -> None:
         for planned in plan.runs
     }
     assert len(pids) == 1
+
+
+def spare_of(home: Path, **options: object) -> AbstractContextManager[None]:
+    """What the command line begins while it plans."""
+    made = Context(home=home, study="", token="", use_gpu=False, **options)  # type: ignore[arg-type]
+    return local.Executor.prepared(made)
+
+
+def spare_pid() -> int:
+    assert local._spare is not None
+    return local._spare[1].pid
+
+
+def test_the_first_worker_may_start_before_the_plan_is_known(
+    home: Path, fake_trainer: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "usable_cores", lambda: 2)
+    plan = two_stage_plan()
+    with spare_of(home, workers=1):
+        spare = spare_pid()
+        launch(plan, home=home, settings=CPU, workers=1, progress=False)
+    for planned in plan.runs:
+        record = json.loads((folder(home, planned) / "attempts/001.json").read_text())
+        assert record["pid"] == spare
+
+
+def test_a_worker_that_no_run_takes_up_is_ended(
+    home: Path, fake_trainer: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "usable_cores", lambda: 2)
+    with spare_of(home):
+        unused = spare_pid()
+        assert process_is_alive(unused)
+    assert not process_is_alive(unused) and local._spare is None
+    with pytest.raises(KeyboardInterrupt), spare_of(home):
+        unused = spare_pid()
+        raise KeyboardInterrupt
+    assert not process_is_alive(unused)
+    # One of another command is not the first worker: here each run is for two processes.
+    with spare_of(home, workers=1, options={"processes": 2}):
+        unused = spare_pid()
+        plan = two_stage_plan()
+        launch(plan, home=home, settings=CPU, workers=1, progress=False)
+        assert spare_pid() == unused
+    assert not process_is_alive(unused)
+
+
+def test_no_worker_starts_early_for_options_that_mean_nothing_or_on_a_single_core(
+    home: Path, fake_trainer: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "usable_cores", lambda: 2)
+    with spare_of(home, gpus=3):
+        assert local._spare is None
+    monkeypatch.setattr(devices, "usable_cores", lambda: 1)
+    with spare_of(home):
+        assert local._spare is None
+
+
+def test_the_next_run_does_not_wait_for_the_clock(
+    home: Path, fake_trainer: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch_module, "_POLL_SECONDS", 60.0)
+    plan = two_stage_plan(generators=1)  # in which each run waits for the one before
+    summary = launch(plan, home=home, settings=CPU, workers=1, progress=False)
+    assert summary.done == summary.total == 4 and summary.seconds < 30
 
 
 def test_each_worker_has_a_gpu_of_its_own(

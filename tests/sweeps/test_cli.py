@@ -316,6 +316,15 @@ def table_of_two_arms(path: Path) -> None:
                     writer.writerow([name, arm, size, "done", params, flops, loss])
 
 
+def test_commands_and_workers_end_without_a_last_collection():
+    """Python would look at its end through everything that was imported."""
+    told = "import atexit, gc, runpy, sys; atexit.register(lambda: print(gc.get_freeze_count()))\n"
+    for module in ("sweeps", "trainer"):
+        code = told + f"sys.argv = ['x']; runpy.run_module({module!r}, run_name='__main__')"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert int(done.stdout.split()[-1]) > 1000, done
+
+
 def test_reading_verbs_never_import_torch(study, tmp_path):
     plan = make_plan(grid(axes=()), home=tmp_path)
     plan.write(tmp_path)
