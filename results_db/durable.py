@@ -31,8 +31,8 @@ _TEMPORARY = re.compile(r"^\.tmp-(?P<host>[A-Za-z0-9_.-]*)@(?P<pid>\d+)@[0-9a-f]
 _FOREIGN_TEMPORARY_SECONDS = 24 * 3600  # a writer on another host cannot be asked whether it lives
 _CHUNK_BYTES = 1 << 20
 
-# Hashes of large files that this process has read. Reading so many bytes takes longer than the
-# clock of a file system ticks, so that a change after it shows in the file's times.
+# Hashes of large files that this process has read or written. So many bytes take longer than the
+# clock of a file system ticks, so that a change after them shows in the file's times.
 _REMEMBERED_BYTES = 64 << 20
 _hashed: dict[tuple[int, ...], dict[str, Any]] = {}
 
@@ -282,6 +282,15 @@ def sync_folder(path: str | os.PathLike[str]) -> None:
 def sha256_file(path: str | os.PathLike[str]) -> str:
     """The sha256 of a plain file, in hex."""
     return str(_hash(Path(path))["sha256"])
+
+
+def remember_hash(path: str | os.PathLike[str], sha256: str) -> None:
+    """The sha256, in hex, of a plain file that this process has just written: it need not be read
+    again for that. Small files are read all the same.
+    """
+    info = os.lstat(path)
+    if info.st_size >= _REMEMBERED_BYTES:
+        _hashed[_version(info)] = {"sha256": sha256, "bytes": info.st_size}
 
 
 def process_is_alive(pid: int) -> bool:

@@ -278,9 +278,10 @@ def train(run: Run) -> Result:
             run.progress(step + 1, config.iterations, "tokenizer", rate)
 
     # --------------------------------------------------------------------------------- finish
-    # As pairs: a checkpoint's JSON sorts keys, and the endpoint's values keep the order of the log.
-    kept |= {"seconds": run.seconds(), "last": list(last.items())}
-    state.save(run, config.iterations, modules, optimizers, kept)
+    if start < config.iterations and run.save_due(config.iterations):
+        # As pairs: JSON here sorts keys, and the endpoint's values keep the order of the log.
+        kept |= {"seconds": run.seconds(), "last": list(last.items())}
+        state.save(run, config.iterations, modules, optimizers, kept)
     if trunks.is_segment(config):
         state.save_final(run, modules, config.iterations, optimizers)
         return Result(values=[])

@@ -6,12 +6,16 @@ where the durable writer's fault tests cannot see (and break) it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from results_db.durable import remember_hash
 
 # In the library's order, so that files are its own to the byte.
 _DTYPES = {
@@ -30,12 +34,18 @@ _DIRECT_BYTES = 1 << 20  # tensors from this size on are written by themselves, 
 
 
 def write(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """A new file of tensors, which may be on any device."""
+    """A new file of tensors, which may be on any device. Its sha256 is taken meanwhile."""
     order = list(_DTYPES)
     names = sorted(tensors, key=lambda name: (order.index(tensors[name].dtype), name))
-    with open(path, "xb") as file:
+    digest = hashlib.sha256()
+    with open(path, "xb") as file, ThreadPoolExecutor(1) as pool:
+        hashed: Future[None] | None = None
         for piece in _pieces({name: tensors[name].detach() for name in names}):
+            if hashed is not None:
+                hashed.result()  # no more than two pieces are held at once
+            hashed = pool.submit(digest.update, piece)
             file.write(piece)
+    remember_hash(path, digest.hexdigest())
 
 
 def _pieces(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:

@@ -49,7 +49,7 @@ def finished(scratch):
         extractor = tiny.done(home, "extractor", tree, checkpoint_steps=2)
         half = {**tiny.tokenizer()["tokenizer"], "ch_mult": [1, 1]}
         tree = tiny.crt(tokenizer=half, iterations=3, batch_size=4, **small)
-        tokenizer = tiny.done(home, "tokenizer", tree, checkpoint_steps=2)
+        tokenizer = tiny.done(home, "tokenizer", tree, checkpoint_steps=1)
         tree = tiny.codes(num_train=None, **small)
         codes = tiny.done(home, "codes", tree, {"tokenizer": tokenizer})
         tree = tiny.generator(iterations=3)

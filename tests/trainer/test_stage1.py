@@ -97,7 +97,7 @@ def test_the_discriminator_waits_for_its_gate(home):
 
 def test_the_discriminator_learns_and_is_clipped(home):
     tree = tiny.tokenizer(iterations=5, adversarial=tiny.PATCHGAN | {"clip_limit": 0.005})
-    run_dir = train(home, tree)
+    run_dir = train(home, tree, checkpoint_steps=5)
     config = decode_run("tokenizer", run_dir.config()["config"])
     loss = stage1.build_loss(config.adversarial, "adversarial", config, torch.device("cpu"), {})
     first = {name: value.clone() for name, value in loss.state_dict().items()}

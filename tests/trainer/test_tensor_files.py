@@ -1,7 +1,10 @@
+import hashlib
+
 import pytest
 import safetensors.torch
 import torch
 
+from results_db import durable
 from trainer import tensor_files
 
 TENSORS = {
@@ -25,10 +28,16 @@ TENSORS = {
 @pytest.mark.parametrize("direct_bytes", [1, 100, 1 << 20])
 def test_files_are_those_of_the_library_to_the_byte(tmp_path, monkeypatch, direct_bytes):
     monkeypatch.setattr(tensor_files, "_DIRECT_BYTES", direct_bytes)
+    monkeypatch.setattr(durable, "_REMEMBERED_BYTES", 0)
+    monkeypatch.setattr(durable, "_hashed", {})
     path = tmp_path / "x.safetensors"
     tensor_files.write(path, TENSORS)
     plain = {name: tensor.detach().contiguous() for name, tensor in TENSORS.items()}
     assert path.read_bytes() == safetensors.torch.save(plain)
+    assert [found["sha256"] for found in durable._hashed.values()] == [
+        hashlib.sha256(path.read_bytes()).hexdigest()
+    ]
+    assert durable.sha256_file(path) == hashlib.sha256(path.read_bytes()).hexdigest()
     for name, tensor in safetensors.torch.load_file(path).items():
         assert torch.equal(tensor, TENSORS[name]) and tensor.dtype == TENSORS[name].dtype
 
