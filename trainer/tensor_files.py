@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -31,20 +32,34 @@ _DTYPES = {
     torch.bool: "BOOL",
 }
 _DIRECT_BYTES = 1 << 20  # tensors from this size on are written by themselves, without a copy
+_SYNC_BYTES = 32 << 20  # written before the disk is asked to take them
 
 
 def write(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """A new file of tensors, which may be on any device. Its sha256 is taken meanwhile."""
+    """A new file of tensors, which may be on any device.
+
+    Its sha256 is taken and the disk gets to work while it is written, so that little is left to do
+    for who makes it durable.
+    """
     order = list(_DTYPES)
     names = sorted(tensors, key=lambda name: (order.index(tensors[name].dtype), name))
     digest = hashlib.sha256()
-    with open(path, "xb") as file, ThreadPoolExecutor(1) as pool:
+    with open(path, "xb") as file, ThreadPoolExecutor(1) as hashing, ThreadPoolExecutor(1) as disk:
         hashed: Future[None] | None = None
+        synced: Future[None] | None = None
+        unsynced = 0
         for piece in _pieces({name: tensors[name].detach() for name in names}):
             if hashed is not None:
                 hashed.result()  # no more than two pieces are held at once
-            hashed = pool.submit(digest.update, piece)
-            file.write(piece)
+            hashed = hashing.submit(digest.update, piece)
+            unsynced += file.write(piece)
+            if unsynced >= _SYNC_BYTES and (synced is None or synced.done()):
+                if synced is not None:
+                    synced.result()
+                synced = disk.submit(os.fsync, file.fileno())
+                unsynced = 0
+        if synced is not None:
+            synced.result()
     remember_hash(path, digest.hexdigest())
 
 

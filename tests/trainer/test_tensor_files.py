@@ -1,4 +1,6 @@
+import errno
 import hashlib
+import os
 
 import pytest
 import safetensors.torch
@@ -28,6 +30,7 @@ TENSORS = {
 @pytest.mark.parametrize("direct_bytes", [1, 100, 1 << 20])
 def test_files_are_those_of_the_library_to_the_byte(tmp_path, monkeypatch, direct_bytes):
     monkeypatch.setattr(tensor_files, "_DIRECT_BYTES", direct_bytes)
+    monkeypatch.setattr(tensor_files, "_SYNC_BYTES", direct_bytes)
     monkeypatch.setattr(durable, "_REMEMBERED_BYTES", 0)
     monkeypatch.setattr(durable, "_hashed", {})
     path = tmp_path / "x.safetensors"
@@ -48,3 +51,14 @@ def test_an_existing_file_is_left_alone(tmp_path):
     with pytest.raises(FileExistsError):
         tensor_files.write(path, TENSORS)
     assert path.read_bytes() == b"kept"
+
+
+def test_a_disk_that_fails_meanwhile_is_an_error(tmp_path, monkeypatch):
+    def refuse(descriptor):
+        raise OSError(errno.EIO, "no")
+
+    monkeypatch.setattr(tensor_files, "_DIRECT_BYTES", 1)
+    monkeypatch.setattr(tensor_files, "_SYNC_BYTES", 1)
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(OSError, match="no"):
+        tensor_files.write(tmp_path / "x.safetensors", TENSORS)
