@@ -22,6 +22,7 @@ from results_db.provenance import provenance
 from results_db.record import RunDir, may_follow, run_status
 from sweeps.plan import Plan, PlannedRun, check_written, write_run
 from trainer import parts
+from trainer.startup import collector_paused
 
 from . import bundles, progress, queued, retry
 from .base import BaseExecutor, Context, Job, JobReport, NotSubmitted, QueueUnknown
@@ -219,11 +220,12 @@ def _answered(home: Path, executor: str) -> queued.Queues:
 
 def ingest(home: Path) -> None:
     """Takes the news of runs into the database, and says what could not be taken."""
-    from results_db.engine import opened
-    from results_db.sync import ingest as take_news
+    with collector_paused():  # for the imports, here and where a database is made
+        from results_db.engine import opened
+        from results_db.sync import ingest as take_news
 
-    with opened(home) as engine:
-        report = take_news(home, engine)
+        with opened(home) as engine:
+            report = take_news(home, engine)
     for name, reason in report.quarantined:
         print(f"quarantined: {name}: {reason}", file=sys.stderr)
 
