@@ -132,7 +132,7 @@ class Executor(BaseExecutor):
     @classmethod
     @contextmanager
     def prepared(cls, context: Context) -> Iterator[None]:
-        # Its imports take seconds, as long as those of the plan, on another core.
+        # The imports of a worker take seconds: on another core no longer than those of the plan.
         global _spare
         try:
             command = _command(context, _chosen_gpus(context), _group_size(context))
