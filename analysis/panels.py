@@ -26,6 +26,8 @@ COLUMNS = ("panel", "layer", "group", "run_id", "series", "x", "y", "y_low", "y_
 
 # Frechet distances with different networks share no axis, whatever their numbers look like.
 DISTANCES = ("gfid", "gfcd", "gfid_clip")
+# Layers of fitted laws and their line styles, in the order of drawing.
+LINES = {"fit straight": "-", "fit floor": ":"}
 
 
 def tidy(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
@@ -126,9 +128,7 @@ def axes(
 
 
 def point_text(row: Mapping[str, Any]) -> str:
-    """How a run is called beside its point: size and iterations where known, else the start of its
-    id.
-    """
+    """Return the name of a run's point: size and iterations, else the start of its id."""
     words = []
     if isinstance(row.get("size"), str):
         words.append(row["size"])
@@ -220,9 +220,7 @@ def scaling_rows(
     reference: str | None = None,
     envelope: str = "pareto",
 ) -> tuple[list[dict[str, Any]], Comparison]:
-    """Rows of a metric against FLOPs: runs with error bars, frontiers, fits with their bands; and
-    the comparison.
-    """
+    """Return rows of a metric against FLOPs (runs, frontiers, fits) and the comparison."""
     comparison = compared(
         df,
         x=x,
@@ -293,9 +291,7 @@ def run_rows(
     panel: str = "",
     joined_by: str = "params",
 ) -> list[dict[str, Any]]:
-    """One row per run with a number in `x` and `y`; the spread over sample seeds is the error
-    bar.
-    """
+    """Return one row per run with `x` and `y`; the spread over sample seeds is the error bar."""
     usable = runs[runs[x].notna() & runs[y].notna()]
     spread = usable[f"{y}_std"] if f"{y}_std" in usable.columns else pd.Series(index=usable.index)
     joined = [c for c in (joined_by, "train_seed") if c in usable.columns]
@@ -343,10 +339,11 @@ def draw_scaling(
     for key, look in looks.items():
         mine = part[part["group"] == str(key)]
         runs = mine.loc[mine["layer"] == "run", "x"]
-        for layer in sorted(set(mine["layer"])):
-            if layer.startswith("fit "):
-                curve = mine[mine["layer"] == layer].sort_values("x")
-                _draw_fit(ax, curve, look, layer.removeprefix("fit "), runs.min(), runs.max())
+        for layer in _fits(mine):
+            curve = mine[mine["layer"] == layer].sort_values("x")
+            _draw_fit(ax, curve, look, LINES[layer], runs.min(), runs.max())
+            if layer == _fits(mine)[0]:
+                _draw_band(ax, curve, look)
         draw_runs(ax, mine[mine["layer"] == "run"], look, join=join)
         front = mine[mine["layer"] == "frontier"].sort_values("x")
         ax.plot(
@@ -423,36 +420,39 @@ def draw_runs(
     )
 
 
+def _fits(table: pd.DataFrame) -> list[str]:
+    """Return the layers of fitted laws in a table; the band of the first is drawn."""
+    return [layer for layer in LINES if layer in set(table["layer"])]
+
+
 def _draw_fit(
-    ax: Axes, fit: pd.DataFrame, look: style.Look, form: str, low_x: float, high_x: float
+    ax: Axes, fit: pd.DataFrame, look: style.Look, line: str, low_x: float, high_x: float
 ) -> None:
-    """A fitted curve and its band: bold where the arm has runs, thin where it extrapolates."""
-    first = form == "straight"
-    line = "-" if first else ":"
+    """Draw a fitted curve: bold where the arm has runs, thin where it extrapolates."""
     y = fit["y"].astype(float)
     inside = (fit["x"] >= low_x * 0.999) & (fit["x"] <= high_x * 1.001)
     ax.plot(fit["x"], y, color=look.color, lw=0.6, ls=line, alpha=0.7, zorder=3)
     ax.plot(fit["x"].where(inside), y.where(inside), color=look.color, lw=1.2, ls=line, zorder=3)
+
+
+def _draw_band(ax: Axes, fit: pd.DataFrame, look: style.Look) -> None:
+    """Draw the band of a fitted curve, where it has one."""
     band = fit[fit["y_low"].notna() & fit["y_high"].notna()]
-    if len(band) and first:
-        low = band["y_low"].astype(float).clip(lower=1e-12)
-        high = band["y_high"].astype(float)
-        ax.fill_between(band["x"], low, high, color=look.color, alpha=0.15, lw=0, zorder=1)
+    low, high = band["y_low"].astype(float).clip(lower=1e-12), band["y_high"].astype(float)
+    ax.fill_between(band["x"], low, high, color=look.color, alpha=0.15, lw=0, zorder=1)
 
 
 def scaling_keys(table: pd.DataFrame) -> list[tuple[Any, str]]:
-    """Legend entries for the kinds of mark that are in the table."""
-    layers = set(table["layer"])
+    """Return the legend entries of the kinds of mark that are in the table."""
     keys: list[tuple[Any, str]] = []
-    if "frontier" in layers:
+    if "frontier" in set(table["layer"]):
         keys.append((style.point_key("o"), "on the frontier"))
         keys.append((style.point_key("o", faint=True), "other run"))
-    if "fit straight" in layers:
-        keys.append((style.line_key("-", 1.1), "power law"))
-        if table.loc[table["layer"] == "fit straight", "y_low"].notna().any():
+    for layer in _fits(table):
+        power = "power law" if layer == "fit straight" else "power law with floor"
+        keys.append((style.line_key(LINES[layer], 1.1), "with floor" if keys[2:] else power))
+        if layer == _fits(table)[0] and table.loc[table["layer"] == layer, "y_low"].notna().any():
             keys.append((style.band_key(), "95% band"))
-    if "fit floor" in layers:
-        keys.append((style.line_key(":", 1.1), "with floor"))
     return keys
 
 

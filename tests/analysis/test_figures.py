@@ -109,6 +109,24 @@ def test_the_picture_is_its_csv(drawn: Path) -> None:
     assert set(table["layer"]) == {"run", "frontier", "fit straight", "fit floor"}
 
 
+@pytest.mark.parametrize(
+    ("forms", "words"),
+    [
+        (["straight", "floor"], ["power law", "95% band", "with floor"]),
+        (["straight"], ["power law", "95% band"]),
+        (["floor"], ["power law with floor", "95% band"]),
+    ],
+)
+def test_the_first_law_that_is_drawn_has_its_band(forms: list[str], words: list[str]) -> None:
+    df = fixture_table.table()
+    picture = figures_command.make(df, "loss_vs_flops", options=FEW | {"forms": forms})
+    shown = [text.get_text() for text in picture.figure.texts]
+    kinds = {"power law", "power law with floor", "with floor", "95% band"}
+    assert [text for text in shown if text in kinds] == words
+    bands = picture.figure.axes[0].collections
+    assert len(bands) == df["arm"].nunique()
+
+
 def test_frontier_points_are_runs_that_nothing_beats(drawn: Path) -> None:
     table = pd.read_csv(drawn / "loss_vs_flops.csv")
     for arm, mine in table.groupby("group"):
