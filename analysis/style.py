@@ -14,12 +14,10 @@ from functools import cache
 from typing import Any
 
 import matplotlib
-
-matplotlib.use("Agg")  # files only: the same bytes with and without a screen
-
-import matplotlib.pyplot as plt
+import matplotlib.style
 import numpy as np
 import seaborn as sns
+from matplotlib import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
@@ -100,15 +98,23 @@ _RC: Any = {
 }
 
 
+@cache
+def _settings() -> dict[str, Any]:
+    """Return seaborn's settings for papers and, over them, those of this module."""
+    # Not sns.set_theme: it gives the letters "r", "g", "b" ... other colours, for good.
+    cycle = cycler(color=sns.color_palette("deep"))
+    look = {**sns.plotting_context("paper"), **sns.axes_style("ticks"), "axes.prop_cycle": cycle}
+    return look | _RC
+
+
 @contextmanager
 def paper() -> Iterator[None]:
-    """The look of the project's pictures while the block runs; the user's own settings come back
-    after it.
+    """Apply the look of the project's pictures while the block runs, and nothing of the user's.
+
+    Pictures start from matplotlib's defaults, so that no matplotlibrc or theme of the user's moves
+    their bytes. The user's settings come back after the block; the backend is never touched.
     """
-    with plt.rc_context():
-        plt.rcdefaults()  # a matplotlibrc of the user's must not move the bytes
-        sns.set_theme(context="paper", style="ticks")
-        plt.rcParams.update(_RC)
+    with matplotlib.style.context(["default", _settings()]):
         yield
 
 
