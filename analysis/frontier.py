@@ -19,6 +19,7 @@ import pandas as pd
 
 from . import bootstrap as resample
 from . import checklist, curse, envelopes
+from .brief import Brief
 from .codes import notice
 from .crossover import Line, crossover, gain
 from .envelopes import ENVELOPES, Points, pareto
@@ -51,8 +52,8 @@ MANY_RUNS: Final = 1.5  # ratio of runs per budget between arms that is a warnin
 FORM_FACTOR: Final = 1.5  # ratio of two forms' crossings or gains that is a warning
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Arm:
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
+class Arm(Brief):
     """One arm on its way: its runs, its envelope and the fitted forms."""
 
     name: str
@@ -153,8 +154,7 @@ def compare(
         if arm.name != base
         for form in FORMS
     )
-    notices += _curse_notices(frontiers)
-    notices += _envelope_notices(frontiers)
+    notices += _curse_notices(frontiers) + _envelope_notices(frontiers)
     notices += _crossing_notices(crossovers)
     notices += _form_notices(crossovers, gains)
     for arm in arms:

@@ -17,7 +17,7 @@ import matplotlib
 import matplotlib.style
 import numpy as np
 import seaborn as sns
-from matplotlib import cycler
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
@@ -33,8 +33,7 @@ from matplotlib.transforms import ScaledTranslation
 SINGLE = 3.4
 DOUBLE = 7.0
 
-# Okabe and Ito's colour-blind-safe set without yellow (too light on white). Order: the first two
-# arms of a
+# Okabe and Ito's colour-blind-safe set without yellow (too light on white). The first two arms of a
 # study get the two that differ most.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
@@ -47,9 +46,7 @@ BASELINES = ("vq", "baseline", "vqgan", "constant")
 
 _RC: Any = {
     "font.family": "sans-serif",
-    "font.sans-serif": [
-        "DejaVu Sans"
-    ],  # ships with matplotlib, so bytes do not depend on the machine
+    "font.sans-serif": ["DejaVu Sans"],  # ships with matplotlib: the same bytes everywhere
     "mathtext.fontset": "dejavusans",
     "font.size": 7.0,
     "axes.labelsize": 7.5,
@@ -102,17 +99,15 @@ _RC: Any = {
 def _settings() -> dict[str, Any]:
     """Return seaborn's settings for papers and, over them, those of this module."""
     # Not sns.set_theme: it gives the letters "r", "g", "b" ... other colours, for good.
-    cycle = cycler(color=sns.color_palette("deep"))
-    look = {**sns.plotting_context("paper"), **sns.axes_style("ticks"), "axes.prop_cycle": cycle}
-    return look | _RC
+    cycle = {"axes.prop_cycle": cycler(color=sns.color_palette("deep"))}
+    return {**sns.plotting_context("paper"), **sns.axes_style("ticks"), **cycle, **_RC}
 
 
 @contextmanager
 def paper() -> Iterator[None]:
-    """Apply the look of the project's pictures while the block runs, and nothing of the user's.
+    """Apply the look of the project's pictures, and nothing of the user's, while the block runs.
 
-    Pictures start from matplotlib's defaults, so that no matplotlibrc or theme of the user's moves
-    their bytes. The user's settings come back after the block; the backend is never touched.
+    Nothing global stays changed. The backend is the user's: figures are drawn without pyplot.
     """
     with matplotlib.style.context(["default", _settings()]):
         yield
@@ -190,9 +185,7 @@ def arm_looks(arms: Iterable[object]) -> dict[str, Look]:
 
 
 def ordered_looks(values: Iterable[Any]) -> dict[Any, Look]:
-    """Looks of an ordered axis (codebook size, tokens per image): light to dark follows the
-    order.
-    """
+    """Return the looks of an ordered axis (codebook size, tokens per image), light to dark."""
     distinct = sorted(set(values))
     ramp = matplotlib.colormaps["viridis"]
     spots = np.linspace(0.12, 0.82, len(distinct)) if len(distinct) > 1 else [0.3]
