@@ -63,6 +63,7 @@ class Arm(Brief):
     draws: dict[str, dict[str, np.ndarray]]  # form -> parameter -> [B], NaN where a draw failed
 
 
+@np.errstate(over="ignore")  # a draw whose amplitude is beyond any number counts as failed
 def compare(
     frame: pd.DataFrame,
     *,
@@ -104,11 +105,9 @@ def compare(
     base = reference or next((one for one in BASELINES if one in names), names[0])
 
     computed = envelope in ("isoflop", "model")  # points that are no runs
-    if by != "auto":
-        chosen = by
-    else:
-        fewest = min(int((arm_n == at).sum()) for at in range(len(names)))
-        chosen = "residual" if fewest < resample.FEW and not computed else "run"
+    fewest = min(int((arm_n == at).sum()) for at in range(len(names)))
+    usual = "residual" if fewest < resample.FEW and not computed else "run"
+    chosen = usual if by == "auto" else by
     if chosen == "residual" and computed and noise is None:
         raise ValueError(f"--by: residual with --envelope {envelope} needs --noise")
     groups = resample.clusters(data, chosen)

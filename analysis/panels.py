@@ -117,9 +117,7 @@ def axis_name(df: pd.DataFrame, column: str) -> str:
 def axes(
     df: pd.DataFrame, columns: dict[str, tuple[str, str]], scales: tuple[str, str] = ("log", "log")
 ) -> dict[str, tuple[str, str, str, str]]:
-    """Panel -> (label of x, label of y, scale of x, scale of y): what a tidy table says of
-    itself.
-    """
+    """Return panel -> (label of x, label of y, scale of x, scale of y) of a tidy table."""
     return {
         panel: (axis_name(df, x), axis_name(df, y), *scales) for panel, (x, y) in columns.items()
     }
@@ -431,13 +429,15 @@ def _draw_fit(
     line = "-" if first else ":"
     y = fit["y"].astype(float)
     inside = (fit["x"] >= low_x * 0.999) & (fit["x"] <= high_x * 1.001)
-    ax.plot(fit["x"], y, color=look.color, lw=0.6, ls=line, alpha=0.7, zorder=3)
+    gid = "curve" if first else "reference"  # a floor beyond the arm's runs may run off the axis
+    ax.plot(fit["x"], y, color=look.color, lw=0.6, ls=line, alpha=0.7, zorder=3, gid=gid)
     ax.plot(fit["x"].where(inside), y.where(inside), color=look.color, lw=1.2, ls=line, zorder=3)
     band = fit[fit["y_low"].notna() & fit["y_high"].notna()]
     if len(band) and first:
         low = band["y_low"].astype(float).clip(lower=1e-12)
         high = band["y_high"].astype(float)
-        ax.fill_between(band["x"], low, high, color=look.color, alpha=0.15, lw=0, zorder=1)
+        area = ax.fill_between(band["x"], low, high, color=look.color, alpha=0.15, lw=0, zorder=1)
+        area.set_gid("band")
 
 
 def scaling_keys(table: pd.DataFrame) -> list[tuple[Any, str]]:

@@ -376,8 +376,9 @@ def position_axis(ax: Axes, last: int, first: int = 1) -> None:
 
 
 def _data_range(ax: Axes, which: str) -> tuple[float, float]:
-    """Smallest and largest positive finite number drawn along an axis; reference lines do not
-    count.
+    """Return the smallest and largest positive finite number of the points and curves of an axis.
+
+    Reference lines and bands do not count: an open interval would leave no room for the data.
     """
     index = 0 if which == "x" else 1
     found: list[np.ndarray] = []
@@ -385,7 +386,7 @@ def _data_range(ax: Axes, which: str) -> tuple[float, float]:
         if line.get_transform().contains_branch(ax.transData) and line.get_gid() != "reference":
             found.append(np.asarray(line.get_data()[index], dtype=float))
     for collection in ax.collections:
-        if collection.get_gid() == "reference":
+        if collection.get_gid() in ("reference", "band"):
             continue
         offsets = np.ma.getdata(collection.get_offsets())
         paths = collection.get_paths()
