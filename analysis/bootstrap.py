@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from .brief import Brief
 from .table import Data
 
 LEVEL = 0.95  # of every interval in this package
@@ -23,8 +24,8 @@ FEW = 20  # fewer runs than this and "auto" takes residuals
 ROUGH = 10  # fewer clusters than this and the interval is called rough
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Clusters:
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
+class Clusters(Brief):
     """What is resampled: a number for each row, equal for rows that go together."""
 
     by: str

@@ -13,6 +13,7 @@ import numpy as np
 from scipy import stats
 
 from .bootstrap import clusters
+from .brief import Brief
 from .codes import notice
 from .law import CurveLaw, Law, Solved, distinct
 from .optimum import budgets
@@ -30,8 +31,8 @@ MAX_DECREMENT = 1e-8  # what a further step may still promise
 EXACT_REFITS = 400  # leave-one-out by refits up to this many rows, by one Newton step beyond
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Fitted:
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
+class Fitted(Brief):
     """A point fit and what it was made of."""
 
     law: Law

@@ -12,11 +12,10 @@ import pandas as pd
 
 from . import parts, report_text
 from .fit import fit as fit_table
-from .fit import fit_groups
 from .frontier import compare
 from .predict import law_of, outside, predict
 from .result import Fit, encode, number
-from .table import column_for
+from .table import POOLED, column_for
 
 # Long arrays that a JSON answer leaves out; `Fit.to_json` keeps them.
 LONG = ("draws", "names", "residuals", "run_ids")
@@ -42,11 +41,11 @@ def fit(
 ) -> dict[str, Any]:
     """The dictionary `tokenlaw fit --json` prints; ValueError (one line) on bad input.
 
-    With `group` there is one answer per value under "groups" (laws that take the arm as an input,
-    such as gfid_from_loss, fit all groups at once instead).
+    With a `group`, or several arms in the table, there is one answer per group under "groups";
+    the group "none" pools the arms (laws that take the arm as an input, such as gfid_from_loss, fit
+    all groups at once instead).
     """
     options: dict[str, Any] = {} if floor is None else {"floor": floor}
-    needs = parts.load("fits", law).REQUIRES
     keywords: dict[str, Any] = {
         "x": x,
         "y": y,
@@ -59,12 +58,12 @@ def fit(
         "seed": seed,
         "options": options,
     }
-    if group is None or "group" in needs:
-        one = fit_table(frame, law, where=where, group=group, **keywords)
-        if one.status != "ok":
-            raise ValueError(f"{law}: {one.reason} (status {one.status})")
-        return _answer(one, predict, group)
-    groups = fit_groups(frame, law, group=group, where=where, **keywords)
+    groups = fit_table(frame, law, where=where, group=group, **keywords)
+    if isinstance(groups, Fit):
+        if groups.status != "ok":
+            raise ValueError(f"{law}: {groups.reason} (status {groups.status})")
+        return _answer(groups, predict, group)
+    group = groups.group
     if all(one.status != "ok" for one in groups.values()):
         name, first = next(iter(groups.items()))
         raise ValueError(f"{law}: {group} {name}: {first.reason} (status {first.status})")
@@ -74,7 +73,7 @@ def fit(
         "group": group,
         "groups": answers,
         "n": sum(one.n for one in groups.values()),
-        "n_left_out": sum(one.n_left_out for one in groups.values()),
+        "n_left_out": groups.num_without + sum(one.n_left_out for one in groups.values()),
         "warnings": [
             {**warning, "message": f"{name}: {warning['message']}"}
             for name, answer in answers.items()
@@ -103,7 +102,7 @@ def frontier(
     seed: int = 0,
 ) -> dict[str, Any]:
     """The dictionary `tokenlaw frontier --json` prints; ValueError (one line) on bad input."""
-    if group == "arm" and "arm" not in frame.columns:
+    if group == POOLED or (group == "arm" and "arm" not in frame.columns):
         group = None  # a table without arms is one arm
     found = compare(
         frame,

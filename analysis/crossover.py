@@ -14,6 +14,7 @@ import numpy as np
 from scipy.optimize import brentq
 
 from .bootstrap import LEVEL
+from .brief import Brief
 from .result import Crossover, Gain, number
 
 # How far beyond the data of both arms a crossing is looked for, in decades.
@@ -22,8 +23,8 @@ GRID_PER_DECADE = 24
 GAIN_POINTS = 40
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Line:
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
+class Line(Brief):
     """One arm's law under one form: parameters of the point fit [1] and the draws [B] (NaN)."""
 
     arm: str

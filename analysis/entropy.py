@@ -16,14 +16,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .brief import Brief
 from .codes import notice
 from .result import Notice
 
 BIAS_SHARE = 0.05  # of an entropy: a Miller-Madow correction above it is a warning
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Positions:
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
+class Positions(Brief):
     """Entropies of single positions, bits."""
 
     plug_in_L: np.ndarray
@@ -36,8 +37,8 @@ class Positions:
     warnings: tuple[Notice, ...]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Conditional:
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
+class Conditional(Brief):
     """Entropy of each code given the whole prefix, in this sample, bits."""
 
     bits_L: np.ndarray
@@ -51,8 +52,8 @@ class Conditional:
     num_images: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Conditionals:
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
+class Conditionals(Brief):
     """The measured curve and its nulls."""
 
     measured: Conditional

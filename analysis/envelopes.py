@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import optimum
+from .brief import Brief
 from .fits import chinchilla
 from .law import Solved
 from .table import Data
@@ -24,8 +25,8 @@ DEPTH = 15
 THIN_ABOVE = 400  # runs from which that is used
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Points:
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
+class Points(Brief):
     """An envelope in B draws: which of k places it uses, and its log y there."""
 
     status: str  # "ok" or why there is none

@@ -12,31 +12,27 @@ import dataclasses
 import difflib
 import hashlib
 import inspect
-import io
 import json
 import math
 import os
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
 from . import parts
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from .brief import Brief
+from .picture import DPI, INDEX, Picture, image, short_hash
 
 Vectors = Callable[[str, str], Any]  # (run id, artifact name) -> array; see analysis/vectors.py
 
-INDEX = "figures.json"
 SCHEME = 1  # of figures.json
-DPI = 300
 # Studies name their axes freely. What figures call a column, and what it may be called in a table.
 ALIASES = {
     "crt_layers": ("crt_layers", "regularizer_layers", "layers"),
@@ -48,11 +44,10 @@ ALIASES = {
     "cfg_scale": ("cfg_scale", "cfg", "guidance"),
 }
 COMMON_OPTIONS = ("bootstrap", "seed")  # always allowed, also where nothing is fitted
-IDS_IN_METADATA = 2000  # beyond this many runs a picture carries their hash; figures.json has all
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Drawn:
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class Drawn(Brief):
     """What became of one figure."""
 
     name: str
@@ -64,31 +59,12 @@ class Drawn:
     data_hash: str = ""  # first 16 hex digits of sha256 over the columns it read
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Stale:
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class Stale(Brief):
     """A figure that no longer shows what the table says, and why."""
 
     name: str
     reasons: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Picture:
-    """A figure in memory: what `draw_all` writes and the report embeds."""
-
-    name: str
-    title: str
-    papers: tuple[str, ...]
-    figure: Figure
-    table: pd.DataFrame | None  # everything it shows, tidy; None if the figure has no `data`
-    run_ids: tuple[str, ...]
-    columns: tuple[str, ...]  # the columns of the table it read
-    rows: dict[str, str] = field(default_factory=dict)  # run id -> hash of its row in them
-    config: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def data_hash(self) -> str:
-        return _hash(json.dumps([self.columns, self.rows], sort_keys=True))
 
 
 def names() -> tuple[str, ...]:
@@ -172,40 +148,6 @@ def _make(
         rows=_row_hashes(df, columns),
         config=_plain(dataclasses.asdict(config)) if dataclasses.is_dataclass(config) else {},  # type: ignore[arg-type]
     )
-
-
-def image(picture: Picture, form: str, dpi: int = DPI) -> bytes:
-    """The picture as "png", "pdf" or "svg", with its runs and data hash in the metadata."""
-    from . import style
-
-    runs = ",".join(picture.run_ids)
-    if len(picture.run_ids) > IDS_IN_METADATA:
-        runs = f"{len(picture.run_ids)} runs, sha256 {_hash(runs)}; listed in {INDEX}"
-    metadata: dict[str, Any]
-    if form == "png":
-        metadata = {
-            "Title": picture.title,
-            "Software": "tokenlaw",
-            "tokenlaw:figure": picture.name,
-            "tokenlaw:data": picture.data_hash,
-            "tokenlaw:runs": runs,
-        }
-    elif form == "pdf":
-        metadata = {
-            "Title": picture.title,
-            "Subject": f"tokenlaw figure {picture.name}, data {picture.data_hash}",
-            "Keywords": f"runs {runs}",
-            "Creator": "tokenlaw",
-            "CreationDate": None,
-        }
-    elif form == "svg":
-        metadata = {"Title": picture.title, "Date": None, "Creator": "tokenlaw"}
-    else:
-        raise ValueError(f"format: {form!r} is unknown; allowed: png, pdf, svg")
-    buffer = io.BytesIO()
-    with style.paper():
-        picture.figure.savefig(buffer, format=form, dpi=dpi, metadata=metadata)
-    return buffer.getvalue()
 
 
 def csv_text(table: pd.DataFrame) -> str:
@@ -403,7 +345,7 @@ def _row_hashes(df: pd.DataFrame, columns: Sequence[str]) -> dict[str, str]:
     values = df.loc[:, list(columns)].to_numpy(dtype=object)
     for identity, row in zip(df["run_id"].astype(str), values, strict=True):
         texts.setdefault(identity, []).append("|".join(_text(value) for value in row))
-    return {identity: _hash("\n".join(sorted(found))) for identity, found in texts.items()}
+    return {identity: short_hash("\n".join(sorted(found))) for identity, found in texts.items()}
 
 
 def _text(value: Any) -> str:
@@ -470,10 +412,6 @@ def _config_fields(module: ModuleType, entry: dict[str, Any]) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value, default=str))
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _read_index(out_dir: Path) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from .bootstrap import interval
 from .codes import notice
 from .law import CurveLaw, Law, Solved
 from .optimum import budgets
-from .result import Bootstrap, Check, Fit, Item, Notice
+from .result import Bootstrap, Check, Fit, Fits, Item, Notice
 from .solve import LOSSES
-from .table import Data, NoRows, column_for, prepare, refuse_mixed_losses
+from .table import POOLED, Data, NoRows, column_for, prepare, refuse_mixed_losses
 from .where import keep
 
 # Tables with more rows are resampled by one Newton step a draw; it is as good there, and fast.
@@ -45,15 +45,37 @@ def fit(
     seed: int = 0,
     options: dict[str, Any] | None = None,
     with_checks: bool = True,
-) -> Fit:
-    """The law `law` (a file of analysis/fits) fitted to `frame`; a row is the end point of one run.
+) -> Fit | Fits:
+    """Fit the law `law` (a file of analysis/fits) to `frame`; a row is the end point of one run.
 
-    `x`, `y`, `n`, `d` are column names (FLOPs, metric, parameters, tokens); left out, the names of
-    the study table are looked for. `group` is the arm column of laws that need one. `end_points`
-    False keeps checkpoints. `by` is "run", "point", "residual", a column, or "auto" (run, or
-    residual when there are few). `options` are the fields of the law's Config. Degenerate data end
-    in a `status` other than "ok" and no numbers; a wrong request is a ValueError.
+    A table of several arms gives `Fits`, one per arm; so does `group`, a column, per value of it.
+    The group "none" pools the arms. Laws that need the arm fit all arms at once. `x`, `y`, `n`,
+    `d` are column names (FLOPs, metric, parameters, tokens); left out, the names of the study table
+    are looked for. `end_points` False keeps checkpoints. `by` is "run", "point", "residual", a
+    column, or "auto" (run, or residual when there are few). `options` are the fields of the law's
+    Config. Degenerate data end in a `status` other than "ok" and no numbers; a wrong request is a
+    ValueError.
     """
+    column = group_column(frame, law, group, where)
+    if column is not None:
+        return fit_groups(
+            frame,
+            law,
+            group=column,
+            where=where,
+            x=x,
+            y=y,
+            n=n,
+            d=d,
+            end_points=end_points,
+            bootstrap=bootstrap,
+            by=by,
+            loss=loss,
+            delta=delta,
+            seed=seed,
+            options=options,
+            with_checks=with_checks,
+        )
     made = law_named(law, options)
     needs = parts.load("fits", law).REQUIRES
     asked = {"x": x, "y": y, "n": n, "d": d, "group": group if "group" in needs else None}
@@ -73,29 +95,55 @@ def fit(
     )
 
 
+def group_column(
+    frame: pd.DataFrame, law: str, group: str | None, where: str | None = None
+) -> str | None:
+    """Return the column that has one fit per value; None where one fit takes all rows.
+
+    Left out, it is the arm of a table whose rows (those of `where`) have several arms.
+    """
+    if group == POOLED or "group" in parts.load("fits", law).REQUIRES:
+        return None
+    column = column_for(frame, "group", group)
+    if group is None and column is not None:
+        rows = frame if where is None else frame[keep(frame, where)]
+        if rows[column].dropna().astype(str).nunique() < 2:
+            return None
+    return column
+
+
 def fit_groups(
     frame: pd.DataFrame, law: str, *, group: str, where: str | None = None, **keywords: Any
-) -> dict[str, Fit]:
-    """One `fit` for each value of the column `group`, in sorted order.
+) -> Fits:
+    """Fit one law to each value of the column `group`, in sorted order.
 
-    A group without a usable row has the status "no_rows"; any other bad input is a ValueError.
+    A group that cannot be fitted says why in its `status` and `reason` and hides no other; where
+    every group is refused for the request, its ValueError is raised.
     """
     column = str(column_for(frame, "group", group))
     if where is not None:
         frame = frame[keep(frame, where)]
-    found: dict[str, Fit] = {}
-    frame = frame[frame[column].notna()]
-    number, names = pd.factorize(frame[column].astype(str), sort=True)
+    with_group = frame[frame[column].notna()]
+    fits = Fits(column, num_without=len(frame) - len(with_group))
+    refused: list[ValueError] = []
+    empty = 0
+    number, names = pd.factorize(with_group[column].astype(str), sort=True)
     for at, name in enumerate(str(one) for one in names):
-        part = frame[number == at]
         try:
-            one = fit(part, law, **keywords)
+            one = fit(with_group[number == at], law, group=POOLED, **keywords)
+            assert isinstance(one, Fit)
         except NoRows as error:
+            empty += 1
             one = Fit(law=law, status="no_rows", reason=str(error))
-        found[name] = dataclasses.replace(one, group=name)
-    if not found:
+        except ValueError as error:
+            refused.append(error)
+            one = Fit(law=law, status="refused", reason=str(error))
+        fits[name] = dataclasses.replace(one, group=name)
+    if not fits:
         raise NoRows("table: no row is left after the filters")
-    return found
+    if refused and len(refused) + empty == len(fits):
+        raise refused[0]
+    return fits
 
 
 def law_named(name: str, options: dict[str, Any] | None = None) -> Law:

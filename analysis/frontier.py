@@ -19,6 +19,7 @@ import pandas as pd
 
 from . import bootstrap as resample
 from . import checklist, curse, envelopes
+from .brief import Brief
 from .codes import notice
 from .crossover import Line, crossover, gain
 from .envelopes import ENVELOPES, Points, pareto
@@ -51,8 +52,8 @@ MANY_RUNS: Final = 1.5  # ratio of runs per budget between arms that is a warnin
 FORM_FACTOR: Final = 1.5  # ratio of two forms' crossings or gains that is a warning
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Arm:
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
+class Arm(Brief):
     """One arm on its way: its runs, its envelope and the fitted forms."""
 
     name: str
@@ -62,6 +63,7 @@ class Arm:
     draws: dict[str, dict[str, np.ndarray]]  # form -> parameter -> [B], NaN where a draw failed
 
 
+@np.errstate(over="ignore")  # a draw whose amplitude is beyond any number counts as failed
 def compare(
     frame: pd.DataFrame,
     *,
@@ -103,11 +105,9 @@ def compare(
     base = reference or next((one for one in BASELINES if one in names), names[0])
 
     computed = envelope in ("isoflop", "model")  # points that are no runs
-    if by != "auto":
-        chosen = by
-    else:
-        fewest = min(int((arm_n == at).sum()) for at in range(len(names)))
-        chosen = "residual" if fewest < resample.FEW and not computed else "run"
+    fewest = min(int((arm_n == at).sum()) for at in range(len(names)))
+    usual = "residual" if fewest < resample.FEW and not computed else "run"
+    chosen = usual if by == "auto" else by
     if chosen == "residual" and computed and noise is None:
         raise ValueError(f"--by: residual with --envelope {envelope} needs --noise")
     groups = resample.clusters(data, chosen)
@@ -153,8 +153,7 @@ def compare(
         if arm.name != base
         for form in FORMS
     )
-    notices += _curse_notices(frontiers)
-    notices += _envelope_notices(frontiers)
+    notices += _curse_notices(frontiers) + _envelope_notices(frontiers)
     notices += _crossing_notices(crossovers)
     notices += _form_notices(crossovers, gains)
     for arm in arms:

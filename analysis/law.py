@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from .brief import Brief
 from .optimum import num_distinct as num_distinct
 from .result import Notice
 from .solve import Curve, least_absolute, minimise, some_rows
@@ -31,8 +32,8 @@ MAX_EXACT_ROWS = 1000
 FEW_ROWS = 60
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Solved:
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
+class Solved(Brief):
     """B weighted fits of one law."""
 
     params: dict[str, np.ndarray]  # name -> [B]; NaN where a draw could not be fitted

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .brief import Brief
+
 
 def num_distinct(ids_n: np.ndarray, weights_Bn: np.ndarray) -> np.ndarray:
     """How many different `ids` have weight in each draw, [B]."""
@@ -18,8 +20,8 @@ def num_distinct(ids_n: np.ndarray, weights_Bn: np.ndarray) -> np.ndarray:
     return (np.add.reduceat(weights_Bn[:, order], first, axis=1) > 0).sum(axis=1)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Minima:
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
+class Minima(Brief):
     """The minimum of every budget in every draw; NaN where `inside_BG` is False."""
 
     log_x_G: np.ndarray  # log of the budget (mean of its rows)
@@ -127,8 +129,8 @@ def lines(
     return slope, mean_v - slope * mean_u, count
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Winners:
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
+class Winners(Brief):
     """The best run of every bin of x in every draw."""
 
     row_BG: np.ndarray  # its row number

@@ -119,9 +119,7 @@ def axis_name(df: pd.DataFrame, column: str) -> str:
 def axes(
     df: pd.DataFrame, columns: dict[str, tuple[str, str]], scales: tuple[str, str] = ("log", "log")
 ) -> dict[str, tuple[str, str, str, str]]:
-    """Panel -> (label of x, label of y, scale of x, scale of y): what a tidy table says of
-    itself.
-    """
+    """Return panel -> (label of x, label of y, scale of x, scale of y) of a tidy table."""
     return {
         panel: (axis_name(df, x), axis_name(df, y), *scales) for panel, (x, y) in columns.items()
     }
@@ -431,7 +429,9 @@ def _draw_fit(
     """Draw a fitted curve: bold where the arm has runs, thin where it extrapolates."""
     y = fit["y"].astype(float)
     inside = (fit["x"] >= low_x * 0.999) & (fit["x"] <= high_x * 1.001)
-    ax.plot(fit["x"], y, color=look.color, lw=0.6, ls=line, alpha=0.7, zorder=3)
+    # A floor beyond the arm's runs may run off the axis.
+    gid = "curve" if line == "-" else "reference"
+    ax.plot(fit["x"], y, color=look.color, lw=0.6, ls=line, alpha=0.7, zorder=3, gid=gid)
     ax.plot(fit["x"].where(inside), y.where(inside), color=look.color, lw=1.2, ls=line, zorder=3)
 
 
@@ -439,7 +439,8 @@ def _draw_band(ax: Axes, fit: pd.DataFrame, look: style.Look) -> None:
     """Draw the band of a fitted curve, where it has one."""
     band = fit[fit["y_low"].notna() & fit["y_high"].notna()]
     low, high = band["y_low"].astype(float).clip(lower=1e-12), band["y_high"].astype(float)
-    ax.fill_between(band["x"], low, high, color=look.color, alpha=0.15, lw=0, zorder=1)
+    area = ax.fill_between(band["x"], low, high, color=look.color, alpha=0.15, lw=0, zorder=1)
+    area.set_gid("band")
 
 
 def scaling_keys(table: pd.DataFrame) -> list[tuple[Any, str]]:

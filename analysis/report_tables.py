@@ -9,12 +9,13 @@ from typing import Any
 import pandas as pd
 
 from . import panels, style
+from .brief import Brief
 from .published import read
 from .report_page import Html, number
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Table:
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class Table(Brief):
     """A table ready for the page."""
 
     title: str

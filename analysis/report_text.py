@@ -14,7 +14,7 @@ def render(answer: Mapping[str, Any]) -> str:
     if "frontiers" in answer:
         lines = _frontiers(answer)
     elif "groups" in answer:
-        lines = []
+        lines = [_grouping(answer)]
         for name, one in answer["groups"].items():
             lines += [f"{answer['group']} = {name}", *_indented(_fit(one)), ""]
     else:
@@ -22,12 +22,25 @@ def render(answer: Mapping[str, Any]) -> str:
     return "\n".join(line.rstrip() for line in lines).rstrip() + "\n"
 
 
+def _grouping(answer: Mapping[str, Any]) -> str:
+    """Return the line that says how the rows were grouped, and what is not in a fit."""
+    groups = answer["groups"]
+    text = f"by {answer['group']} ({len(groups)} group{'s' if len(groups) != 1 else ''})"
+    failed = [name for name, one in groups.items() if one["status"] != "ok"]
+    if failed:
+        text += f", not fitted: {', '.join(failed)}"
+    without = answer["n_left_out"] - sum(one["n_left_out"] for one in groups.values())
+    if without:
+        text += f", {without} rows without {answer['group']} left out"
+    return f"{text}; --group none pools"
+
+
 def _fit(one: Mapping[str, Any]) -> list[str]:
     if one["status"] != "ok":
         return [f"{one['law']}: {one['status']}: {one['reason']}"]
     objective = f"{one['loss']} objective {_number(one['objective'], 6)}"
     lines = [f"{one['law']} on {one['n']} rows ({one['n_left_out']} left out), {objective}"]
-    lines += _numbers({**one["params"], **one["derived"]}, one["ci95"])
+    lines += numbers({**one["params"], **one["derived"]}, one["ci95"])
     if one["bootstrap"]:
         made = one["bootstrap"]
         lines.append(
@@ -46,7 +59,8 @@ def _fit(one: Mapping[str, Any]) -> list[str]:
     return [*lines, *_warnings(one["warnings"]), *_checklist(one["checklist"])]
 
 
-def _numbers(values: Mapping[str, float], ci95: Mapping[str, Sequence[float | None]]) -> list[str]:
+def numbers(values: Mapping[str, float], ci95: Mapping[str, Sequence[float | None]]) -> list[str]:
+    """Return a line for each parameter with its interval."""
     width = max(len(name) for name in values) if values else 0
     lines = []
     for name, value in values.items():
@@ -67,7 +81,7 @@ def _predictions(entries: Sequence[Mapping[str, Any]]) -> list[str]:
         )
         line = f"  {at}: {_number(one['y'])}"
         if one["ci95"][0] is not None:
-            line += f"  {_interval(one['ci95'])}; {_interval(one['ci95_new_run'])}"
+            line += f"  {interval(one['ci95'])}; {interval(one['ci95_new_run'])}"
         if one["decades_outside"]:
             line += f"  {one['decades_outside']:.2f} decades outside the data"
         lines.append(line)
@@ -88,7 +102,7 @@ def _frontiers(answer: Mapping[str, Any]) -> list[str]:
         for form, fit in one["fits"].items():
             if fit["status"] == "ok":
                 lines.append(f"  {form}")
-                lines += _indented(_numbers(fit["params"], fit["ci95"]))
+                lines += _indented(numbers(fit["params"], fit["ci95"]))
             else:
                 lines.append(f"  {form}: {fit['status']}: {fit['reason']}")
     if answer["crossovers"]:
@@ -103,7 +117,7 @@ def _frontiers(answer: Mapping[str, Any]) -> list[str]:
         else:
             text = f"{_number(one['x'])}"
             if one["p_no_crossing"] is not None:
-                text += f" {_interval(one['ci95'])}, P(no crossing) {one['p_no_crossing']:.0%}"
+                text += f" {interval(one['ci95'])}, P(no crossing) {one['p_no_crossing']:.0%}"
             text += f"; {one['better_below']} below, {one['better_above']} above"
             if one["outside_data"]:
                 text += f"; {one['decades_outside']:.2f} decades outside the data"
@@ -117,7 +131,7 @@ def _frontiers(answer: Mapping[str, Any]) -> list[str]:
             value = one["gain"][at]
             text = "beyond the reference" if value is None else f"{value:.3g}x"
             if one["low"]:
-                text += f"  {_interval((one['low'][at], one['high'][at]))}"
+                text += f"  {interval((one['low'][at], one['high'][at]))}"
             if one["outside_data"][at]:
                 text += "  outside the data"
             lines.append(f"    at {_number(one['x'][at])}: {text}")
@@ -153,7 +167,8 @@ def _indented(lines: Sequence[str]) -> list[str]:
     return [f"  {line}" for line in lines]
 
 
-def _interval(ends: Sequence[float | None]) -> str:
+def interval(ends: Sequence[float | None]) -> str:
+    """Return an interval in brackets; an end that is None is open."""
     shown = ["open" if one is None else _number(one) for one in ends]
     return f"[{shown[0]}, {shown[1]}]"
 

@@ -17,6 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from . import brief
+from .brief import Brief
+
 Interval = tuple[float | None, float | None]
 
 
@@ -28,8 +31,8 @@ class Notice:
     message: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LeftOut:
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class LeftOut(Brief):
     """One entry of the filter log: how many rows one rule removed, and which."""
 
     reason: str  # the rule, in words
@@ -45,8 +48,8 @@ class Item:
     text: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Check:
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class Check(Brief):
     """One check the package runs by itself."""
 
     name: str  # hold_out, lack_of_fit, influence, range, gradient, starts ...
@@ -67,8 +70,8 @@ class Bootstrap:
     stretch: float = 1.0  # factor on the draws' distance from the point fit (Student t over normal)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Fit:
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
+class Fit(Brief):
     """A fitted law: point fit, draws, what went in, what was left out, what to be careful about."""
 
     law: str  # file name in analysis/fits
@@ -130,6 +133,9 @@ class Fit:
 
         return predict(self, columns)
 
+    def _brief(self) -> str:
+        return brief.fit(self)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form; `from_dict` gives an equal object back."""
         return encode(self)
@@ -149,8 +155,20 @@ class Fit:
         return _fit_from(json.loads(text))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Prediction:
+class Fits(dict[str, Fit]):
+    """The fits of the groups of a table, by name."""
+
+    def __init__(self, group: str, num_without: int = 0) -> None:
+        super().__init__()
+        self.group = group  # the column that tells the groups
+        self.num_without = num_without  # rows without a value in it, in no fit
+
+    def __repr__(self) -> str:
+        return brief.short(brief.fits(self))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
+class Prediction(Brief):
     """Predicted values with 95% intervals, arrays of one length; NaN intervals without draws."""
 
     y: np.ndarray
@@ -162,9 +180,12 @@ class Prediction:
         np.ndarray
     )  # how far beyond the fitted range of x (or n, d), in decades; 0 inside
 
+    def _brief(self) -> str:
+        return brief.prediction(self)
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Envelope:
+
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class Envelope(Brief):
     """One estimator's lower (or upper) envelope of the runs of an arm, x ascending."""
 
     name: str  # pareto, binned, hull, isoflop, model
@@ -177,8 +198,8 @@ class Envelope:
     slope: float | None = None  # b of the straight power law y = a x^-b through its points
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Frontier:
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
+class Frontier(Brief):
     """One arm: its runs, envelopes, and the laws of one envelope, selected again in every draw."""
 
     arm: str
@@ -203,6 +224,9 @@ class Frontier:
     )  # form -> 95% band on the grid
     high: dict[str, tuple[float | None, ...]] = field(default_factory=dict)
 
+    def _brief(self) -> str:
+        return brief.frontier(self)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Crossover:
@@ -225,8 +249,8 @@ class Crossover:
     crossings: int = 0  # sign changes of the point fits in the searched range
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Gain:
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class Gain(Brief):
     """Compute gain of an arm over a reference, gain(C) = C_ref(L(C)) / C, with 95% bands."""
 
     arm: str
@@ -243,8 +267,8 @@ class Gain:
     outside_data: tuple[bool, ...] = ()  # C_ref or C lies outside that arm's runs
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Comparison:
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
+class Comparison(Brief):
     """Frontiers of all arms of a table, their crossovers and gains."""
 
     x: str  # column
@@ -263,6 +287,9 @@ class Comparison:
     data_hash: str
     warnings: tuple[Notice, ...]
     checklist: tuple[Item, ...]
+
+    def _brief(self) -> str:
+        return brief.comparison(self)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form; `from_dict` gives an equal object back."""

@@ -21,6 +21,8 @@ from typing import Final
 import numpy as np
 from scipy.optimize import linprog, nnls
 
+from .brief import Brief
+
 LOSSES: Final = ("huber", "l1", "l2")
 # Knee of the Huber loss that stands in for L1 in a batch, as a fraction of the residuals' median
 # size; the single point fit ends in exact linear programs.
@@ -37,7 +39,7 @@ HOPELESS: Final = 50.0
 MAX_BATCH: Final = 3_000_000
 
 
-class Curve(ABC):
+class Curve(Brief, ABC):
     """A law on the rows of one table, as the solver sees it: log y, slopes, the box."""
 
     low_P: np.ndarray
@@ -65,7 +67,7 @@ class Curve(ABC):
         return self
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)  # no slots: cached properties
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)  # no slots: cached properties
 class Terms(Curve):
     """A sum of exponentials and floors on one table."""
 
@@ -139,7 +141,7 @@ class Terms(Curve):
         return own - np.matmul((jac_BnP * slope_Bn[:, :, None]).transpose(0, 2, 1), jac_BnP)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
 class OwnRows(Curve):
     """The power law with a floor, theta = (E / unit, log a, b), where every draw has its own x.
 
@@ -183,8 +185,8 @@ class OwnRows(Curve):
         return answer
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Solution:
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
+class Solution(Brief):
     """Minima of B weighted problems."""
 
     theta_BP: np.ndarray

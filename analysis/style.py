@@ -14,12 +14,10 @@ from functools import cache
 from typing import Any
 
 import matplotlib
-
-matplotlib.use("Agg")  # files only: the same bytes with and without a screen
-
-import matplotlib.pyplot as plt
+import matplotlib.style
 import numpy as np
 import seaborn as sns
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
@@ -35,8 +33,7 @@ from matplotlib.transforms import ScaledTranslation
 SINGLE = 3.4
 DOUBLE = 7.0
 
-# Okabe and Ito's colour-blind-safe set without yellow (too light on white). Order: the first two
-# arms of a
+# Okabe and Ito's colour-blind-safe set without yellow (too light on white). The first two arms of a
 # study get the two that differ most.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
@@ -49,9 +46,7 @@ BASELINES = ("vq", "baseline", "vqgan", "constant")
 
 _RC: Any = {
     "font.family": "sans-serif",
-    "font.sans-serif": [
-        "DejaVu Sans"
-    ],  # ships with matplotlib, so bytes do not depend on the machine
+    "font.sans-serif": ["DejaVu Sans"],  # ships with matplotlib: the same bytes everywhere
     "mathtext.fontset": "dejavusans",
     "font.size": 7.0,
     "axes.labelsize": 7.5,
@@ -100,15 +95,21 @@ _RC: Any = {
 }
 
 
+@cache
+def _settings() -> dict[str, Any]:
+    """Return seaborn's settings for papers and, over them, those of this module."""
+    # Not sns.set_theme: it gives the letters "r", "g", "b" ... other colours, for good.
+    cycle = {"axes.prop_cycle": cycler(color=sns.color_palette("deep"))}
+    return {**sns.plotting_context("paper"), **sns.axes_style("ticks"), **cycle, **_RC}
+
+
 @contextmanager
 def paper() -> Iterator[None]:
-    """The look of the project's pictures while the block runs; the user's own settings come back
-    after it.
+    """Apply the look of the project's pictures, and nothing of the user's, while the block runs.
+
+    Nothing global stays changed. The backend is the user's: figures are drawn without pyplot.
     """
-    with plt.rc_context():
-        plt.rcdefaults()  # a matplotlibrc of the user's must not move the bytes
-        sns.set_theme(context="paper", style="ticks")
-        plt.rcParams.update(_RC)
+    with matplotlib.style.context(["default", _settings()]):
         yield
 
 
@@ -184,9 +185,7 @@ def arm_looks(arms: Iterable[object]) -> dict[str, Look]:
 
 
 def ordered_looks(values: Iterable[Any]) -> dict[Any, Look]:
-    """Looks of an ordered axis (codebook size, tokens per image): light to dark follows the
-    order.
-    """
+    """Return the looks of an ordered axis (codebook size, tokens per image), light to dark."""
     distinct = sorted(set(values))
     ramp = matplotlib.colormaps["viridis"]
     spots = np.linspace(0.12, 0.82, len(distinct)) if len(distinct) > 1 else [0.3]
@@ -377,8 +376,9 @@ def position_axis(ax: Axes, last: int, first: int = 1) -> None:
 
 
 def _data_range(ax: Axes, which: str) -> tuple[float, float]:
-    """Smallest and largest positive finite number drawn along an axis; reference lines do not
-    count.
+    """Return the smallest and largest positive finite number of the points and curves of an axis.
+
+    Reference lines and bands do not count: an open interval would leave no room for the data.
     """
     index = 0 if which == "x" else 1
     found: list[np.ndarray] = []
@@ -386,7 +386,7 @@ def _data_range(ax: Axes, which: str) -> tuple[float, float]:
         if line.get_transform().contains_branch(ax.transData) and line.get_gid() != "reference":
             found.append(np.asarray(line.get_data()[index], dtype=float))
     for collection in ax.collections:
-        if collection.get_gid() == "reference":
+        if collection.get_gid() in ("reference", "band"):
             continue
         offsets = np.ma.getdata(collection.get_offsets())
         paths = collection.get_paths()

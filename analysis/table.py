@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
+from .brief import Brief
 from .codes import notice
 from .result import LeftOut, Notice
 from .where import keep
@@ -61,12 +62,15 @@ HIGHER_IS_BETTER: Final = (
 SHOWN_ROWS: Final = 20  # how many removed rows the filter log names
 
 
+POOLED: Final = "none"  # `group`: one law for the rows of all arms
+
+
 class NoRows(ValueError):
     """Nothing is left to fit: every row was filtered out or has no value."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Data:
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
+class Data(Brief):
     """The rows of one fit. Columns are by role; every value in them is finite and positive."""
 
     columns: dict[str, np.ndarray]  # role -> values; "group" holds texts
@@ -252,7 +256,7 @@ def prepare(
         columns[role] = values
     rule = _flops_rule(frame, roles.get("x"))
     _derive(columns, roles, needs)
-    notices += _counting_notices(columns, roles)
+    notices += _counting_notices(columns, roles) + _pooled_notices(frame, roles.get("group"))
     return Data(
         columns=columns,
         roles=roles,
@@ -375,6 +379,19 @@ def _counting_notices(columns: Mapping[str, np.ndarray], roles: Mapping[str, str
                 )
             )
     return found
+
+
+def _pooled_notices(frame: pd.DataFrame, group: str | None) -> list[Notice]:
+    """A warning where rows of several arms, in one group, are fitted as one."""
+    arm = column_for(frame, "group", None)
+    if arm is None or arm == group:
+        return []
+    parts = [frame] if group is None else [part for _, part in frame.groupby(group)]
+    pooled = max((sorted(set(part[arm].dropna().astype(str))) for part in parts), key=len)
+    if len(pooled) < 2:
+        return []
+    shown = ", ".join(pooled[:6]) + (", ..." if len(pooled) > 6 else "")
+    return [notice("W-POOLED", f"{len(pooled)} arms ({shown}) are fitted as one")]
 
 
 def _numbers(column: pd.Series, role: str) -> np.ndarray:

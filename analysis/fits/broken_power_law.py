@@ -36,7 +36,7 @@ class Config:
             raise ValueError(f"floor: {self.floor!r} is not allowed; none or free")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
 class Broken(Curve):
     """theta = (E / unit,) log a', b, c, log break, log f, with log x = u about its mean."""
 

@@ -46,7 +46,8 @@ def fit(
     d: D = None,
     where: Keep = None,
     group: Annotated[
-        str | None, typer.Option("--group", help="One fit for each value of this column.")
+        str | None,
+        typer.Option("--group", help="One fit for each value; default the arm; none pools."),
     ] = None,
     bootstrap: opt.Bootstrap = 1000,
     by: By = "auto",

@@ -339,6 +339,23 @@ STUDIES: dict[str, Callable[[np.random.Generator], list[dict[str, Any]]]] = {
 }
 
 
+# The made-up study that has a figure's columns; a figure that is not listed draws from `main`.
+STUDY_OF = {
+    "ablation": "ablation",
+    "cfg_sweep": "cfg",
+    "codebook_size": "codebook",
+    "conditional_entropy": "vcq",
+    "data_set_size": "data_size",
+    "quantizer_scaling": "ibq",
+    "reconstruction_vs_generation": "tokenizers",
+    "remaining_bits": "vcq",
+    "system_table": "system",
+    "tokenizer_scaling": "tokenizers",
+    "tokens_per_image": "tokens",
+    "vcq_schedules": "vcq",
+}
+
+
 def table(study: str = "main", seed: int = 0) -> pd.DataFrame:
     """The wide table of a made-up study, one row per generator."""
     return pd.DataFrame(STUDIES[study](np.random.default_rng(seed)))

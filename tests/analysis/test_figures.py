@@ -70,6 +70,26 @@ def test_labels_keep_their_distance() -> None:
     assert np.diff(places).min() >= 0.3
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", ["loss_vs_flops", "distance_vs_flops", "crt_vs_baseline"])
+def test_wide_bands_do_not_set_the_axis(name: str, seed: int) -> None:
+    df = fixture_table.table()
+    few = df[df["status"] == "done"].groupby("arm").sample(4, random_state=seed)
+    noise = np.exp(np.random.default_rng(seed).normal(0.0, 0.15, len(few)))
+    few = few.assign(val_loss=few["val_loss"] * noise, gfcd=few["gfcd"] * noise, gfcd_std=np.nan)
+    picture = figures_command.make(few, name, options={"bootstrap": 200})
+    table = picture.table
+    assert table is not None
+    table = table[table["panel"] != "gain"]
+    bands = np.log10((table["y_high"] / table["y_low"].clip(lower=1e-12)).astype(float).max())
+    for ax, (_, part) in zip(picture.figure.axes, table.groupby("panel", sort=False), strict=False):
+        shown = part[part["layer"].isin(["run", "frontier", "fit straight"])]["y"].astype(float)
+        low, high = ax.get_ylim()
+        span = np.log10(shown.max() / shown.min())
+        assert low < shown.min() and shown.max() < high
+        assert np.log10(high / low) <= max(1.3 * span, style.LEAST_DECADES), f"bands: {bands:.1f}"
+
+
 def test_a_log_axis_refuses_what_has_no_logarithm() -> None:
     with pytest.raises(ValueError, match="positive"):
         style.log_ticks(0.0, 1.0)

@@ -15,6 +15,8 @@ import pytest
 
 from analysis import command
 from analysis.codes import CODES
+from analysis.fit import fit
+from analysis.result import Fits
 from analysis.table import read
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,6 +53,82 @@ def test_the_answer_of_fit_has_the_promised_fields() -> None:
     r = np.abs(np.log(law / frame["loss"]))
     total = np.where(r <= 1e-3, 0.5 * r**2, 1e-3 * (r - 0.5e-3)).sum()
     assert answer["objective"] == pytest.approx(total, rel=1e-9)
+
+
+def test_a_table_of_several_arms_is_fitted_by_arm() -> None:
+    by_default = command.fit(arms(), bootstrap=0)
+    assert by_default == command.fit(arms(), group="arm", bootstrap=0)
+    assert by_default["group"] == "arm" and list(by_default["groups"]) == ["crt", "vq"]
+    text = command.render_text(by_default)
+    assert text.startswith("by arm (2 groups); --group none pools\n")
+    fits = fit(arms(), "power_law", bootstrap=0)
+    assert isinstance(fits, Fits) and fits.group == "arm" and list(fits) == ["crt", "vq"]
+    assert "W-POOLED" not in text
+    # The arms are those of the rows that are asked for.
+    one = command.fit(arms(), bootstrap=0, where="arm == 'vq'")
+    assert one["params"] == by_default["groups"]["vq"]["params"]
+    assert command.fit(runs().assign(arm="vq"), bootstrap=0)["n"] == 24
+    assert "params" in command.fit(runs().assign(arm=None), bootstrap=0)
+
+
+@pytest.mark.parametrize("law", ["power_law", "chinchilla"])
+def test_pooling_arms_is_said(law: str) -> None:
+    answer = command.fit(arms(), law=law, group="none", bootstrap=0)
+    assert answer["n"] == 48 and "groups" not in answer
+    (message,) = [one["message"] for one in answer["warnings"] if one["code"] == "W-POOLED"]
+    assert message == "2 arms (crt, vq) are fitted as one"
+    assert "W-POOLED: 2 arms" in command.render_text(answer)
+    one_arm = command.fit(runs().assign(arm="vq"), group="none", bootstrap=0)
+    assert "W-POOLED" not in {one["code"] for one in one_arm["warnings"]}
+
+
+def test_groups_of_another_column_that_pool_arms_say_so() -> None:
+    frame = arms().assign(half=["low", "high"] * 24)
+    answer = command.fit(frame, group="half", bootstrap=0)
+    assert [one["message"] for one in answer["warnings"] if one["code"] == "W-POOLED"] == [
+        f"{half}: 2 arms (crt, vq) are fitted as one" for half in ("high", "low")
+    ]
+    for group in (None, "none"):
+        found = command.frontier(arms(), group=group, bootstrap=0)
+        assert "W-POOLED" in {one["code"] for one in found["warnings"]}
+    assert "W-POOLED" not in {one["code"] for one in command.frontier(arms())["warnings"]}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda one: one.assign(loss=-one["loss"]), "must be positive"),
+        (lambda one: one.assign(loss=np.nan), "no finite value"),
+        (lambda one: one.head(1), "1 "),
+        (lambda one: one.assign(status="failed"), "no row is left"),
+        (lambda one: one.assign(codebook_size=[1, 2] * 12), "differ in codebook_size"),
+    ],
+)
+def test_an_arm_that_cannot_be_fitted_hides_no_other(spoil: Any, reason: str) -> None:
+    frame = arms().assign(status="done", codebook_size=1)
+    good, bad = frame[frame["arm"] == "vq"], frame[frame["arm"] == "crt"]
+    answer = command.fit(pd.concat([good, spoil(bad)], ignore_index=True), bootstrap=0)
+    alone = command.fit(good.reset_index(drop=True), bootstrap=0)
+    assert answer["groups"]["vq"]["params"] == alone["params"]
+    assert answer["groups"]["crt"]["status"] != "ok"
+    assert reason in answer["groups"]["crt"]["reason"]
+    text = command.render_text(answer)
+    assert "not fitted: crt;" in text and answer["groups"]["crt"]["reason"] in text
+
+
+def test_a_wrong_request_of_every_group_is_refused_as_such() -> None:
+    with pytest.raises(ValueError, match="^--loss: 'l3' is not allowed"):
+        command.fit(arms(), loss="l3", bootstrap=0)
+    with pytest.raises(ValueError, match="^--y: no column 'lost'"):
+        command.fit(arms(), y="lost", bootstrap=0)
+
+
+def test_rows_without_an_arm_are_counted() -> None:
+    frame = arms()
+    frame.loc[[0, 30], "arm"] = None
+    answer = command.fit(frame, bootstrap=0)
+    assert (answer["n"], answer["n_left_out"]) == (46, 2)
+    assert "by arm (2 groups), 2 rows without arm left out;" in command.render_text(answer)
 
 
 def test_without_draws_there_is_the_point_fit_alone() -> None:

@@ -454,3 +454,10 @@ def test_bad_options() -> None:
         compare(frame, noise=-1.0, **AXES)
     with pytest.raises(ValueError, match="--by: residual with --envelope model needs --noise"):
         compare(frame, envelope="model", n="N", d="D", by="residual", **AXES)
+
+
+def test_a_resample_whose_amplitude_overflows_is_no_warning_of_the_users() -> None:
+    # Two runs of nearly equal compute ask for a slope of 26, and for more than 1e308 at x = 1.
+    frame = pd.DataFrame({"C": [1e15, 1.01e15, 1e16, 1e17], "loss": [3.0, 2.3, 2.0, 1.5]})
+    found = compare(frame, by="run", bootstrap=200)
+    assert found.bootstrap is not None and found.bootstrap.draws > 100

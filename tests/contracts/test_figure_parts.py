@@ -20,21 +20,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "analysis"))
 import fixture_table
 from text_boxes import collisions, outside
 
-# The made-up study that has a figure's columns; a figure that is not listed draws from `main`.
-STUDY = {
-    "ablation": "ablation",
-    "cfg_sweep": "cfg",
-    "codebook_size": "codebook",
-    "conditional_entropy": "vcq",
-    "data_set_size": "data_size",
-    "quantizer_scaling": "ibq",
-    "reconstruction_vs_generation": "tokenizers",
-    "remaining_bits": "vcq",
-    "system_table": "system",
-    "tokenizer_scaling": "tokenizers",
-    "tokens_per_image": "tokens",
-    "vcq_schedules": "vcq",
-}
 FIGURES = parts.names("figures")
 OPTIONS = {"bootstrap": 20, "seed": 3}
 
@@ -45,7 +30,7 @@ _bytes: dict[str, bytes] = {}
 
 
 def table_for(name: str) -> pd.DataFrame:
-    return fixture_table.table(STUDY.get(name, "main"))
+    return fixture_table.table(fixture_table.STUDY_OF.get(name, "main"))
 
 
 def make(
