@@ -61,6 +61,7 @@ class Law(ABC):
 
     losses: ClassVar[tuple[str, ...]] = ("huber", "l1", "l2")  # objectives it can be fitted with
     x_is_compute: ClassVar[bool] = True  # False: x is a loss, and a lower one is a larger run
+    falls: ClassVar[bool] = False  # True: no parameters of it describe a metric that rises
     beyond_zero: ClassVar[tuple[str, ...]] = ()  # parameters that mean nothing when they may be 0
     amplitudes: ClassVar[tuple[str, ...]] = ()  # parameters that follow their exponents
     resampled_within: ClassVar[str | None] = None  # role whose groups a resample must keep
@@ -185,7 +186,8 @@ class CurveLaw(Law):
             lowest = float((weights * np.abs(curve.log_y(theta_BP)[0] - log_y)).sum())
         params = self.finite(theta_BP, data, log_y)
         hit = found.at_bound_BP[best].copy()
-        hit[list(self.floors(data))] = False
+        for at in self.floors(data):  # a floor of 0 is a result; one at its upper edge is not
+            hit[at] &= bool(theta_BP[0, at] > curve.low_P[at])
         return Solved(
             params=params,
             theta_BP=theta_BP,

@@ -10,7 +10,7 @@ import numpy as np
 from . import parts
 from .bootstrap import LEVEL, interval
 from .law import Law
-from .result import Fit, Prediction
+from .result import Fit, Interval, Prediction
 
 
 def law_of(fit: Fit) -> Law:
@@ -76,9 +76,12 @@ def outside(fit: Fit, columns: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.where(found > 1e-12, found, 0.0)
 
 
-def intervals(draws: np.ndarray, names: tuple[str, ...]) -> dict[str, tuple[float, float]]:
-    """The percentile interval of every column of `draws`."""
-    return {name: interval(draws[:, at]) for at, name in enumerate(names)}
+def intervals(
+    draws: np.ndarray, names: tuple[str, ...], at_bound: tuple[str, ...] = ()
+) -> dict[str, Interval]:
+    """The percentile interval of every column of `draws`; none of a parameter `at_bound`."""
+    inside = [at for at, name in enumerate(names) if name not in at_bound]
+    return {names[at]: interval(draws[:, at]) for at in inside}
 
 
 def _arrays(columns: Mapping[str, Any]) -> dict[str, np.ndarray]:
