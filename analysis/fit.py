@@ -11,7 +11,6 @@ import pandas as pd
 
 from . import bootstrap as resample
 from . import checklist, checks, parts
-from .bootstrap import interval
 from .codes import notice
 from .direction import directed
 from .law import CurveLaw, Law, Solved
@@ -401,19 +400,16 @@ def _spread(
 ) -> tuple[dict[str, tuple[float | None, float | None]], dict[str, float]]:
     """Intervals and standard errors of the parameters and of what is derived from them.
 
-    A parameter on the edge of its box has neither: its draws end there too, and say nothing of how
-    well the data know it. Nor has what is derived from such a fit.
+    A parameter on the edge of its search box has none; nor has what is derived from such a fit.
     """
     if not draws:
         return {}, {}
-    if at_bound:
-        known = {key: values for key, values in draws.items() if key not in at_bound}
-        return {key: interval(values) for key, values in known.items()}, errors(known)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        everything = {**draws, **law.derive(draws)}
+        everything = {**draws, **({} if at_bound else law.derive(draws))}
     finite = {key: values[np.isfinite(values)] for key, values in everything.items()}
     finite = {key: values for key, values in finite.items() if len(values) >= 2}
-    return {key: interval(values) for key, values in finite.items()}, errors(finite)
+    ci95 = resample.intervals(finite, at_bound)
+    return ci95, errors({key: finite[key] for key in ci95})
 
 
 def errors(draws: Mapping[str, np.ndarray]) -> dict[str, float]:

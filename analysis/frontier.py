@@ -25,7 +25,6 @@ from .direction import directed
 from .envelopes import ENVELOPES, Points, pareto
 from .fit import BATCH_CELLS, errors, fit_data
 from .fits import power_law
-from .predict import intervals
 from .result import (
     Bootstrap,
     Comparison,
@@ -339,11 +338,13 @@ def _resampled(
             least = min(least, int(good.sum()))
             kept = matrix[good]
             kept.flags.writeable = False
+            columns = {key: kept[:, at] for at, key in enumerate(names)}
+            ci95 = resample.intervals(columns, fits[form].at_bound)
             fits[form] = dataclasses.replace(
                 fits[form],
                 draws=kept,
-                ci95=intervals(kept, names, fits[form].at_bound),
-                se=errors({key: kept[:, at] for at, key in enumerate(names)}),
+                ci95=ci95,
+                se=errors({key: columns[key] for key in ci95}),
                 bootstrap=Bootstrap(
                     by=by,
                     draws=len(kept),

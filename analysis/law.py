@@ -186,15 +186,14 @@ class CurveLaw(Law):
             lowest = float((weights * np.abs(curve.log_y(theta_BP)[0] - log_y)).sum())
         params = self.finite(theta_BP, data, log_y)
         hit = found.at_bound_BP[best].copy()
-        for at in self.floors(data):  # a floor of 0 is a result; one at its upper edge is not
-            hit[at] &= bool(theta_BP[0, at] > curve.low_P[at])
+        hit[list(self.floors(data))] = False
         return Solved(
             params=params,
             theta_BP=theta_BP,
             objective_B=np.array([lowest]),
             decrement_B=found.decrement_B[best : best + 1],
             fitted_log_Bn=curve.log_y(theta_BP),
-            at_bound=tuple(np.array(self.names(data)[-len(hit) :])[hit]),
+            at_bound=tuple(np.array(self.names(data)[-len(hit) :])[hit].tolist()),
             agree=agree,
             num_params=theta_BP.shape[1],
             notices=self.remarks(params, data),

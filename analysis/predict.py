@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from . import parts
-from .bootstrap import LEVEL, interval
+from .bootstrap import LEVEL
 from .law import Law
-from .result import Fit, Interval, Prediction
+from .result import Fit, Prediction
 
 
 def law_of(fit: Fit) -> Law:
@@ -74,14 +74,6 @@ def outside(fit: Fit, columns: Mapping[str, np.ndarray]) -> np.ndarray:
             values = columns[role]
             found = np.maximum(found, np.log10(np.maximum(low / values, values / high)))
     return np.where(found > 1e-12, found, 0.0)
-
-
-def intervals(
-    draws: np.ndarray, names: tuple[str, ...], at_bound: tuple[str, ...] = ()
-) -> dict[str, Interval]:
-    """The percentile interval of every column of `draws`; none of a parameter `at_bound`."""
-    inside = [at for at, name in enumerate(names) if name not in at_bound]
-    return {names[at]: interval(draws[:, at]) for at in inside}
 
 
 def _arrays(columns: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -235,6 +235,7 @@ def test_a_parameter_at_its_bound_has_no_interval() -> None:
     frontier = compare(frame, x="C", y="loss", bootstrap=100, by="run").frontiers["all"]
     for one in frontier.fits.values():
         assert one.at_bound and not set(one.at_bound) & set(one.ci95)
+    assert not {"E", "b"} & set(frontier.fits["floor"].se)  # and E is 0 in every draw
     scores = parabolas("higher")
     found = fit(scores, "chinchilla", x="C", n="N", d="D", y="y", bootstrap=60, by="run")
     assert found.at_bound and not set(found.at_bound) & set(found.ci95)

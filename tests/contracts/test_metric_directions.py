@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib
 from pathlib import Path
 
@@ -180,3 +181,21 @@ def test_it_is_in_both_tables(home: Path) -> None:
     assert not set(told) - set(wide.columns) and not any(name.endswith("_std") for name in told)
     for name, better in told.items():  # CSV files lose it
         assert direction.resolve(name).better == better, name
+
+
+def test_a_part_of_one_direction_gives_it_to_any_name(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that no declaration has: the part that made the value decides."""
+    metric = parts.load(METRICS, "ssim").Metric
+    computed = metric.compute
+    monkeypatch.setattr(
+        metric,
+        "compute",
+        lambda self: [dataclasses.replace(value, metric="likeness") for value in computed(self)],
+    )
+    tokenizer = tiny.RunDir(next((home / "tokenizer").iterdir()))
+    tree = tiny.reconstructions(metrics=[tiny.part("ssim")], num_samples=16)
+    done = tiny.done(home, "evaluation", tree, {"tokenizer": tokenizer})
+    (value,) = measured.values(done, "likeness")
+    assert value["better"] == "higher"
