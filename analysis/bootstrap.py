@@ -11,6 +11,7 @@ Legend: B draws, n rows.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,3 +119,15 @@ def interval(draws: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
     tail = (1 - level) / 2
     low, high = np.quantile(draws, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def intervals(
+    draws: Mapping[str, np.ndarray], at_bound: Collection[str]
+) -> dict[str, tuple[float | None, float | None]]:
+    """Return the percentile interval of every parameter, from its finite draws.
+
+    A parameter on the edge of its search box has none, nor has a floor that is 0 in every draw:
+    the draws end at the edge too, and say nothing of how well the data know it.
+    """
+    free = {key: values for key, values in draws.items() if key not in at_bound and values.any()}
+    return {key: interval(values) for key, values in free.items()}

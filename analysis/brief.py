@@ -62,7 +62,7 @@ def fit(one: Fit) -> str:
     if one.status != "ok":
         return f"{head}{one.status}: {one.reason}"
     lines = [f"{head}{one.n} rows ({one.n_left_out} left out), {one.loss} objective"]
-    lines += _listed(report_text.numbers({**one.params, **one.derived}, one.ci95))
+    lines += _listed(report_text.numbers({**one.params, **one.derived}, one.ci95, one.at_bound))
     return "\n".join([*lines, *_ends(one.bootstrap, one.warnings)])
 
 

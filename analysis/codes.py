@@ -36,6 +36,7 @@ CODES: Final[dict[str, str]] = {
     "W-FORM": "crossover or gain depends on whether the law has a floor",
     "W-OUTSIDE": "the crossing lies outside the compute that both arms cover",
     "W-MANY-CROSSINGS": "the fitted curves cross more than once",
+    "W-DIRECTION": "nobody says which direction of the metric is better, or two sayings differ",
     "W-BIAS": "the entropy estimate is dominated by the finite sample",
 }
 

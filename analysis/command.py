@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from . import parts, report_text
+from .direction import told
 from .fit import fit as fit_table
 from .frontier import compare
 from .predict import law_of, outside, predict
@@ -30,6 +31,7 @@ def fit(
     n: str | None = None,
     d: str | None = None,
     where: str | None = None,
+    direction: str | None = None,
     group: str | None = None,
     bootstrap: int = 1000,
     by: str = "auto",
@@ -51,6 +53,7 @@ def fit(
         "y": y,
         "n": n,
         "d": d,
+        "direction": direction,
         "bootstrap": bootstrap,
         "by": by,
         "loss": loss,
@@ -124,7 +127,7 @@ def frontier(
     )
     if all(one.status != "ok" for arm in found.frontiers.values() for one in arm.fits.values()):
         arm, first = next(iter(found.frontiers.items()))
-        reason = first.fits["straight"].reason
+        reason = "; ".join([first.fits["straight"].reason, *told(found)])
         raise ValueError(f"frontier: no arm can be fitted; {arm}: {reason}")
     answer = found.to_dict()
     for one in answer["frontiers"].values():

@@ -14,6 +14,7 @@ import numpy as np
 
 from . import optimum
 from .brief import Brief
+from .direction import signed
 from .fits import chinchilla
 from .law import Solved
 from .table import Data
@@ -52,13 +53,6 @@ def pareto(x: np.ndarray, y: np.ndarray, *, direction: str = "lower") -> np.ndar
     lowest = np.minimum.accumulate(value[order])
     first = np.concatenate([[True], value[order][1:] < lowest[:-1]])
     return order[first]
-
-
-def signed(y: np.ndarray, direction: str) -> np.ndarray:
-    """y so that less is better; ValueError on an unknown direction."""
-    if direction not in ("lower", "higher"):
-        raise ValueError(f"direction: {direction!r} is not allowed; lower or higher")
-    return y if direction == "lower" else -y
 
 
 def candidates(name: str, data: Data, direction: str, start: float) -> np.ndarray:

@@ -273,11 +273,11 @@ def check(df: pd.DataFrame, out_dir: str | Path) -> list[Stale]:
 
 def code_hash(name: str) -> str:
     """Hash of the source that draws a figure: its own file and what all figures share."""
-    from . import panels, style
+    from . import panels, style, vocabulary
 
     module = parts.load("figures", name)
     total = hashlib.sha256()
-    for part in (module, panels, style):
+    for part in (module, panels, style, vocabulary):
         total.update(Path(str(part.__file__)).read_bytes())
     return total.hexdigest()[:16]
 

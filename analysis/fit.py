@@ -11,8 +11,8 @@ import pandas as pd
 
 from . import bootstrap as resample
 from . import checklist, checks, parts
-from .bootstrap import interval
 from .codes import notice
+from .direction import directed
 from .law import CurveLaw, Law, Solved
 from .optimum import budgets
 from .result import Bootstrap, Check, Fit, Fits, Item, Notice
@@ -37,6 +37,7 @@ def fit(
     d: str | None = None,
     group: str | None = None,
     where: str | None = None,
+    direction: str | None = None,
     end_points: bool = True,
     bootstrap: int = 1000,
     by: str = "auto",
@@ -51,10 +52,10 @@ def fit(
     A table of several arms gives `Fits`, one per arm; so does `group`, a column, per value of it.
     The group "none" pools the arms. Laws that need the arm fit all arms at once. `x`, `y`, `n`,
     `d` are column names (FLOPs, metric, parameters, tokens); left out, the names of the study table
-    are looked for. `end_points` False keeps checkpoints. `by` is "run", "point", "residual", a
-    column, or "auto" (run, or residual when there are few). `options` are the fields of the law's
-    Config. Degenerate data end in a `status` other than "ok" and no numbers; a wrong request is a
-    ValueError.
+    are looked for. `direction` None: as analysis/direction.py finds it. `end_points` False keeps
+    checkpoints. `by` is "run", "point", "residual", a column, or "auto" (run, or residual when
+    there are few). `options` are the fields of the law's Config. Degenerate data end in a `status`
+    other than "ok" and no numbers; a wrong request is a ValueError.
     """
     column = group_column(frame, law, group, where)
     if column is not None:
@@ -67,6 +68,7 @@ def fit(
             y=y,
             n=n,
             d=d,
+            direction=direction,
             end_points=end_points,
             bootstrap=bootstrap,
             by=by,
@@ -81,6 +83,7 @@ def fit(
     asked = {"x": x, "y": y, "n": n, "d": d, "group": group if "group" in needs else None}
     data = prepare(frame, asked, needs, where=where, end_points=end_points)
     refuse_mixed_losses(data, "the rows", "y" if made.x_is_compute else "x")
+    data = directed(data, direction, x_is_compute=made.x_is_compute, falls=made.falls)
     return fit_data(
         data,
         law,
@@ -185,6 +188,8 @@ def fit_data(
         "options": dataclasses.asdict(law.config),
         "roles": dict(data.roles),
         "flops_rule": data.flops_rule,
+        "direction": data.direction,
+        "direction_reason": data.direction_reason,
         "loss": used_loss,
         "delta": delta,
         "n": data.num_rows,
@@ -198,26 +203,20 @@ def fit_data(
             if role != "group"
         },
     }
+
+    def refused(status: str, reason: str) -> Fit:
+        items = (*checklist.data_items(data), checklist.code_item(about["data_hash"]))
+        return Fit(status=status, reason=reason, warnings=data.notices, checklist=items, **about)
+
     refusal = law.refuse(data)
     if refusal is not None:
-        return Fit(
-            status=refusal.status,
-            reason=refusal.reason,
-            warnings=data.notices,
-            checklist=(*checklist.data_items(data), checklist.code_item(about["data_hash"])),
-            **about,
-        )
+        return refused(refusal.status, refusal.reason)
     log_y = np.log(data.columns["y"])
     point = law.solve(data, log_y, np.ones(data.num_rows), loss=used_loss, delta=delta)
     lost = [key for key, value in point.params.items() if not np.isfinite(value[0])]
     if lost:
-        return Fit(
-            status="not_finite",
-            reason=f"{', '.join(lost)} is too large for a number: the data do not hold this law",
-            warnings=data.notices,
-            checklist=(*checklist.data_items(data), checklist.code_item(about["data_hash"])),
-            **about,
-        )
+        text = f"{', '.join(lost)} is too large for a number: the data do not hold this law"
+        return refused("not_finite", text)
     fitted = checks.Fitted(
         law=law, data=data, log_y=log_y, point=point, loss=used_loss, delta=delta
     )
@@ -229,7 +228,7 @@ def fit_data(
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         more = law.derive(arrays)
     derived = {key: float(value[0]) for key, value in more.items() if np.isfinite(value[0])}
-    ci95, se = _spread(law, draws)
+    ci95, se = _spread(law, draws, point.at_bound)
     for key in law.beyond_zero:
         low, high = ci95.get(key, (None, None))
         if low is not None and high is not None and low <= 0 <= high:
@@ -249,6 +248,7 @@ def fit_data(
     return Fit(
         status="ok",
         params={key: float(value[0]) for key, value in point.params.items()},
+        at_bound=point.at_bound,
         names=names,
         derived=derived,
         ci95=ci95,
@@ -444,16 +444,20 @@ def _shared(data: Data, by: str) -> list[Notice]:
 
 
 def _spread(
-    law: Law, draws: dict[str, np.ndarray]
+    law: Law, draws: dict[str, np.ndarray], at_bound: tuple[str, ...]
 ) -> tuple[dict[str, tuple[float | None, float | None]], dict[str, float]]:
-    """Intervals and standard errors of the parameters and of what is derived from them."""
+    """Intervals and standard errors of the parameters and of what is derived from them.
+
+    A parameter on the edge of its search box has none; nor has what is derived from such a fit.
+    """
     if not draws:
         return {}, {}
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        everything = {**draws, **law.derive(draws)}
+        everything = {**draws, **({} if at_bound else law.derive(draws))}
     finite = {key: values[np.isfinite(values)] for key, values in everything.items()}
     finite = {key: values for key, values in finite.items() if len(values) >= 2}
-    return {key: interval(values) for key, values in finite.items()}, errors(finite)
+    ci95 = resample.intervals(finite, at_bound)
+    return ci95, errors({key: finite[key] for key in ci95})
 
 
 def errors(draws: Mapping[str, np.ndarray]) -> dict[str, float]:

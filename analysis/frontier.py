@@ -22,10 +22,10 @@ from . import checklist, curse, envelopes
 from .brief import Brief
 from .codes import notice
 from .crossover import Line, crossover, gain
+from .direction import directed
 from .envelopes import ENVELOPES, Points, pareto
 from .fit import BATCH_CELLS, errors, fit_data
 from .fits import power_law
-from .predict import intervals
 from .result import (
     Bootstrap,
     Comparison,
@@ -39,13 +39,12 @@ from .result import (
     number,
 )
 from .solve import LOSSES
-from .table import Data, better_direction, column_for, prepare, refuse_mixed_losses
+from .table import Data, column_for, prepare, refuse_mixed_losses
+from .vocabulary import arm_order
 
 __all__ = ["ENVELOPES", "compare", "pareto"]
 
 FORMS: Final = {"straight": "none", "floor": "free"}  # form -> floor option of power_law
-# Names of the arm that gains are measured against, when the table has one of them.
-BASELINES: Final = ("baseline", "vq", "reference")
 GRID_POINTS: Final = 60
 BEYOND_DECADES: Final = 0.5  # how far the drawn curves go beyond the data
 MANY_RUNS: Final = 1.5  # ratio of runs per budget between arms that is a warning
@@ -86,8 +85,7 @@ def compare(
 ) -> Comparison:
     """Frontiers of every arm (column `group`), crossovers and gains, straight and with a floor.
 
-    `direction` None: "lower", but "higher" for psnr, ssim, inception_score and the like.
-    `reference` None: the arm named baseline or vq if there is one, else the first in sorted order.
+    `direction` None: as analysis/direction.py finds it. `reference` None: the first of `arm_order`.
     `noise` is the run-to-run standard deviation of log y where it is known (0.013 for FID between
     seeds): the residual bootstrap then draws from it.
     """
@@ -96,13 +94,12 @@ def compare(
     needs = ("x", "y") if group is None else ("x", "y", "group")
     data = prepare(frame, asked, needs, where=where, end_points=end_points)
     refuse_mixed_losses(data, "the arms" if group is not None else "the rows")
-    data = _with_sizes(data, asked)
-    direction = direction or better_direction(data.roles["y"])
-    envelopes.signed(np.zeros(1), direction)  # refuses an unknown direction
+    data = directed(_with_sizes(data, asked), direction)
+    direction = data.direction
     names, arm_n = _arms(data)
     if reference is not None and reference not in names:
         raise ValueError(f"--reference: no arm {reference!r}; the arms are {', '.join(names)}")
-    base = reference or next((one for one in BASELINES if one in names), names[0])
+    base = reference or arm_order(names)[0]
 
     computed = envelope in ("isoflop", "model")  # points that are no runs
     fewest = min(int((arm_n == at).sum()) for at in range(len(names)))
@@ -167,6 +164,7 @@ def compare(
         y=data.roles["y"],
         group=data.roles.get("group"),
         direction=direction,
+        direction_reason=data.direction_reason,
         flops_rule=data.flops_rule,
         reference=base if len(arms) > 1 else None,
         frontiers=frontiers,
@@ -230,13 +228,13 @@ def _points_data(data: Data, log_x: np.ndarray, log_y: np.ndarray, rows: np.ndar
     ids = tuple(f"point {at}" for at in range(len(log_x)))
     if rows is not None:
         ids = tuple(data.run_ids[at] for at in rows)
-    return Data(
+    return dataclasses.replace(
+        data,
         columns={"x": np.exp(log_x), "y": np.exp(log_y)},
         roles={"x": data.roles["x"], "y": data.roles["y"]},
         frame=pd.DataFrame({"run_id": ids}),
         run_ids=ids,
         has_run_ids=True,
-        flops_rule=data.flops_rule,
         left_out=(),
         notices=(),
     )
@@ -339,11 +337,13 @@ def _resampled(
             least = min(least, int(good.sum()))
             kept = matrix[good]
             kept.flags.writeable = False
+            columns = {key: kept[:, at] for at, key in enumerate(names)}
+            ci95 = resample.intervals(columns, fits[form].at_bound)
             fits[form] = dataclasses.replace(
                 fits[form],
                 draws=kept,
-                ci95=dict(intervals(kept, names)),
-                se=errors({key: kept[:, at] for at, key in enumerate(names)}),
+                ci95=ci95,
+                se=errors({key: columns[key] for key in ci95}),
                 bootstrap=Bootstrap(
                     by=by,
                     draws=len(kept),

@@ -62,6 +62,7 @@ class Law(ABC):
 
     losses: ClassVar[tuple[str, ...]] = ("huber", "l1", "l2")  # objectives it can be fitted with
     x_is_compute: ClassVar[bool] = True  # False: x is a loss, and a lower one is a larger run
+    falls: ClassVar[bool] = False  # True: no parameters of it describe a metric that rises
     beyond_zero: ClassVar[tuple[str, ...]] = ()  # parameters that mean nothing when they may be 0
     amplitudes: ClassVar[tuple[str, ...]] = ()  # parameters that follow their exponents
     resampled_within: ClassVar[str | None] = None  # role whose groups a resample must keep
@@ -193,7 +194,7 @@ class CurveLaw(Law):
             objective_B=np.array([lowest]),
             decrement_B=found.decrement_B[best : best + 1],
             fitted_log_Bn=curve.log_y(theta_BP),
-            at_bound=tuple(np.array(self.names(data)[-len(hit) :])[hit]),
+            at_bound=tuple(np.array(self.names(data)[-len(hit) :])[hit].tolist()),
             agree=agree,
             num_params=theta_BP.shape[1],
             notices=self.remarks(params, data),

@@ -19,6 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from . import style
+from .direction import resolve, told
 from .frontier import compare, pareto
 from .result import Comparison
 
@@ -272,7 +273,7 @@ def compared(df: pd.DataFrame, **request: Any) -> Comparison:
     """`frontier.compare`, remembered: several figures and the report ask for the same one."""
     rows = pd.util.hash_pandas_object(df.astype(str), index=False).to_numpy()
     table = hashlib.sha256(rows.tobytes()).hexdigest()
-    key = f"{table} {list(df.columns)} {sorted(request.items())}"
+    key = f"{table} {list(df.columns)} {df.attrs.get('better')} {sorted(request.items())}"
     if key not in _COMPARISONS:
         if len(_COMPARISONS) >= 32:
             _COMPARISONS.pop(next(iter(_COMPARISONS)))
@@ -510,7 +511,7 @@ def compression_rows(
     if inference and sampled and "distance" in metrics:
         metric = metrics["distance"]
         made = run_rows(kept, "flops_sample", metric, group="line", panel="inference")
-        rows += made + _best_rows(made)
+        rows += made + _best_rows(made, resolve(metric, kept).better)
         labels["inference"] = axes(kept, {"": ("flops_sample", metric)})[""]
     table = tidy(rows)
     words = "; ".join(sorted({label for x_y in labels.values() for label in x_y[:2]}))
@@ -524,15 +525,14 @@ def compression_rows(
     return table
 
 
-def _best_rows(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _best_rows(runs: list[dict[str, Any]], better: str) -> list[dict[str, Any]]:
     """Of every line the runs that no cheaper run of it beats, as its frontier."""
     best = []
     for line in sorted({row["group"] for row in runs}):
         mine = [row for row in runs if row["group"] == line]
         x, y = (np.array([row[name] for row in mine]) for name in ("x", "y"))
-        best += [
-            mine[i] | {"layer": "frontier", "y_low": None, "y_high": None} for i in pareto(x, y)
-        ]
+        chosen = pareto(x, y, direction=better)
+        best += [mine[i] | {"layer": "frontier", "y_low": None, "y_high": None} for i in chosen]
     return best
 
 
@@ -658,4 +658,4 @@ def provenance_note(comparison: Comparison, bars: bool) -> str:
             f"bands: 95%, {made.draws} bootstrap draws {how} ({made.clusters} units), frontier "
             "selected anew in each draw"
         )
-    return "; ".join(words) + ". Curves are thin where an arm has no runs."
+    return "; ".join([*words, *told(comparison)]) + ". Curves are thin where an arm has no runs."

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import parts
-from .bootstrap import LEVEL, interval
+from .bootstrap import LEVEL
 from .law import Law
 from .result import Fit, Prediction
 
@@ -74,11 +74,6 @@ def outside(fit: Fit, columns: Mapping[str, np.ndarray]) -> np.ndarray:
             values = columns[role]
             found = np.maximum(found, np.log10(np.maximum(low / values, values / high)))
     return np.where(found > 1e-12, found, 0.0)
-
-
-def intervals(draws: np.ndarray, names: tuple[str, ...]) -> dict[str, tuple[float, float]]:
-    """The percentile interval of every column of `draws`."""
-    return {name: interval(draws[:, at]) for at, name in enumerate(names)}
 
 
 def _arrays(columns: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -15,6 +15,7 @@ import pandas as pd
 
 from . import figures_command, interactive, panels, report_tables, style
 from .codes import CODES
+from .direction import best_row
 from .figures_command import Picture, Vectors
 from .report_page import (
     Html,
@@ -237,11 +238,11 @@ def _best(done: pd.DataFrame, metric: str, direction: str) -> Any:
     values = pd.to_numeric(done[metric], errors="coerce").dropna()
     if not len(values):
         return None
-    at = values.idxmin() if direction == "lower" else values.idxmax()
+    at = best_row(values, direction)
     text = str(number(float(values[at])))
     spread = done.get(f"{metric}_std")
     if spread is not None and pd.notna(spread[at]):
-        text += f" &plusmn; {number(float(spread[at]), 2)}"
+        return Html(f"{text} &plusmn; {number(float(spread[at]), 2)}")
     return Html(text)
 
 
@@ -249,8 +250,7 @@ def _fits(comparisons: dict[str, Comparison], refused: dict[str, str]) -> Html:
     parts: list[str] = []
     for metric, comparison in comparisons.items():
         parts.append(f"<h3>{html(heading(style.name_of(metric)))} against train FLOPs</h3>")
-        parts.append(_laws(comparison))
-        parts.append(_crossovers(comparison))
+        parts += [_laws(comparison), _crossovers(comparison)]
         parts.append(_gains(comparison))
         parts.append(_warnings(comparison))
     for metric, reason in refused.items():
@@ -279,7 +279,8 @@ def _laws(comparison: Comparison) -> Html:
                 )
             codes = ", ".join(sorted({one.code for one in fit.warnings}))
             rows.append([*row, fit.n, codes or "none"])
-    caption = "Laws of the frontier with 95% intervals: y = a C^-b; with a floor, y = E + a C^-b"
+    caption = f"Laws of the frontier ({comparison.direction} is better) with 95% intervals: "
+    caption += "y = a C^-b; with a floor, y = E + a C^-b"
     made = comparison.bootstrap
     if made is not None:
         how = "over residuals" if made.by == "residual" else f"by {made.by}"
@@ -383,10 +384,9 @@ def _warnings(comparison: Comparison) -> Html:
     parts = []
     for (code, message), arms in sorted(found.items()):
         whose = f" ({', '.join(arms)})" if arms else ""
-        meaning = CODES.get(code, "")
         parts.append(
             f'<div class="warn"><b>{html(code)}</b>{html(whose)}: {html(message)}. '
-            f"<span class=quiet>{html(_sentence(meaning))}</span></div>"
+            f"<span class=quiet>{html(_sentence(CODES.get(code, '')))}</span></div>"
         )
     return Html("".join(parts))
 

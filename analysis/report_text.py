@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 WIDTH = 100
@@ -40,7 +40,8 @@ def _fit(one: Mapping[str, Any]) -> list[str]:
         return [f"{one['law']}: {one['status']}: {one['reason']}"]
     objective = f"{one['loss']} objective {_number(one['objective'], 6)}"
     lines = [f"{one['law']} on {one['n']} rows ({one['n_left_out']} left out), {objective}"]
-    lines += numbers({**one["params"], **one["derived"]}, one["ci95"])
+    lines.append(f"  {one['roles']['y']}: {one['direction']} is better, {one['direction_reason']}")
+    lines += numbers({**one["params"], **one["derived"]}, one["ci95"], one["at_bound"])
     if one["bootstrap"]:
         made = one["bootstrap"]
         lines.append(
@@ -59,13 +60,19 @@ def _fit(one: Mapping[str, Any]) -> list[str]:
     return [*lines, *_warnings(one["warnings"]), *_checklist(one["checklist"])]
 
 
-def numbers(values: Mapping[str, float], ci95: Mapping[str, Sequence[float | None]]) -> list[str]:
+def numbers(
+    values: Mapping[str, float],
+    ci95: Mapping[str, Sequence[float | None]],
+    at_bound: Collection[str],
+) -> list[str]:
     """Return a line for each parameter with its interval."""
     width = max(len(name) for name in values) if values else 0
     lines = []
     for name, value in values.items():
         line = f"  {name:<{width}}  {_number(value, 5):>11}"
-        if name in ci95:
+        if name in at_bound:
+            line += "  at the edge of its search box: no interval"
+        elif name in ci95:
             line += f"  [{_number(ci95[name][0])}, {_number(ci95[name][1])}]"
         lines.append(line)
     return lines
@@ -90,8 +97,8 @@ def _predictions(entries: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _frontiers(answer: Mapping[str, Any]) -> list[str]:
     lines = [
-        f"{answer['y']} ({answer['direction']} is better) against {answer['x']}: "
-        f"{answer['n']} rows, {answer['n_left_out']} left out"
+        f"{answer['y']} ({answer['direction']} is better, {answer['direction_reason']}) "
+        f"against {answer['x']}: {answer['n']} rows, {answer['n_left_out']} left out"
     ]
     for name, one in answer["frontiers"].items():
         status = "" if one["points"]["status"] == "ok" else f": {one['points']['status']}"
@@ -102,7 +109,7 @@ def _frontiers(answer: Mapping[str, Any]) -> list[str]:
         for form, fit in one["fits"].items():
             if fit["status"] == "ok":
                 lines.append(f"  {form}")
-                lines += _indented(numbers(fit["params"], fit["ci95"]))
+                lines += _indented(numbers(fit["params"], fit["ci95"], fit["at_bound"]))
             else:
                 lines.append(f"  {form}: {fit['status']}: {fit['reason']}")
     if answer["crossovers"]:

@@ -81,7 +81,10 @@ class Fit(Brief):
     group: str | None = None  # the arm, when fitted by group
     roles: dict[str, str] = field(default_factory=dict)  # role (x, y, n, d) -> column used
     flops_rule: str | None = None  # how the FLOPs on x were counted
+    direction: str = "lower"  # whether "lower" or "higher" y is better
+    direction_reason: str = ""  # who says so
     params: dict[str, float] = field(default_factory=dict)
+    at_bound: tuple[str, ...] = ()  # parameters on the edge of their search box: no interval
     derived: dict[str, float] = field(default_factory=dict)  # functions of the parameters
     ci95: dict[str, Interval] = field(
         default_factory=dict
@@ -275,6 +278,7 @@ class Comparison(Brief):
     y: str
     group: str | None
     direction: str
+    direction_reason: str  # who says so
     flops_rule: str | None
     reference: str | None  # the arm gains are measured against
     frontiers: dict[str, Frontier]
@@ -373,7 +377,7 @@ def _fit_from(data: Mapping[str, Any]) -> Fit:
     made["warnings"] = _many(Notice, data["warnings"])
     made["checklist"] = _many(Item, data["checklist"])
     made["bootstrap"] = Bootstrap(**data["bootstrap"]) if data["bootstrap"] else None
-    for key in ("ci95", "ranges", "run_ids", "names"):
+    for key in ("ci95", "ranges", "run_ids", "names", "at_bound"):
         made[key] = _tuples(data[key])
     return Fit(**made)
 

@@ -6,7 +6,6 @@ matplotlib and seaborn are imported here, so this module is imported only by wha
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +28,9 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 
+from .vocabulary import FLOPS_RULES, LABELS, arm_order
+from .vocabulary import natural as natural
+
 # Column widths of the usual two-column paper, inches.
 SINGLE = 3.4
 DOUBLE = 7.0
@@ -40,9 +42,6 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
 INK = "#222222"  # text and axes
 MUTED = "#777777"  # notes, references, published numbers
 FAINT = "#DDDDDD"  # grid lines
-
-# Arms that papers treat as the reference: they come first, so they keep the first colour.
-BASELINES = ("vq", "baseline", "vqgan", "constant")
 
 _RC: Any = {
     "font.family": "sans-serif",
@@ -152,28 +151,6 @@ class Look:
 
     color: str
     marker: str
-
-
-def natural(name: object) -> tuple[Any, ...]:
-    """Sort key by which `vq-2k` comes before `vq-16k`."""
-    words = re.split(r"(\d+(?:\.\d+)?)", str(name))
-    scale = {"k": 1e3, "m": 1e6, "b": 1e9}
-    key: list[Any] = []
-    for index, word in enumerate(words):
-        if index % 2:
-            after = words[index + 1][:1].lower() if index + 1 < len(words) else ""
-            key.append((1, float(word) * scale.get(after, 1.0), ""))
-        else:
-            key.append((0, 0.0, word))
-    return tuple(key)
-
-
-def arm_order(arms: Iterable[object]) -> list[str]:
-    """Distinct arm names, baselines first, then in natural order: it does not depend on the order
-    of rows.
-    """
-    distinct = {str(arm) for arm in arms}
-    return sorted(distinct, key=lambda arm: (arm not in BASELINES, natural(arm)))
 
 
 def arm_looks(arms: Iterable[object]) -> dict[str, Look]:
@@ -404,43 +381,11 @@ def _data_range(ax: Axes, which: str) -> tuple[float, float]:
 
 # ------------------------------------------------------------------------------ labels and legends
 
-FLOPS_RULES = {
-    "flops_train": "train FLOPs (6ND over tokens + attention)",
-    "flops_total": "train FLOPs with tokenizer and codes",
-    "flops_paper": f"6 {TIMES} params {TIMES} images (axis of the CRT paper)",
-    "flops_sample": "inference FLOPs per image",
-}
-
-METRICS = {
-    "val_loss": "validation loss (nats/token)",
-    "val_bits_per_image": "validation loss (bits/image)",
-    "gfcd": "gFCD",
-    "rfcd": "rFCD",
-    "gfid": "gFID",
-    "rfid": "rFID",
-    "gfid_clip": "gFID on CLIP features",
-    "inception_score": "Inception score",
-    "precision": "precision",
-    "recall": "recall",
-    "psnr": "PSNR (dB)",
-    "ssim": "SSIM",
-    "ms_ssim": "MS-SSIM",
-    "lpips": "LPIPS",
-    "codebook_usage": "codebook usage",
-    "codebook_perplexity": "codebook perplexity",
-    "codebook_size": "codebook size",
-    "tokens_per_image": "tokens per image",
-    "params": "generator parameters",
-    "tokenizer_params": "tokenizer parameters",
-    "num_train": "training images",
-    "cfg_scale": "guidance scale",
-    "linear_probe": "linear probe accuracy",
-}
-
 
 def name_of(column: str) -> str:
     """What a reader should see for a column: known names in full, others as written."""
-    return FLOPS_RULES.get(column) or METRICS.get(column) or column.replace("_", " ")
+    flops = FLOPS_RULES.get(column)
+    return flops.label if flops else LABELS.get(column, column.replace("_", " "))
 
 
 def short(label: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ import pandas as pd
 from .brief import Brief
 from .codes import notice
 from .result import LeftOut, Notice
+from .vocabulary import FLOPS_RULES
 from .where import keep
 
 # Where a role is looked for when the user names no column: the study table first, then what papers
@@ -33,13 +35,6 @@ MEANING: Final = {
     "d": "training tokens",
     "group": "arm",
 }
-# How the FLOPs of the study table's columns were counted.
-FLOPS_RULES: Final = {
-    "flops_train": "6ND_tokens_matmul+attention",
-    "flops_total": "6ND_tokens_matmul+attention, ancestors included",
-    "flops_paper": "6N_images",
-    "flops_sample": "inference of one image",
-}
 # Together these name one row; the ones that a table has must be unique.
 KEYS: Final = ("study", "arm", "run_id", "step", "sample_seed")
 # Losses per token: comparable only between rows of one codebook size and one sequence length.
@@ -48,17 +43,6 @@ PER_TOKEN: Final = ("val_loss", "loss", "train_loss", "nll", "cross_entropy")
 TOKEN_COLUMNS: Final = ("codebook_size", "tokens_per_image")
 # What a `status` column calls a run that ended well; every other word is left out and counted.
 DONE: Final = ("done", "finished", "completed", "ok")
-HIGHER_IS_BETTER: Final = (
-    "psnr",
-    "ssim",
-    "ms_ssim",
-    "inception_score",
-    "precision",
-    "recall",
-    "codebook_usage",
-    "codebook_perplexity",
-    "accuracy",
-)
 SHOWN_ROWS: Final = 20  # how many removed rows the filter log names
 
 
@@ -81,6 +65,8 @@ class Data(Brief):
     flops_rule: str | None
     left_out: tuple[LeftOut, ...]
     notices: tuple[Notice, ...]
+    direction: str = "lower"  # whether "lower" or "higher" y is better; see direction.directed
+    direction_reason: str = ""  # who says so
 
     @property
     def num_rows(self) -> int:
@@ -93,15 +79,11 @@ class Data(Brief):
     def take(self, rows: np.ndarray) -> Data:
         """The same table with only `rows` (numbers or a mask)."""
         at = np.flatnonzero(rows) if rows.dtype == bool else rows
-        return Data(
+        return dataclasses.replace(
+            self,
             columns={role: values[at] for role, values in self.columns.items()},
-            roles=self.roles,
             frame=self.frame.iloc[at],
             run_ids=tuple(self.run_ids[one] for one in at),
-            has_run_ids=self.has_run_ids,
-            flops_rule=self.flops_rule,
-            left_out=self.left_out,
-            notices=self.notices,
         )
 
     def digest(self) -> str:
@@ -293,11 +275,6 @@ def refuse_mixed_losses(data: Data, what: str, role: str = "y") -> None:
             )
 
 
-def better_direction(column: str) -> str:
-    """What is better: "higher" for psnr, ssim, inception_score and the like, else "lower"."""
-    return "higher" if column.lower() in HIGHER_IS_BETTER else "lower"
-
-
 def _roles(
     frame: pd.DataFrame, asked: Mapping[str, str | None], needs: Sequence[str]
 ) -> dict[str, str]:
@@ -355,7 +332,8 @@ def _flops_rule(frame: pd.DataFrame, x: str | None) -> str | None:
             return found[0]
     if "mac" in x.lower():
         return "multiply-adds (half of FLOPs)"
-    return FLOPS_RULES.get(x)
+    known = FLOPS_RULES.get(x)
+    return known.rule if known else None
 
 
 def _counting_notices(columns: Mapping[str, np.ndarray], roles: Mapping[str, str]) -> list[Notice]:

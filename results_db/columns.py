@@ -29,6 +29,7 @@ LONG_COLUMNS: dict[str, tuple[str, str]] = {
     "metric": ("object", "name of the value; None in the one row of a run that ended without any"),
     "value": ("float64", "the value; NaN only where status is diverged"),
     "unit": ("object", "unit of the value"),
+    "better": ("object", "lower or higher; None for neither, and for runs that did not record it"),
     "extractor": ("object", "provenance: feature extractor and its hash"),
     "reference": ("object", "provenance: reference images or statistics"),
     "num_samples": ("Int64", "provenance: how many samples the value was made with"),
@@ -77,6 +78,13 @@ WIDE_COLUMNS: dict[str, tuple[str, str]] = {
     "gpu_hours_planned": ("float64", "device hours that the plan expected of the generator"),
     **_MADE_BY,
 }
+
+# In front of a metric whose name another source has taken; a tokenizer's own values always have it.
+TOKENIZER_PREFIX = "tokenizer_"
+WIDE_PREFIXES = (
+    *("generator_", "generator_eval_", "tokenizer_eval_", "codes_"),
+    TOKENIZER_PREFIX,
+)
 
 # What a value's provenance adds to the wide table beside its metric: METRIC_extractor ...
 WIDE_SUFFIXES: dict[str, str] = {

@@ -9,6 +9,7 @@ from .durable import canonical_json
 SCHEME = 1
 KINDS = ("extractor", "tokenizer", "codes", "generator", "evaluation")
 STATUSES = ("done", "diverged")
+DIRECTIONS = ("lower", "higher")  # which value of a metric is better
 
 # name -> (type, meaning). Missing values are null. The same columns stand in the database and in
 # the tables for pandas.
@@ -59,6 +60,7 @@ _KEYS = {
     "commit", "dirty", "versions", "finished_at",
 }  # fmt: skip
 _VALUE_KEYS = {"metric", "value", "unit", "provenance"}
+_VALUE_OPTIONAL = {"better"}  # left out where neither direction is better, and by older runs
 _ARTIFACT_KEYS = {"name", "file", "sha256", "bytes"}
 
 
@@ -159,7 +161,7 @@ def _check_values(endpoint: dict[str, Any]) -> None:
     seen = set()
     for index, value in enumerate(values):
         place = f"values[{index}]"
-        _check_keys(place, value, _VALUE_KEYS)
+        _check_keys(place, value, _VALUE_KEYS, _VALUE_OPTIONAL)
         check_name(f"{place}.metric", value["metric"])
         number = value["value"]
         if number is None:
@@ -171,6 +173,9 @@ def _check_values(endpoint: dict[str, Any]) -> None:
         _check(
             f"{place}.unit", value["unit"], isinstance(value["unit"], str | None), "text or null"
         )
+        if "better" in value:
+            better = value["better"]
+            _check(f"{place}.better", better, better in DIRECTIONS, "lower, higher or no such key")
         provenance = value["provenance"]
         _check(f"{place}.provenance", provenance, isinstance(provenance, dict), "an object")
         for key, item in provenance.items():
@@ -241,16 +246,17 @@ def _check_artifacts(artifacts: Any) -> None:
         _check(f"{place}.bytes", size, _is_int(size) and size >= 0, "a size in bytes")
 
 
-def _check_keys(place: str, obj: Any, keys: set[str]) -> None:
+def _check_keys(
+    place: str, obj: Any, keys: set[str], optional: set[str] | frozenset[str] = frozenset()
+) -> None:
     if not isinstance(obj, dict):
         raise ValueError(
             f"{place}: {str(obj)[:80]!r}, allowed is an object with {', '.join(sorted(keys))}"
         )
     for key in obj:
-        if key not in keys:
-            raise ValueError(
-                f"{place}: unknown key {str(key)[:80]!r}, allowed are {', '.join(sorted(keys))}"
-            )
+        if key not in keys | optional:
+            allowed = ", ".join(sorted(keys | optional))
+            raise ValueError(f"{place}: unknown key {str(key)[:80]!r}, allowed are {allowed}")
     for key in sorted(keys):
         if key not in obj:
             raise ValueError(f"{place}: {key!r} is missing, needed are {', '.join(sorted(keys))}")

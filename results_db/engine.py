@@ -23,7 +23,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from .masking import mask_passwords
 from .rundir import default_home
 
-HEAD = "0002"  # the schema that this code reads and writes: the newest file in migrations/versions
+HEAD = "0003"  # the schema that this code reads and writes: the newest file in migrations/versions
 _MIGRATIONS = Path(__file__).resolve().parent / "migrations"
 _LOCK_NUMBER = 0x746F6B656E6C6177  # PostgreSQL's advisory lock for schema changes: "tokenlaw"
 _BUSY_SECONDS = 60.0

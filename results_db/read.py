@@ -35,8 +35,8 @@ def endpoints(
     Long (the default): one row for each value that a run ended with, columns LONG_COLUMNS. A run
     shared by several arms has its rows under each. Wide: one row for each generator and arm, also
     for those that are not done, columns WIDE_COLUMNS, one more for each axis and each further
-    metric; its tokenizer's values and the study's primary evaluations are joined. docs/results.md
-    has the columns and the rules.
+    metric; its tokenizer's values and the study's primary evaluations are joined; `attrs["better"]`
+    has the direction of each metric's column. docs/results.md has the columns and the rules.
 
     Raises:
         ValueError: there is no such study; names those that are there.
@@ -60,8 +60,10 @@ def endpoints(
             parents[row.child].append(row.parent)
     _inherit_datasets(runs, parents)
     if wide:
-        rows, columns = wide_rows(members, runs, values, parents, study)
-        return _frame(rows, columns)
+        rows, columns, better = wide_rows(members, runs, values, parents, study)
+        table = _frame(rows, columns)
+        table.attrs["better"] = better
+        return table
     return _frame(_long_rows(members, runs, values, parents, study), LONG_COLUMNS)
 
 
@@ -185,11 +187,12 @@ def _values(connection: Connection) -> Values:
         table.metric,
         table.value,
         table.unit,
+        table.better,
         cast(table.provenance, Text).label("provenance"),
     ).order_by(table.run_id, table.position)
     found: Values = defaultdict(list)
-    for run_id, metric, value, unit, provenance in connection.execute(query).all():
-        found[run_id].append((metric, value, unit, decode(provenance)))
+    for run_id, metric, value, unit, better, provenance in connection.execute(query).all():
+        found[run_id].append((metric, value, unit, better, decode(provenance)))
     return found
 
 
@@ -214,7 +217,7 @@ def _long_rows(
 ) -> list[dict[str, Any]]:
     rows = []
     unmembered: dict[str, Any] = {"study": None, "arm": None, "axes": {}, "primary": True}
-    nothing: list[Any] = [(None, None, None, {})]
+    nothing: list[Any] = [(None, None, None, None, {})]
     for run_id, run in runs.items():
         if run["state"] not in ("done", "diverged"):
             continue
@@ -224,7 +227,7 @@ def _long_rows(
         shared = {name: run[name] for name in _SHARED_LONG}
         subject = _subject(run, runs, parents.get(run_id, ()))
         for member in memberships:
-            for metric, value, unit, provenance in values.get(run_id) or nothing:
+            for metric, value, unit, better, provenance in values.get(run_id) or nothing:
                 rows.append(
                     {
                         "study": member["study"],
@@ -237,6 +240,7 @@ def _long_rows(
                         "metric": metric,
                         "value": value,
                         "unit": unit,
+                        "better": better,
                         "provenance": dict(provenance),
                         **{name: provenance.get(name) for name in _PROVENANCE_LONG},
                         **shared,

@@ -366,6 +366,7 @@ def _value_rows(endpoint: dict[str, Any]) -> list[dict[str, Any]]:
             "value": None if value["value"] is None else float(value["value"]),
             "status": endpoint["status"],
             "unit": value["unit"],
+            "better": value.get("better"),
             "provenance": value["provenance"],
         }
         for position, value in enumerate(endpoint["values"])

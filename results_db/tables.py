@@ -142,6 +142,7 @@ class Endpoint(Base):
     value: Mapped[float | None] = mapped_column(Float(53))
     status: Mapped[str] = mapped_column(String(16))
     unit: Mapped[str | None] = mapped_column(Text)
+    better: Mapped[str | None] = mapped_column(String(8))  # lower or higher
     provenance: Mapped[dict[str, Any]]
 
     __table_args__ = (Index("ix_endpoint_metric", "metric"),)

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from .columns import WIDE_COLUMNS, WIDE_SUFFIXES
+from .columns import TOKENIZER_PREFIX, WIDE_COLUMNS, WIDE_PREFIXES, WIDE_SUFFIXES
 from .durable import canonical_json
 from .endpoint import COLUMNS
 
@@ -13,8 +13,12 @@ from .endpoint import COLUMNS
 Members = dict[str, list[dict[str, Any]]]
 # run id -> its row, with "attempts"
 Runs = dict[str, dict[str, Any]]
-# run id -> (metric, value, unit, provenance), the main one of a metric first
-Values = dict[str, list[tuple[str, float | None, str | None, dict[str, Any]]]]
+# (metric, value, unit, better, provenance)
+Value = tuple[str, float | None, str | None, str | None, dict[str, Any]]
+# run id -> values, the main one of a metric first
+Values = dict[str, list[Value]]
+# a run's columns, and metric -> which direction is better
+Summary = tuple[dict[str, Any], dict[str, str]]
 
 Columns = dict[str, tuple[str, str]]
 
@@ -22,7 +26,6 @@ _PLANNED = (
     *("params", "params_non_embedding", "params_head"),
     *("flops_train", "flops_marginal", "flops_total"),
 )
-_TOKENIZER = "tokenizer_"
 _FROM_ANCESTORS = ("codebook_size", "tokens_per_image")
 # Axes of these names fill the column of that name; an axis called like any other fixed column is
 # shown as axis_NAME.
@@ -35,10 +38,11 @@ def wide_rows(
     values: Values,
     parents: Mapping[str, Sequence[str]],
     study: str | None,
-) -> tuple[list[dict[str, Any]], Columns]:
-    """The rows and the columns of the wide table; columns that are not in WIDE_COLUMNS follow them.
+) -> tuple[list[dict[str, Any]], Columns, dict[str, str]]:
+    """The rows and the columns of the wide table, and the direction of its metrics' columns.
 
-    Axis columns have the dtype "axis": that of their values.
+    Columns that are not in WIDE_COLUMNS follow them. Axis columns have the dtype "axis": that of
+    their values.
     """
     graph = _Graph(runs, parents)
     summaries = _Summaries(runs, values)
@@ -65,8 +69,8 @@ def wide_rows(
             row["run_id"],
         )
     )
-    columns = _finish(rows)
-    return rows, columns
+    columns, better = _finish(rows)
+    return rows, columns, better
 
 
 class _Graph:
@@ -113,30 +117,37 @@ class _Summaries:
     def __init__(self, runs: Runs, values: Values) -> None:
         self._runs = runs
         self._values = values
-        self._known: dict[str, dict[str, Any]] = {}
+        self._known: dict[str, Summary] = {}
 
-    def of(self, run_id: str | None) -> dict[str, Any]:
-        """METRIC -> value, with METRIC_std, METRIC_seeds, METRIC_extractor ... where they apply."""
+    def of(self, run_id: str | None) -> Summary:
+        """METRIC -> value, with METRIC_std, METRIC_seeds, METRIC_extractor ... where they apply.
+
+        And METRIC -> direction.
+        """
         if run_id is None:
-            return {}
+            return {}, {}
         if run_id not in self._known:
             self._known[run_id] = _summary(self._values.get(run_id, ()))
         return self._known[run_id]
 
-    def of_all(self, run_ids: Iterable[str]) -> dict[str, Any]:
+    def of_all(self, run_ids: Iterable[str]) -> Summary:
         """Several evaluations together; the first that has a metric gives it."""
         merged: dict[str, Any] = {}
+        better: dict[str, str] = {}
         for run_id in run_ids:
-            merged = {**self.of(run_id), **merged}
-        return merged
+            columns, directions = self.of(run_id)
+            merged = {**columns, **merged}
+            better = {**directions, **better}
+        return merged, better
 
 
-def _summary(
-    values: Iterable[tuple[str, float | None, str | None, dict[str, Any]]],
-) -> dict[str, Any]:
+def _summary(values: Iterable[Value]) -> Summary:
     by_metric: dict[str, list[tuple[float | None, dict[str, Any]]]] = defaultdict(list)
-    for metric, value, _, provenance in values:
+    directions: dict[str, str] = {}
+    for metric, value, _, better, provenance in values:
         by_metric[metric].append((value, provenance))
+        if better is not None:
+            directions.setdefault(metric, better)
     columns: dict[str, Any] = {}
     for metric, entries in by_metric.items():
         # The first is the main one; the others of the same provenance are its sample seeds.
@@ -156,7 +167,7 @@ def _summary(
         for name in WIDE_SUFFIXES:
             if provenance.get(name) is not None:
                 columns[f"{metric}_{name}"] = provenance[name]
-    return columns
+    return columns, directions
 
 
 def _spread(numbers: Sequence[float]) -> float | None:
@@ -193,16 +204,13 @@ def _row(
         "evaluation_id": evaluations[0] if evaluations else None,
         "status": "pending" if run["state"] == "planned" else run["state"],
         "_axes": member["axes"],
-        # Later sources give way to earlier ones, see _finish.
+        # In the order of WIDE_PREFIXES. Later sources give way to earlier ones, see _finish.
         "_sources": (
-            ("generator_", summaries.of(run_id)),
-            ("generator_eval_", summaries.of_all(evaluations)),
-            (
-                "tokenizer_eval_",
-                summaries.of_all(_primary(graph.evaluations(tokenizer), member, members)),
-            ),
-            ("codes_", summaries.of(codes)),
-            (_TOKENIZER, summaries.of(tokenizer)),
+            summaries.of(run_id),
+            summaries.of_all(evaluations),
+            summaries.of_all(_primary(graph.evaluations(tokenizer), member, members)),
+            summaries.of(codes),
+            summaries.of(tokenizer),
         ),
     }
     for name in ("reason", "dataset", "attempts", "commit", "dirty", "finished_at", *COLUMNS):
@@ -266,8 +274,10 @@ def _evaluated_axes(
     return list(found.values()) or [dict(member["axes"])]
 
 
-def _finish(rows: list[dict[str, Any]]) -> Columns:
-    """Turns the axes and sources of every row into columns; returns all columns."""
+def _finish(rows: list[dict[str, Any]]) -> tuple[Columns, dict[str, str]]:
+    """Turns the axes and sources of every row into columns; returns all columns, and the direction
+    of those on which all runs agree.
+    """
     columns: Columns = dict(WIDE_COLUMNS)
     sources = [row.pop("_sources") for row in rows]
     axes = [row.pop("_axes") for row in rows]
@@ -280,17 +290,20 @@ def _finish(rows: list[dict[str, Any]]) -> Columns:
             if value is not None:
                 row[names[axis]] = value
     taken: dict[str, int] = {}
-    for level in range(len(sources[0]) if sources else 0):
+    declared: dict[str, set[str]] = defaultdict(set)
+    for level, prefix in enumerate(WIDE_PREFIXES):
         named: dict[str, str] = {}
         for row, row_sources in zip(rows, sources, strict=True):
-            prefix, summary = row_sources[level]
+            summary, better = row_sources[level]
             for metric, value in summary.items():
                 if metric not in named:
                     name = named[metric] = _free_name(metric, prefix, level, taken, columns)
                     taken[name] = level
                     columns.setdefault(name, (_metric_dtype(metric), "metric"))
                 row[named[metric]] = value
-    return columns
+            for metric, direction in better.items():
+                declared[named[metric]].add(direction)
+    return columns, {name: found.pop() for name, found in declared.items() if len(found) == 1}
 
 
 def _free_name(
@@ -301,7 +314,7 @@ def _free_name(
     A tokenizer's own values (its training losses) always have theirs, so that they are not taken
     for the generator's.
     """
-    name = f"{prefix}{metric}" if prefix == _TOKENIZER else metric
+    name = f"{prefix}{metric}" if prefix == TOKENIZER_PREFIX else metric
     while taken.get(name, level) != level or name in _NOT_METRICS or _is_axis(name, columns):
         name = prefix + name
     return name

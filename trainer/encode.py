@@ -37,6 +37,11 @@ from .optim import derive_seed
 from .run import Preempted, Result, Run
 
 SHARD_IMAGES = 4096
+BETTER = {
+    "code_usage_train": "higher",
+    "code_entropy_pooled": "higher",
+    "code_entropy_mean": "higher",
+}
 
 
 class _Undrawn(TorchFunctionMode):

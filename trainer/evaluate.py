@@ -402,21 +402,16 @@ class _Evaluation:
             _refuse_undefined(distance)
             done.tried.append([float(a_pass.cfg_scale or 0.0), float(distance.value)])
         trees = []
-        for found in computed.values():
+        declared = {name: parts.load("trainer.metrics", name).BETTER for name in computed}
+        for name, found in computed.items():
             for value in found:
                 _refuse_undefined(value)
-                provenance = dict(value.provenance)
+                better = parts.better(declared[name], value.metric)
+                tree = dataclasses.asdict(value) | {"better": better}
                 if a_pass.seed is not None:
-                    provenance |= {"seed": a_pass.seed, "cfg_scale": a_pass.cfg_scale}
-                    provenance["cfg_selection"] = self._config.cfg_selection
-                trees.append(
-                    {
-                        "metric": value.metric,
-                        "value": value.value,
-                        "unit": value.unit,
-                        "provenance": provenance,
-                    }
-                )
+                    tree["provenance"] |= {"seed": a_pass.seed, "cfg_scale": a_pass.cfg_scale}
+                    tree["provenance"]["cfg_selection"] = self._config.cfg_selection
+                trees.append(tree)
         (done.tried_values.append(trees) if a_pass.selecting else done.values.extend(trees))
         self._run.log({"step": number, "cfg_scale": a_pass.cfg_scale, "values": trees})
         self._held.tensors = {}
@@ -504,7 +499,14 @@ class _Evaluation:
             content = {
                 "cfg_selection": self._config.cfg_selection,
                 "tried": [
-                    {"cfg_scale": scale, "distance": distance, "values": values}
+                    {
+                        "cfg_scale": scale,
+                        "distance": distance,
+                        # As runs of before `better` wrote it, so that their files compare equal.
+                        "values": [
+                            {k: v for k, v in one.items() if k != "better"} for one in values
+                        ],
+                    }
                     for (scale, distance), values in zip(done.tried, done.tried_values, strict=True)
                 ],
             }

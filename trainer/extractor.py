@@ -30,6 +30,7 @@ from .metrics import Value
 from .optim import clip_gradients, derive_seed, make_optimizer, set_learning_rate
 from .run import Diverged, Preempted, Result, Run
 
+BETTER = {"extractor_accuracy": "higher"}
 FEATURE_BATCH = 256  # images per pass when features are collected
 BLUR_RADIUS = 2  # pixels; covers 2.8 standard deviations of the widest default blur
 

@@ -34,7 +34,7 @@ from results_db.durable import (
 from results_db.provenance import cpu_name
 from results_db.record import Attempt, Conflict, Fenced, RunDir, claim, may_follow, read_endpoint
 
-from . import dist, flops, startup, trunks
+from . import dist, flops, parts, startup, trunks
 from .config import (
     SHARED_KINDS,
     STRICT,
@@ -489,13 +489,11 @@ def record(run: Run, result: Result, status: str, reason: str | None) -> None:
         "gpu_hours": round(seconds * devices / 3600, 6),
         "hardware": hardware_name(run.device),
     }
+    directions = parts.directions()
     endpoint = {
         "status": status,
         "reason": reason,
-        "values": [
-            {"metric": v.metric, "value": v.value, "unit": v.unit, "provenance": v.provenance}
-            for v in result.values
-        ],
+        "values": [v.entry(directions.get(v.metric)) for v in result.values],
         "columns": columns,
         "artifacts": run.artifacts,
     }

@@ -32,6 +32,16 @@ from .run import Preempted, Result, Run
 # Multiply-adds of a forward pass from which kernels of our own pay: below, a GPU waits for the
 # host, which launches plain modules sooner. An estimate from the launches of VQ-16.
 KERNELS_FROM_MACS = 1e12
+# Of the values recorded below; those of quantizers, regularisers and losses are declared there.
+BETTER = {
+    "train_loss": "lower",
+    "train_reconstruction": "lower",
+    "train_perceptual": "lower",
+    "train_generator": "lower",
+    "train_discriminator": None,  # low where the discriminator wins, which is no quality
+    "train_grad_norm": None,
+    "train_adaptive_weight": None,
+}
 TIMED_AFTER = 20  # iterations of a process before it measures what share the regulariser takes
 
 

@@ -28,6 +28,7 @@ from .metrics import Value
 from .optim import FiniteWatch, clip_gradients, derive_seed, make_optimizer, set_learning_rate
 from .run import Preempted, Result, Run, Settings
 
+BETTER = {"val_loss": "lower", "val_bits_per_image": "lower", "train_loss": "lower"}
 COMPILE_FROM = 10_000  # validation images from which compiling their forward pass pays
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from .. import panels, style
+from ..direction import best_row, resolve
 from ..figures_command import Vectors
 
 NEEDS = ("arm", "run_id")
@@ -73,12 +74,14 @@ def data(
                     }
                 )
     table = panels.tidy(rows)
-    note = f"{labels['distance'][1]}. Ringed: the scale with the lowest distance of its line."
+    better = resolve(metric, kept).better
+    end = "lowest" if better == "lower" else "highest"
+    note = f"{labels['distance'][1]}. Ringed: the scale with the {end} value of its line."
     if both:
         note += " Numbers along the trade: guidance scales."
     if table["y_low"].notna().any():
         note += " Error bars: standard deviation over seeds."
-    table.attrs.update(axes=labels, note=note)
+    table.attrs.update(axes=labels, note=note, better=better)
     return table
 
 
@@ -131,7 +134,7 @@ def draw(df: pd.DataFrame, config: Config = Config(), table: pd.DataFrame | None
         fig, found = style.figure(width, 2.2, panels=len(labels))
         panels.draw_sweep(found[0], table, looks, panel="distance", dashes=dashes)
         for (arm, _), line in table[table["panel"] == "distance"].groupby(["group", "series"]):
-            best = line.loc[line["y"].astype(float).idxmin()]
+            best = line.loc[best_row(line["y"].astype(float), table.attrs["better"])]
             found[0].plot(
                 best["x"], best["y"], "o", ms=7, mfc="none", mec=looks[str(arm)].color, mew=0.9
             )

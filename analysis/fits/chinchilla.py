@@ -33,6 +33,7 @@ class Config:
 class Law(base.CurveLaw):
     """Approach 3; parameters E, A, B, alpha, beta; A and B for N and D as given."""
 
+    falls = True
     amplitudes = ("A", "B")
 
     def __init__(self, config: Config) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from .. import law as base
 from .. import optimum
 from ..codes import notice
+from ..direction import signed
 from ..table import Data
 
 REQUIRES: Final = ("x", "n", "d", "y")
@@ -65,7 +66,7 @@ class Law(base.Law):
     ) -> tuple[np.ndarray, np.ndarray]:
         x, n = data.columns["x"], data.columns["n"]
         bins = optimum.bin_numbers(x, self.config.bins_per_decade, float(x.min()))
-        found = optimum.winners(bins, y_Bn, weights_Bn)
+        found = optimum.winners(bins, signed(y_Bn, data.direction), weights_Bn)
         use = found.use_BG
         if self.config.interior:
             size = n[found.row_BG]

@@ -10,6 +10,7 @@ disagreement is a warning.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, final
@@ -19,6 +20,7 @@ import numpy as np
 from .. import law as base
 from .. import optimum
 from ..codes import notice
+from ..direction import signed
 from ..result import Notice
 from ..table import Data
 from . import chinchilla
@@ -77,13 +79,19 @@ class Law(base.Law):
     def _minima(
         self, data: Data, role: str, y_Bn: np.ndarray, weights_Bn: np.ndarray, degree: int = 0
     ) -> optimum.Minima:
-        return optimum.minima(
+        """The best point of every budget: the lowest or, where more is better, the highest."""
+        found = optimum.minima(
             data.columns["x"],
             data.columns[role],
-            y_Bn,
+            signed(y_Bn, data.direction),
             weights_Bn,
             degree=degree or self.config.degree,
             gap=self.config.gap,
+        )
+        return dataclasses.replace(
+            found,
+            value_BG=signed(found.value_BG, data.direction),
+            fitted_Bn=signed(found.fitted_Bn, data.direction),
         )
 
     def solve(
@@ -154,7 +162,7 @@ class Law(base.Law):
         if count[0] >= 2:
             places["cubic" if other == 3 else "parabola"] = float(np.exp(log_n + a * middle)[0])
         third = chinchilla.Law(chinchilla.Config())
-        if third.refuse(data) is None:
+        if data.direction == "lower" and third.refuse(data) is None:
             answer = third.solve(data, log_y, weights, loss="l2", delta=np.inf)
             if not answer.at_bound:
                 n_best, _ = third.optimum(answer.params, np.exp(np.array([middle])))

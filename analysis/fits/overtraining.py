@@ -31,6 +31,7 @@ class Config:
 class Law(base.CurveLaw):
     """The over-training law; parameters E, a, b, eta."""
 
+    falls = True
     amplitudes = ("a", "b")
 
     def __init__(self, config: Config) -> None:

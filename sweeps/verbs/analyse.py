@@ -20,6 +20,7 @@ Keep = Annotated[
     str | None,
     typer.Option("--where", help="Rows to keep, e.g. \"arm == 'crt'\"."),
 ]
+Direction = Annotated[str | None, typer.Option("--direction", help="lower or higher is better.")]
 By = Annotated[str, typer.Option("--by", help="Resampled: auto, run, point, residual, COLUMN.")]
 Loss = Annotated[str, typer.Option("--loss", help="huber, l1 or l2, on log residuals.")]
 Delta = Annotated[float, typer.Option("--delta", help="Where Huber's loss becomes linear.")]
@@ -45,6 +46,7 @@ def fit(
     n: N = None,
     d: D = None,
     where: Keep = None,
+    direction: Direction = None,
     group: Annotated[
         str | None,
         typer.Option("--group", help="One fit for each value; default the arm; none pools."),
@@ -76,6 +78,7 @@ def fit(
         n=n,
         d=d,
         where=where,
+        direction=direction,
         group=group,
         bootstrap=bootstrap,
         by=by,
@@ -96,9 +99,7 @@ def frontier(
     d: D = None,
     group: Annotated[str, typer.Option("--group", help="Column that tells the arms.")] = "arm",
     where: Keep = None,
-    direction: Annotated[
-        str | None, typer.Option("--direction", help="lower or higher is better.")
-    ] = None,
+    direction: Direction = None,
     envelope: Annotated[
         str, typer.Option("--envelope", help="pareto, binned, hull, isoflop or model.")
     ] = "pareto",

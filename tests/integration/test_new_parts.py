@@ -88,6 +88,19 @@ def test_its_results_are_in_the_table(project, launched):
         assert row["val_loss"] > 0 and row["tokenizer_train_small"] > 0
 
 
+def test_its_direction_is_known(project, launched):
+    """BETTER = "higher" for the whole part: told by the table, and in a CSV by the part's name."""
+    long = json.loads(project.command("results", "all_new", "--format", "json"))
+    told = {row["metric"]: row["better"] for row in long}
+    assert told["gbrightness"] == told["rbrightness"] == "higher" and told["val_loss"] == "lower"
+    exported = project.home / "wide.csv"
+    project.command("results", "all_new", "--wide", "--format", "csv", "--out", str(exported))
+    fits = ("--law", "constant", "--loss", "l2", "--bootstrap", "0", "--y", "gbrightness", "--json")
+    for source, reason in (("all_new", "by the table"), (exported, "declared by the part")):
+        answer = json.loads(project.command("fit", str(source), *fits))
+        assert (answer["direction"], answer["direction_reason"]) == ("higher", reason)
+
+
 def test_its_law_is_fitted(project, launched):
     answer = json.loads(
         project.command(

@@ -22,7 +22,8 @@ def main() -> None:
         for arm, loss in (("vq", 2.5), ("crt", 2.25)):
             parents = {"codes": "codes"}
             run = make_run(home, "generator", f"gen-{arm}-S", parents=parents)
-            finish(run, [value("val_loss", loss, "nats/token")], columns={"params": 7})
+            values = [value("val_loss", loss, "nats/token") | {"better": "lower"}]
+            finish(run, values, columns={"params": 7})
             axes = {"size": "S"}
             runs.append(planned(run.id, "generator", [(arm, axes)], parents=parents))
         run = make_run(home, "codes", "codes")

@@ -253,10 +253,18 @@ def test_databases_of_every_version_are_brought_up_to_date(version, tmp_path):
     table = read.endpoints("old", wide=True, home=tmp_path)
     assert list(table["run_id"]) == ["gen-crt-S", "gen-vq-S"]
     assert list(table["val_loss"]) == [2.25, 2.5]
+    told = version.name[:4] >= "0003"
+    assert table.attrs["better"] == ({"val_loss": "lower"} if told else {})
     with opened(tmp_path) as opened_engine, opened_engine.connect() as connection:
         context = MigrationContext.configure(connection)
         assert compare_metadata(context, tables.Base.metadata) == []
-    # What it holds agrees with the files' later news.
+    # What it holds agrees with the files' later news; a direction is none.
+    run = make_run(tmp_path, "generator", "gen-crt-S")
+    finish(
+        run, [value("val_loss", 2.25, "nats/token") | {"better": "lower"}], columns={"params": 7}
+    )
+    with opened(tmp_path) as opened_engine:
+        assert not sync.ingest(tmp_path, opened_engine).quarantined
     run = make_run(tmp_path, "generator", "gen-vq-S")
     finish(run, [value("val_loss", 3.0)])
     with opened(tmp_path) as opened_engine:

@@ -300,3 +300,33 @@ def test_a_large_study_is_read_in_seconds(tmp_path):
     table = read.endpoints("big", wide=True, home=tmp_path)
     assert time.process_time() - started < 3
     assert len(table) == count and set(table["gfcd"]) == {3.5} and len(values) == 20_000
+
+
+def test_a_direction_is_in_both_tables_where_all_runs_agree(tmp_path):
+    def told(metric, number, better):
+        return value(metric, number) | ({"better": better} if better else {})
+
+    parents = {"codes": "codes"}
+    for number, better in (("1", "lower"), ("2", None)):
+        run = make_run(tmp_path, "generator", f"g{number}", parents=parents)
+        finish(run, [told("val_loss", 2.0, better), told("shape", 1.0, better)])
+        evaluation = make_run(
+            tmp_path, "evaluation", f"e{number}", parents={"generator": f"g{number}"}
+        )
+        values = [
+            told("gfcd", 4.0 + seed, "lower") | {"provenance": {"seed": seed}} for seed in (0, 1)
+        ]
+        odd = "higher" if number == "1" else "lower"
+        finish(evaluation, [*values, told("shape", 3.0, "higher"), told("torn", 1.0, odd)])
+    finish(make_run(tmp_path, "codes", "codes"), [told("usage", 0.5, "higher")])
+    table = read.endpoints(wide=True, home=tmp_path)
+    assert table.attrs["better"] == {
+        "val_loss": "lower", "shape": "lower", "generator_eval_shape": "higher",
+        "gfcd": "lower", "usage": "higher",
+    }  # fmt: skip
+    assert read.flat(table).attrs["better"] == table.attrs["better"]
+    long = read.endpoints(home=tmp_path)
+    assert one(long, run_id="g1", metric="val_loss")["better"] == "lower"
+    assert pd.isna(one(long, run_id="g2", metric="val_loss")["better"])
+    table.to_parquet(tmp_path / "wide.parquet", index=False)
+    assert pd.read_parquet(tmp_path / "wide.parquet").attrs["better"] == table.attrs["better"]

@@ -12,7 +12,7 @@ import pytest
 from made_home import finish, make_run, value
 
 from results_db import durable, record, spool, state
-from results_db.endpoint import check_endpoint
+from results_db.endpoint import check_endpoint, same_result
 from results_db.provenance import SNAPSHOT_COMMIT, provenance
 
 
@@ -189,6 +189,12 @@ ARTIFACT = {"name": "a", "file": "a.npy", "sha256": "0" * 64, "bytes": 1}
         ({"values": [value("ps nr", 1.0)]}, r"values\[0\]\.metric"),
         ({"values": [value("m" * 65, 1.0)]}, r"values\[0\]\.metric"),
         ({"values": [value("psnr", 1.0), value("psnr", 2.0)]}, "one value for a metric"),
+        ({"values": [value("psnr", 1.0) | {"better": "up"}]}, r"values\[0\]\.better: 'up'"),
+        ({"values": [value("psnr", 1.0) | {"better": None}]}, r"values\[0\]\.better: 'None'"),
+        (
+            {"values": [value("psnr", 1.0) | {"best": "lower"}]},
+            "unknown key 'best', allowed are better",
+        ),
         ({"values": [{"metric": "psnr", "value": 1.0}]}, "'provenance' is missing"),
         ({"values": [value("psnr", 1.0, floor=float("nan"))]}, "provenance.floor"),
         ({"values": [value("psnr", 1.0, num_samples=1.5)]}, "provenance.num_samples"),
@@ -213,6 +219,15 @@ def test_what_is_no_endpoint_is_refused_by_field(change, says, run):
     with pytest.raises(ValueError, match=says):
         attempt.write_endpoint(complete(**change))
     assert not run.endpoint_path.exists()
+
+
+def test_a_direction_is_optional_and_no_part_of_the_result():
+    plain = complete(values=[value("psnr", 1.0)])
+    for better in ("lower", "higher"):
+        told = complete(values=[value("psnr", 1.0) | {"better": better}])
+        assert check_endpoint(told)["values"][0]["better"] == better
+        assert same_result(told, plain) and same_result(plain, told)
+    assert not same_result(plain, complete(values=[value("psnr", 2.0) | {"better": "higher"}]))
 
 
 def test_an_endpoint_is_the_attempts_own(run):

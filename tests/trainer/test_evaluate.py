@@ -195,6 +195,8 @@ def test_scale_is_chosen_and_all_tries_are_kept(chain, grid):
     names = [entry["name"] for entry in measured.endpoint(run_dir)["artifacts"]]
     assert sorted(names) == ["cfg_selection.json", "samples.png"]
     tried = json.loads((run_dir.artifacts_path / "cfg_selection.json").read_text())["tried"]
+    assert all(set(value) == {"metric", "value", "unit", "provenance"}
+               for one in tried for value in one["values"])  # fmt: skip
     assert [entry["cfg_scale"] for entry in tried] == grid
     best = min(tried, key=lambda entry: entry["distance"])
     first, second = measured.values(run_dir, "gfcd")

@@ -28,6 +28,12 @@ from ..schedules import cosine_ramp
 from . import _diffaug, _gan
 
 VERSION = 1
+BETTER = {
+    "train_logit_real": None,
+    "train_logit_fake": None,
+    "train_gradient_penalty": "lower",
+    "train_lecam": "lower",
+}
 ROLE = "adversarial"
 
 _SLOPE = 0.2  # of every LeakyReLU

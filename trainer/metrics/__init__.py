@@ -1,7 +1,8 @@
 """Metrics of evaluation runs, one file each.
 
 A part exposes `VERSION`, `STAGES` (subset of ("tokenizer", "generator")), `BETTER` ("lower" or
-"higher"; a dict by metric name when a part gives several), a frozen `Config` and a final `Metric`:
+"higher"; a dict by metric name when a part gives several; a literal, since tables are read without
+importing parts), a frozen `Config` and a final `Metric`:
 
     Metric(config, context: Context)          ValueError when it cannot run: what is missing, where
     update(batch: Batch)                      any number of times; batch sizes do not matter
@@ -71,6 +72,14 @@ class Value:
     value: float | None
     unit: str
     provenance: dict[str, Any] = field(default_factory=dict)
+    better: str | None = None  # set by the evaluation from the part's BETTER; None: by the name
+
+    def entry(self, better_by_name: str | None) -> dict[str, Any]:
+        """Return the value as endpoint.json holds it, with its direction where it has one."""
+        better = self.better or better_by_name
+        content = {"metric": self.metric, "value": self.value, "unit": self.unit}
+        content |= {"better": better} if better else {}
+        return content | {"provenance": self.provenance}
 
 
 @runtime_checkable

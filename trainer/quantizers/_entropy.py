@@ -21,6 +21,7 @@ from ..allreduce import logsumexp_over_processes
 from ..dist import world_size
 from ._lookup import exact_fp32, token_chunks
 
+BETTER = {"train_entropy": "lower"}
 Affinity = Literal["dot", "distance"]
 
 

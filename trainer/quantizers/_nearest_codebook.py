@@ -14,6 +14,8 @@ from torch import Tensor
 from ._lookup import code_stats, mean_norm, nearest, nearest_prefix, straight_through
 from ._rotation import rotate
 
+BETTER = {"train_codebook": "lower", "train_commitment": "lower", "train_z_norm": None}
+
 
 def initial_codebook(num_codes: int, dim: int, l2_normalize: bool) -> Tensor:
     """U(-1/K, 1/K), on the unit sphere if so asked."""

@@ -23,6 +23,7 @@ from ._entropy import entropy_penalty
 from ._lookup import exact_fp32, token_chunks
 from ._nearest_codebook import batch_stats
 
+BETTER = {"train_soft": "lower"}
 VERSION = 1
 
 

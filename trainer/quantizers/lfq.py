@@ -20,6 +20,7 @@ from ._entropy import entropy_penalty
 from ._lookup import exact_fp32, straight_through
 from ._nearest_codebook import batch_stats
 
+BETTER = {"train_token_entropy": None}
 VERSION = 1
 
 Bits = Annotated[int, Field(ge=1, le=24)]

@@ -20,6 +20,12 @@ from ._lookup import count_codes, exact_fp32
 from ._nearest_codebook import batch_stats, initial_codebook, on_sphere, quantize
 
 VERSION = 1
+BETTER = {
+    "train_usage_quarter_1": "higher",
+    "train_usage_quarter_2": "higher",
+    "train_usage_quarter_3": "higher",
+    "train_usage_quarter_4": "higher",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -30,6 +30,14 @@ from ..schedules import cosine_ramp
 from . import Regularized
 
 VERSION = 1
+BETTER = {
+    "train_crt": "lower",
+    "train_crt_r2_mean": "higher",
+    "train_crt_r2_previous": "higher",
+    "train_crt_z_norm": None,
+    "train_crt_weight": None,
+    "crt_flops_overhead": "lower",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
