@@ -292,7 +292,7 @@ def execute(path: str | os.PathLike[str], stop: Stop, after: int | None = None) 
             attempt.finish("failed", "ValueError", wrong, 0)
             return Outcome(run_dir.path, "failed", "ValueError", wrong)
     except Fenced as error:
-        return Outcome(run_dir.path, "fenced", "Fenced", str(error))
+        return Outcome(run_dir.path, "fenced", "Fenced", _first_line(error))
     except (ValueError, OSError) as error:
         return Outcome(run_dir.path, "failed", _class_of(error), _first_line(error))
     return _attempt(Run(run_dir, config, parents, settings, attempt, device, stop))
@@ -319,9 +319,9 @@ def _attempt(run: Run) -> Outcome:
         dist.barrier()  # nobody goes on to a run that needs this one before it is recorded
         outcome = status
     except (Preempted, InterruptedError) as error:
-        outcome, error_class, message = "preempted", "Preempted", str(error)
+        outcome, error_class, message = "preempted", "Preempted", _first_line(error)
     except Fenced as error:
-        outcome, error_class, message = "fenced", "Fenced", str(error)
+        outcome, error_class, message = "fenced", "Fenced", _first_line(error)
     except torch.OutOfMemoryError as error:
         error_class, message = "OutOfMemory", _first_line(error)
     except OSError as error:

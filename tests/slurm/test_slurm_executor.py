@@ -257,7 +257,9 @@ def test_the_local_launch_takes_over_what_no_queue_answers_for(
 def test_no_password_is_left_behind(
     home: Path, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TOKENLAW_DB", "postgresql+psycopg://u:hunter2@127.0.0.1:1/x")
+    server = "postgresql+psycopg://u:hunter2@127.0.0.1:1/x"
+    monkeypatch.setenv("TOKENLAW_DB", f"{server}?sslpassword=hunter2")
+    monkeypatch.setenv("PGPASSWORD", "hunter2")
     run(two_stage_plan(), home)
     files = [path for path in home.rglob("*") if path.is_file()]
     assert files and not [path for path in files if b"hunter2" in path.read_bytes()]
