@@ -42,6 +42,7 @@ _REASONS = (
     ("definition of service|service file", "definition of service not found"),
     ("certificate|ssl|tls", "SSL fails"),
     ("invalid .*value|invalid .*number|could not match", "invalid value of a parameter"),
+    ("unrecognized", "unrecognized configuration parameter in the options"),
     ("closed|lost|terminat|broken", "connection lost"),
 )
 

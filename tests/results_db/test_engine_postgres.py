@@ -170,6 +170,17 @@ def test_a_newer_schema_is_refused(home):
         engine.open_engine(home)
 
 
+@pytest.mark.parametrize("place", ["me:{}@", "{}:x@", "{}@", "postgres:{}@"])
+def test_a_server_that_refuses_is_told_without_the_secret(place, home, server, monkeypatch):
+    place = f"{place.format('mark%2F7Q')}127.0.0.1:{server.port}/none"
+    monkeypatch.setenv("TOKENLAW_DB", f"postgresql://{place}")
+    monkeypatch.setenv("PGPASSWORD", "mark/7Q")
+    with pytest.raises(StoreError) as caught:
+        engine.open_engine(home)
+    said = f"database postgresql://127.0.0.1:{server.port}/none: password authentication failed"
+    assert str(caught.value) == said
+
+
 def test_a_server_that_is_away_costs_nothing(home, server, caplog):
     run = make_run(home, "tokenizer", "abc")
     finish(run, [value("psnr", 1.5)])

@@ -7,13 +7,17 @@ import json
 import os
 import shlex
 import subprocess
+import sys
 import time
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 import tiny
+from sqlalchemy.exc import SQLAlchemyError
 
+from results_db import read
+from results_db.engine import StoreError
 from results_db.record import RunDir, read_attempts, read_endpoint
 from sweeps.cli import main
 from trainer import run as running
@@ -83,6 +87,49 @@ def test_no_verb_tells_it(
         assert ("TOKENLAW_DB: " if case in UNREADABLE else "postgresql://127.0.0.1:9/none") in said
         if case == "away" and not line.startswith("doctor"):
             assert err.count("error: ") == 1 and "Traceback" not in err, err
+
+
+@pytest.mark.parametrize("debug", ["0", "1"])
+@pytest.mark.parametrize("kind", [StoreError, ValueError, KeyError, SQLAlchemyError])
+def test_an_error_from_deep_inside(
+    kind: type[Exception], debug: str, home: Path, capfd: pytest.CaptureFixture[str], monkeypatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        try:
+            raise OSError(f"connect({AWAY!r})")
+        except OSError as error:
+            raise kind(f"cannot use {os.environ['TOKENLAW_DB']}, {SECRET!r}") from error
+
+    monkeypatch.setenv("TOKENLAW_DB", AWAY)
+    monkeypatch.setenv("TOKENLAW_DEBUG", debug)
+    monkeypatch.setattr(read, "endpoints", broken)
+    assert main(["results", STUDY, "--home", str(home)]) in (1, 2)
+    out, err = capfd.readouterr()
+    check_clean(out + err, home)
+    assert "cannot use ***, " in err and ("OSError: connect('***')" in err) == (debug == "1")
+
+
+ENDS = {
+    "slurm.group": ([RAW], ""),
+    "slurm.payload": (["token", "ray", "job", RAW, "folder"], ""),
+    "trainer": (["-"], f"folder\t{RAW}\n"),
+    "trainer.calibrate": ([f"/nowhere/{RAW}.json", "result.json"], ""),
+}
+
+
+@pytest.mark.parametrize("module", ENDS)
+def test_a_process_that_ends_by_an_error(module: str) -> None:
+    arguments, words = ENDS[module]
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=tiny.ROOT,
+        env=tiny.environment(PGPASSWORD=RAW),
+        input=words,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and "Traceback" in done.stderr and "***" in done.stderr
+    assert RAW not in done.stdout + done.stderr
 
 
 def test_a_job_tells_its_log_and_its_record_nothing(run: RunDir, home: Path, tmp_path) -> None:
