@@ -44,7 +44,7 @@ def run(home: Path) -> RunDir:
 
 
 def check_clean(text: str, home: Path) -> None:
-    """Searches a text, and the names and the content of all files of a home."""
+    """Search a text, and the names and the content of all files of a home."""
     assert not [form for form in FORMS if form in text]
     for path in home.rglob("*"):
         assert not [form for form in FORMS if form in str(path)]
@@ -54,7 +54,7 @@ def check_clean(text: str, home: Path) -> None:
 
 
 def verbs(run: RunDir, home: Path) -> dict[str, int | None]:
-    """Command lines, and the exit codes of a database that does not answer; None: any."""
+    """Return command lines with their exit codes when no database answers; None: any."""
     study, out = shlex.quote(STUDY), home / "out"
     asked = {f"{verb} {study}": 1 for verb in ("results", "fit", "frontier", "report")}
     asked |= {f"{line} --json": 1 for line in asked if not line.startswith("report")}
@@ -111,7 +111,7 @@ def test_an_error_from_deep_inside(
 
 ENDS = {
     "slurm.group": ([RAW], ""),
-    "slurm.payload": (["token", "ray", "job", RAW, "folder"], ""),
+    "slurm.payload": (["token", "ray", "job", "1", RAW], ""),
     "trainer": (["-"], f"folder\t{RAW}\n"),
     "trainer.calibrate": ([f"/nowhere/{RAW}.json", "result.json"], ""),
 }
@@ -150,7 +150,7 @@ def test_a_job_tells_its_log_and_its_record_nothing(run: RunDir, home: Path, tmp
 
 
 def command_lines() -> set[str]:
-    """Those of all processes that may be read."""
+    """Return the command lines of all processes that may be read."""
     lines = set()
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -176,8 +176,9 @@ def test_what_a_part_of_the_users_raises(
     monkeypatch.setenv("TOKENLAW_DB", AWAY)
     monkeypatch.setenv("HF_TOKEN", SECRET)
 
-    def broken(_run: object) -> None:
+    def broken(claimed: running.Run) -> None:
         environment = {key: os.environ[key] for key in ("TOKENLAW_DB", "HF_TOKEN")}
+        claimed.warn(f"goes on with {environment}")
         try:
             raise KeyError(json.dumps(environment))
         except KeyError as error:
@@ -188,6 +189,7 @@ def test_what_a_part_of_the_users_raises(
     print(running.outcome_line(outcome), flush=True)
     out, err = capfd.readouterr()
     check_clean(out + err, home)
+    assert "goes on with {'TOKENLAW_DB': '***'" in run.log_path.read_text()
     (attempt,) = read_attempts(run)
     if name == "Diverged":
         assert read_endpoint(run)["reason"].startswith("cannot reach {'TOKENLAW_DB': '***'")

@@ -18,6 +18,7 @@ from made_home import finish, make_run, make_study, value
 
 from results_db import engine, read, record, spool, sync
 from results_db.engine import StoreError, opened
+from sweeps import doctor
 
 pytestmark = pytest.mark.cluster
 
@@ -105,6 +106,9 @@ def test_the_tables_are_those_of_sqlite(home, monkeypatch):
     tables = [read.endpoints("toy", wide=wide, home=home) for wide in (False, True)]
     with opened(home) as opened_engine:
         assert opened_engine.dialect.name == "postgresql"
+        place = engine.database_address(home)
+        assert str(place).startswith("postgresql://127.0.0.1:")
+        assert doctor._database(home).finding == f"postgresql, {place}"
         for step in (sync.ingest, sync.sync, sync.sync):
             assert step(home, opened_engine).values == 0
     monkeypatch.delenv("TOKENLAW_DB")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import traceback
 from urllib.parse import quote
 
@@ -57,6 +58,7 @@ UNREADABLE = {
     "# for ?": f"{SERVER}#{RAW}",
     "a parameter's name": f"{SERVER}?{RAW}=1",
     "host in the query": f"postgresql:///none?host=me:{RAW}@127.0.0.1",
+    "host in the query, coded": f"postgresql:///none?host=me:{RAW}%40127.0.0.1",
     "port in the query": f"postgresql://127.0.0.1/none?port={RAW}",
     "no host": f"postgresql://me:{RAW}",
     "port": f"postgresql://127.0.0.1:{RAW}/none",
@@ -70,11 +72,18 @@ UNREADABLE = {
 }
 # Not shown, and not looked for in texts of others but as a whole: no place for a secret.
 NO_PLACE = {"query: sslmode", "query: keepalives", "query: target", "port in the query"}
-NO_PLACE |= {"a parameter's name", "# for ?", "a blank for ?", "not UTF-8", "database in the query"}
+NO_PLACE |= {
+    "host in the query, coded",
+    "a parameter's name",
+    "# for ?",
+    "a blank for ?",
+    "not UTF-8",
+    "database in the query",
+}
 
 
 def everything_of(error):
-    """What a traceback of an error shows with the variables of our frames, and of its causes."""
+    """Return the tracebacks of an error and its causes, with the variables of our frames."""
     texts = []
     while error is not None:
         frames = error.__traceback__.tb_next  # without the test's own
@@ -181,7 +190,5 @@ def test_the_uncaught_error_of_a_process(monkeypatch, capsys):
     try:
         raise RuntimeError(os.environ["PGPASSWORD"])
     except RuntimeError as error:
-        import sys
-
         sys.excepthook(type(error), error, error.__traceback__)
     assert capsys.readouterr().err.endswith("RuntimeError: ***\n")

@@ -503,6 +503,8 @@ def test_more_sbatch_options(home: Path, cluster: FakeCluster) -> None:
     run(two_stage_plan(), home, **{"extra.reservation": "night", "extra.nice": 100})
     script = cluster.jobs()["100"]["script"]
     assert "#SBATCH --reservation=night\n" in script and "#SBATCH --nice=100\n" in script
+    with pytest.raises(ValueError, match=r"extra.export: the value holds a secret \(not shown"):
+        run(two_stage_plan(3), home, **{"extra.export": "ALL,PGPASSWORD=mark7Q"})
     with pytest.raises(ValueError, match="extra.comment"):
         run(two_stage_plan(3), home, **{"extra.comment": "a\ntouch CANARY"})
     with pytest.raises(ValueError, match="extra"):
