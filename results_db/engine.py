@@ -17,10 +17,11 @@ from typing import Any, TypeVar
 
 import sqlalchemy
 from sqlalchemy import Connection, Engine, event
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from .masking import mask_passwords
+from .address import Address, describe, read_address, reason
+from .masking import mask_secrets
 from .rundir import default_home
 
 HEAD = "0003"  # the schema that this code reads and writes: the newest file in migrations/versions
@@ -40,34 +41,26 @@ _Result = TypeVar("_Result")
 
 
 class StoreError(RuntimeError):
-    """The database cannot be used; one line that says which and why, without passwords."""
+    """The database cannot be used; one line that says which and why, without secrets."""
 
 
-def database_url(home: str | os.PathLike[str] | None = None) -> URL:
-    """Where the database of `home` is.
+def database_address(home: str | os.PathLike[str] | None = None) -> Address:
+    """Return the address of the database of `home`.
 
     $TOKENLAW_DB if set; else SQLite in `home`, or, when that is on a network file system, where
     SQLite's locks and shared memory do not work, under the user's local data folder.
 
     Raises:
+        StoreError: the driver that TOKENLAW_DB needs is not installed.
         ValueError: TOKENLAW_DB names no database file or PostgreSQL server.
     """
-    text = os.environ.get("TOKENLAW_DB")
-    if not text:
-        return URL.create("sqlite", database=str(sqlite_path(home)))
-    allowed = "sqlite:////absolute/file.db and postgresql://user@host/name"
+    if not os.environ.get("TOKENLAW_DB"):
+        return Address(URL.create("sqlite", database=str(sqlite_path(home))))
     try:
-        url = make_url(text)
-    except (SQLAlchemyError, ValueError):  # the latter for a port that is no number
-        raise ValueError(
-            f"TOKENLAW_DB: {mask_passwords(text)!r} is no database URL, allowed are {allowed}"
-        ) from None
-    backend = url.get_backend_name()
-    if backend == "sqlite" and url.database not in (None, "", ":memory:"):
-        return url
-    if backend == "postgresql":
-        return url.set(drivername="postgresql+psycopg")
-    raise ValueError(f"TOKENLAW_DB: {url!s}, allowed are {allowed}")
+        return read_address(os.environ["TOKENLAW_DB"])
+    except ModuleNotFoundError as error:
+        missing = error.name
+    raise StoreError(f"TOKENLAW_DB: needs the package {missing}; install tokenlaw[postgres]")
 
 
 def sqlite_path(home: str | os.PathLike[str] | None = None) -> Path:
@@ -114,18 +107,13 @@ def open_engine(home: str | os.PathLike[str] | None = None) -> Engine:
         StoreError: it cannot be opened, is no database, or was made by newer code.
         ValueError: TOKENLAW_DB is no such URL.
     """
-    url = database_url(home)
+    address = database_address(home)
+    engine = _make_engine(address)
     try:
-        engine = _make_engine(url)
-    except ModuleNotFoundError as error:
-        raise StoreError(
-            f"database {url!s}: needs the package {error.name}; install tokenlaw[postgres]"
-        ) from None
-    try:
-        _bring_up_to_date(engine, url)
+        _bring_up_to_date(engine, address.url)
     except (SQLAlchemyError, sqlite3.Error, OSError) as error:
         engine.dispose()
-        raise _store_error(url, error) from None
+        raise _store_error(address.url, error) from None
     except BaseException:
         engine.dispose()
         raise
@@ -173,13 +161,18 @@ def reading(engine: Engine) -> Iterator[Connection]:
         raise _store_error(engine.url, error) from None
 
 
-def _make_engine(url: URL) -> Engine:
-    if url.get_backend_name() == "postgresql":
+def _make_engine(address: Address) -> Engine:
+    connect = address.connect
+    if connect is not None:
         # No pool: runs hold no connection while they train, and a server has few to give.
-        return sqlalchemy.create_engine(
-            url, poolclass=sqlalchemy.NullPool, connect_args={"connect_timeout": 15}
-        )
-    engine = sqlalchemy.create_engine(url, connect_args={"timeout": _BUSY_SECONDS})
+        engine = sqlalchemy.create_engine(address.url, poolclass=sqlalchemy.NullPool)
+
+        @event.listens_for(engine, "do_connect")
+        def on_do_connect(_dialect: Any, _record: Any, _args: Any, more: dict[str, Any]) -> Any:
+            return connect(more)
+
+        return engine
+    engine = sqlalchemy.create_engine(address.url, connect_args={"timeout": _BUSY_SECONDS})
 
     @event.listens_for(engine, "connect")
     def on_connect(connection: Any, _record: Any) -> None:
@@ -230,7 +223,7 @@ def _migrate(engine: Engine, url: URL) -> None:
     known = {path.name.split("_")[0] for path in (_MIGRATIONS / "versions").glob("[0-9]*_*.py")}
     if version is not None and version not in known:
         raise StoreError(
-            f"database {url!s}: its schema {version} is newer than this code's {HEAD};"
+            f"database {describe(url)}: its schema {version} is newer than this code's {HEAD};"
             " update tokenlaw, or move the database away and run `tokenlaw sync`"
         )
     # Imported here, because most openings find the schema as it should be.
@@ -298,11 +291,14 @@ def _may_pass(engine: Engine, error: DBAPIError) -> bool:
 
 def _store_error(url: URL, error: BaseException) -> StoreError:
     cause = getattr(error, "orig", None) or error
-    lines = mask_passwords(str(cause)).strip().splitlines() or [type(cause).__name__]
+    if url.get_backend_name() == "sqlite":
+        words = mask_secrets(str(cause)).strip().splitlines() or [type(cause).__name__]
+    else:
+        words = [reason(cause)]
     hint = ""
     if url.get_backend_name() == "sqlite" and url.database:
         folder = os.path.dirname(os.path.abspath(url.database))
         if os.path.isdir(folder) and not os.access(folder, os.W_OK):
             # Reading takes in news and keeps a log beside the file.
             hint = f"; {folder} cannot be written, so copy what is there to where it can"
-    return StoreError(f"database {url!s}: {lines[0]}{hint}")
+    return StoreError(f"database {describe(url)}: {words[0]}{hint}")

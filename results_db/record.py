@@ -17,7 +17,7 @@ from .durable import (
     sync_folder,
 )
 from .endpoint import SCHEME, check_endpoint, check_name, same_result
-from .masking import mask_passwords
+from .masking import mask_secrets
 from .provenance import provenance
 from .rundir import RunDir, default_home
 from .state import (
@@ -302,9 +302,9 @@ def _read_record(path: Path, fields: dict[str, type]) -> dict[str, Any] | None:
 
 
 def _storable(text: str) -> str:
-    """Text of an error as it is kept: no passwords, no end, no characters that cannot be stored."""
+    """Text of an error as it is kept: no secrets, no end, no characters that cannot be stored."""
     readable = text.replace("\0", "?").encode("utf-8", "replace").decode()
-    return mask_passwords(readable)[:_ERROR_CHARACTERS]
+    return mask_secrets(readable)[:_ERROR_CHARACTERS]
 
 
 def _make_folder(path: Path) -> None:

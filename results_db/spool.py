@@ -21,7 +21,7 @@ from .durable import (
     write_json,
 )
 from .endpoint import KINDS, is_name
-from .masking import mask_passwords
+from .masking import mask_secrets
 from .rundir import RunDir
 
 QUARANTINE = "quarantine"
@@ -102,7 +102,7 @@ def quarantine(
         os.rename(path, target)
     except FileNotFoundError:
         return None
-    reason = mask_passwords(reason)[:4000]
+    reason = mask_secrets(reason)[:4000]
     write_json(target.with_name(target.name + _REASON), {"file": Path(path).name, "reason": reason})
     _log.warning("quarantined %s: %s", Path(path).name, reason)
     return target

@@ -19,6 +19,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from results_db.masking import mask_tracebacks
 from trainer.config import SHARED_KINDS
 
 from . import base, payload, step
@@ -167,4 +168,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    mask_tracebacks()
     sys.exit(main(sys.argv[1:]))

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+from results_db.masking import mask_tracebacks
 from results_db.record import RunDir, may_follow, read_endpoint, run_status
 
 from . import retry, scheduler
@@ -325,4 +326,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    mask_tracebacks()
     sys.exit(main(sys.argv[1:]))

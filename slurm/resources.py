@@ -9,6 +9,8 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from results_db.masking import mask_secrets
+
 _DIRECTIVE = re.compile(r"[a-z][a-z0-9-]{0,63}")
 # A value stands on an #SBATCH line of a shell script: no blanks, quotes or shell characters.
 _VALUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,:=/@%*+\[\]()&|!-]{0,255}")
@@ -58,6 +60,11 @@ class Resources:
             if not _DIRECTIVE.fullmatch(name):
                 raise ValueError(f"extra: {name!r} is not allowed; must be an sbatch option's name")
             check_value(f"extra.{name}", value)
+            if mask_secrets(value) != value:
+                raise ValueError(
+                    f"extra.{name}: the value holds a secret (not shown), and others may read a "
+                    "batch script; jobs inherit the environment of the launch"
+                )
 
     @property
     def group_size(self) -> int:

@@ -10,6 +10,7 @@ import atexit
 import gc
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -77,8 +78,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except Exception as error:
-        if os.environ.get("TOKENLAW_DEBUG") == "1":
-            raise
         return _report(error)
     # The parser turns Ctrl-C into 130; a launch that hears it by itself has said so already.
     if code == 130 and not isinstance(code, Told):
@@ -87,7 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _report(error: Exception) -> int:
-    """One line on stderr; the exit code."""
+    """Print the error, one line on stderr, and return the exit code."""
+    from results_db.masking import mask_secrets
+
     if isinstance(error, _USAGE_ERRORS):
         message, code = error.format_message(), 2
     elif isinstance(error, ValueError):
@@ -96,7 +97,11 @@ def _report(error: Exception) -> int:
         message, code = f"{error}", 1
     else:
         message, code = f"{type(error).__name__}: {error} (TOKENLAW_DEBUG=1 shows where)", 1
-    line = " ".join(message.split()) or type(error).__name__
+    if os.environ.get("TOKENLAW_DEBUG") == "1":
+        trace = "".join(traceback.format_exception(error))
+        print(mask_secrets(trace), end="", file=sys.stderr)
+        return code
+    line = " ".join(mask_secrets(message).split()) or type(error).__name__
     print(f"error: {line}", file=sys.stderr)
     return code
 

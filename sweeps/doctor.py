@@ -75,12 +75,12 @@ def _disk(home: Path) -> list[Check]:
 
 
 def _database(home: Path) -> Check:
-    from results_db.engine import StoreError, database_url, opened
+    from results_db.engine import StoreError, database_address, opened
 
     try:
         with opened(home) as engine:
             name = engine.dialect.name
-        shown = database_url(home).render_as_string(hide_password=True)
+        shown = database_address(home)
     except (StoreError, OSError, ValueError) as error:
         return Check("database", "failed", " ".join(str(error).split()))
     return Check("database", "ok", f"{name}, {shown}")

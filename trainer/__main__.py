@@ -10,6 +10,8 @@ import sys
 import threading
 from collections.abc import Iterator
 
+from results_db.masking import mask_tracebacks
+
 from .startup import collector_paused, die_with_parent
 
 with collector_paused():
@@ -89,6 +91,7 @@ def _lines_from_parent() -> Iterator[str]:
 
 
 if __name__ == "__main__":
+    mask_tracebacks()
     # Else Python looks at its end through all that was imported, for most of a second.
     atexit.register(gc.freeze)
     sys.exit(main(sys.argv[1:]))

@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 
 from results_db.durable import read_json, write_json
+from results_db.masking import mask_secrets, mask_tracebacks
 from results_db.record import RunDir, claim
 
 from . import flops, parts, startup
@@ -112,7 +113,7 @@ def measure(spec: Mapping[str, Any]) -> dict[str, Any]:
         except (ValueError, Diverged, torch.OutOfMemoryError) as error:
             # One shape that cannot be timed here (memory, weights that are missing) spares the
             # others; the caller says which.
-            results.append({"error": str(error).strip().splitlines()[0]})
+            results.append({"error": mask_secrets(str(error)).strip().splitlines()[0]})
         if device.type == "cuda":
             torch.cuda.empty_cache()
     return {"hardware": hardware_name(device), "results": results}
@@ -283,7 +284,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         found = measure(read_json(spec))
     except ValueError as error:
-        found = {"error": str(error)}
+        found = {"error": mask_secrets(str(error))}
     write_json(result, found)
     return 2 if "error" in found else 0
 
@@ -292,4 +293,5 @@ if __name__ == "__main__":
     # Told to end, by Ctrl-C or by a scheduler, it leaves without a word and takes its folder along.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit(75))
+    mask_tracebacks()
     sys.exit(main(sys.argv[1:]))

@@ -31,6 +31,7 @@ from results_db.durable import (
     sweep_temporaries,
     write_bytes,
 )
+from results_db.masking import mask_secrets
 from results_db.provenance import cpu_name
 from results_db.record import Attempt, Conflict, Fenced, RunDir, claim, may_follow, read_endpoint
 
@@ -167,6 +168,7 @@ class Run:
 
     def warn(self, message: str) -> None:
         """A warning on stderr and in the log."""
+        message = mask_secrets(message)
         print(f"{self.kind} {self.id}: {message}", file=sys.stderr, flush=True)
         self.log({"warning": message})
 
@@ -290,7 +292,7 @@ def execute(path: str | os.PathLike[str], stop: Stop, after: int | None = None) 
             attempt.finish("failed", "ValueError", wrong, 0)
             return Outcome(run_dir.path, "failed", "ValueError", wrong)
     except Fenced as error:
-        return Outcome(run_dir.path, "fenced", "Fenced", str(error))
+        return Outcome(run_dir.path, "fenced", "Fenced", _first_line(error))
     except (ValueError, OSError) as error:
         return Outcome(run_dir.path, "failed", _class_of(error), _first_line(error))
     return _attempt(Run(run_dir, config, parents, settings, attempt, device, stop))
@@ -309,19 +311,17 @@ def _attempt(run: Run) -> Outcome:
             else:
                 result, status = Result(values=[]), "diverged"
         except Diverged as error:
-            run.warn(str(error))
-            result, status, reason = Result(values=[]), "diverged", str(error)
+            result, status, reason = Result(values=[]), "diverged", mask_secrets(str(error))
+            run.warn(reason)
             step = error.step
         if dist.rank() == 0:
             record(run, result, status, reason)
         dist.barrier()  # nobody goes on to a run that needs this one before it is recorded
         outcome = status
-    except Preempted as error:
-        outcome, error_class, message = "preempted", "Preempted", str(error)
-    except InterruptedError as error:
-        outcome, error_class, message = "preempted", "Preempted", str(error)
+    except (Preempted, InterruptedError) as error:
+        outcome, error_class, message = "preempted", "Preempted", _first_line(error)
     except Fenced as error:
-        outcome, error_class, message = "fenced", "Fenced", str(error)
+        outcome, error_class, message = "fenced", "Fenced", _first_line(error)
     except torch.OutOfMemoryError as error:
         error_class, message = "OutOfMemory", _first_line(error)
     except OSError as error:
@@ -383,7 +383,7 @@ def wait_for_first(run_dir: RunDir, stop: Stop) -> Outcome:
 
 def _print_trace(run: Run) -> None:
     print(f"--- {run.kind} {run.id}, attempt {run.attempt.number}", file=sys.stderr)
-    traceback.print_exc()
+    print(mask_secrets(traceback.format_exc()), end="", file=sys.stderr, flush=True)
 
 
 def _class_of(error: Exception) -> str:
@@ -393,7 +393,7 @@ def _class_of(error: Exception) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
+    text = mask_secrets(str(error)).strip() or type(error).__name__
     return text.splitlines()[0][:500]
 
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, final
 
+from results_db.masking import mask_secrets
 from results_db.record import RunDir
 
 from .. import base, devices, retry, timing
@@ -342,8 +343,9 @@ class Executor(BaseExecutor):
     def _log(self, worker: _Worker, data: bytes) -> None:
         if not data:
             return
-        words = data.decode(errors="replace").strip()
-        worker.words = words or worker.words
+        text = mask_secrets(data.decode(errors="surrogateescape"))
+        data = text.encode(errors="surrogateescape")
+        worker.words = data.decode(errors="replace").strip() or worker.words
         run = worker.run
         path = worker.log_path if run is None else run.path / "output.log"
         # Plain append, no sync: what must survive is in the attempt's record.

@@ -149,7 +149,8 @@ def test_an_assumption_is_said_where_the_metric_rises_with_compute() -> None:
     assert not warned(compare(apart, x="C", y="thing", group="arm", bootstrap=0).warnings)
     rising = compare(falling("thing", 1), x="C", y="thing", direction="higher", bootstrap=0)
     assert rising.direction == "higher" and not warned(rising.warnings)
-    assert warned(fit(falling("thing", 1), "power_law", x="C", y="thing", bootstrap=0).warnings)
+    pooled = fit(falling("thing", 1), "power_law", x="C", y="thing", group="none", bootstrap=0)
+    assert warned(pooled.warnings)
     flat = falling("thing", 0).assign(thing=1.0)
     assert not warned(compare(flat, x="C", y="thing", bootstrap=0).warnings)
 

@@ -18,6 +18,7 @@ from made_home import finish, make_run, make_study, value
 
 from results_db import engine, read, record, spool, sync
 from results_db.engine import StoreError, opened
+from sweeps import doctor
 
 pytestmark = pytest.mark.cluster
 
@@ -105,6 +106,9 @@ def test_the_tables_are_those_of_sqlite(home, monkeypatch):
     tables = [read.endpoints("toy", wide=wide, home=home) for wide in (False, True)]
     with opened(home) as opened_engine:
         assert opened_engine.dialect.name == "postgresql"
+        place = engine.database_address(home)
+        assert str(place).startswith("postgresql://127.0.0.1:")
+        assert doctor._database(home).finding == f"postgresql, {place}"
         for step in (sync.ingest, sync.sync, sync.sync):
             assert step(home, opened_engine).values == 0
     monkeypatch.delenv("TOKENLAW_DB")
@@ -168,6 +172,17 @@ def test_a_newer_schema_is_refused(home):
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(StoreError, match="9999 is newer"):
         engine.open_engine(home)
+
+
+@pytest.mark.parametrize("place", ["me:{}@", "{}:x@", "{}@", "postgres:{}@"])
+def test_a_server_that_refuses_is_told_without_the_secret(place, home, server, monkeypatch):
+    place = f"{place.format('mark%2F7Q')}127.0.0.1:{server.port}/none"
+    monkeypatch.setenv("TOKENLAW_DB", f"postgresql://{place}")
+    monkeypatch.setenv("PGPASSWORD", "mark/7Q")
+    with pytest.raises(StoreError) as caught:
+        engine.open_engine(home)
+    said = f"database postgresql://127.0.0.1:{server.port}/none: password authentication failed"
+    assert str(caught.value) == said
 
 
 def test_a_server_that_is_away_costs_nothing(home, server, caplog):

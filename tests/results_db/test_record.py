@@ -108,7 +108,7 @@ def test_an_attempt_ends_once_and_tells_no_password(run):
     assert attempt.finish("done") is False
     end = json.loads(run.attempt_end_path(1).read_text())
     assert (end["outcome"], end["error_class"], end["step"]) == ("failed", "OSError", 12)
-    assert "hunter2" not in run.attempt_end_path(1).read_text() and "me:***@db" in end["error"]
+    assert "hunter2" not in run.attempt_end_path(1).read_text() and "://***@db" in end["error"]
     assert end["seconds"] >= 0
     assert record.read_attempts(run)[0]["end"] == end
     with pytest.raises(ValueError, match="outcome: 'great', allowed are done"):

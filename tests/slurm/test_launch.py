@@ -277,6 +277,21 @@ def test_what_a_run_prints_is_in_its_folder(home: Path, fake_trainer: object) ->
     assert "hello from the run" in (folder(home, plan.runs[0]) / "output.log").read_text()
 
 
+def test_secrets_that_a_run_prints_are_in_no_file(
+    home: Path, fake_trainer: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGPASSWORD", "mark/7Q@9z")
+    plan = two_stage_plan(generators=1)
+    words = "libpq: mark/7Q@9z, mark%2F7Q%409z."
+    behave(folder(home, plan.runs[0]), {"print": words, "exit_at": 1}, {})
+    summary = run(plan, home)
+    assert "mark" not in str(summary)
+    read = [p for p in home.rglob("*") if p.is_file() and p.name != "behaviour.json"]
+    assert not [path for path in read if b"7Q" in path.read_bytes()]
+    output = folder(home, plan.runs[0]) / "output.log"
+    assert "libpq: ***, ***." in output.read_text()
+
+
 def test_launches_at_once_share_the_work(home: Path) -> None:
     plan = two_stage_plan(generators=4)
     for planned in plan.runs:

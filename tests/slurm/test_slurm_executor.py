@@ -257,7 +257,9 @@ def test_the_local_launch_takes_over_what_no_queue_answers_for(
 def test_no_password_is_left_behind(
     home: Path, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TOKENLAW_DB", "postgresql+psycopg://u:hunter2@127.0.0.1:1/x")
+    server = "postgresql+psycopg://u:hunter2@127.0.0.1:1/x"
+    monkeypatch.setenv("TOKENLAW_DB", f"{server}?sslpassword=hunter2")
+    monkeypatch.setenv("PGPASSWORD", "hunter2")
     run(two_stage_plan(), home)
     files = [path for path in home.rglob("*") if path.is_file()]
     assert files and not [path for path in files if b"hunter2" in path.read_bytes()]
@@ -501,6 +503,8 @@ def test_more_sbatch_options(home: Path, cluster: FakeCluster) -> None:
     run(two_stage_plan(), home, **{"extra.reservation": "night", "extra.nice": 100})
     script = cluster.jobs()["100"]["script"]
     assert "#SBATCH --reservation=night\n" in script and "#SBATCH --nice=100\n" in script
+    with pytest.raises(ValueError, match=r"extra.export: the value holds a secret \(not shown"):
+        run(two_stage_plan(3), home, **{"extra.export": "ALL,PGPASSWORD=mark7Q"})
     with pytest.raises(ValueError, match="extra.comment"):
         run(two_stage_plan(3), home, **{"extra.comment": "a\ntouch CANARY"})
     with pytest.raises(ValueError, match="extra"):
