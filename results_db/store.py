@@ -332,20 +332,17 @@ def _write_facts(connection: Connection, runs: Sequence[PlannedRun]) -> None:
     """Makes the config and the edges of runs those of their plan."""
     run, edge = _table(_RUN), _table(tables.Edge)
     ids = [planned.id for planned in runs]
-    columns = (run.c.id, cast(run.c.config, Text), run.c.dataset)
-    configs = {
-        run_id: (text, dataset)
-        for run_id, text, dataset in connection.execute(select(*columns).where(run.c.id.in_(ids)))
-    }
+    query = select(run.c.id, cast(run.c.config, Text), run.c.dataset).where(run.c.id.in_(ids))
+    configs = {run_id: (text, dataset) for run_id, text, dataset in connection.execute(query)}
     edges: dict[str, dict[str, str]] = defaultdict(dict)
     for row in connection.execute(select(edge).where(edge.c.child.in_(ids))):
         edges[row.child][row.role] = row.parent
     rows = []
     for planned in runs:
-        row = config_columns(planned.config)
+        columns = config_columns(planned.config)
         text = None if planned.config is None else json.dumps(planned.config)
-        if configs[planned.id] != (text, row["dataset"]):
-            rows.append({"run": planned.id, **row})
+        if configs[planned.id] != (text, columns["dataset"]):
+            rows.append({"run": planned.id, **columns})
     _update_runs(connection, rows)
     others = [planned for planned in runs if edges[planned.id] != planned.parents]
     stale = [planned.id for planned in others if edges[planned.id]]

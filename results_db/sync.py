@@ -31,7 +31,7 @@ class Report:
     values: int = 0  # endpoint values added
     waiting: int = 0  # markers of runs that have no end yet
     replaced: list[Replaced] = field(default_factory=list)
-    removed: list[str] = field(default_factory=list)  # runs and studies whose files are gone
+    removed: list[str] = field(default_factory=list)  # runs and studies that no file has any more
     kept: list[str] = field(default_factory=list)  # the same, of a database of several homes
     homes: list[str] = field(default_factory=list)  # the other homes that `kept` is kept for
     quarantined: list[tuple[str, str]] = field(default_factory=list)  # marker, reason
@@ -51,11 +51,11 @@ class Report:
         if more := self.replaced[_LISTED:]:
             lines.append(f"replaced: {len(more)} more values")
         if self.removed:
-            lines.append(f"removed, because their files are gone: {_names(self.removed)}")
+            lines.append(f"removed, because no readable file has them: {_names(self.removed)}")
         if self.kept:
             lines.append(
-                f"kept, though nothing of this home has them: {_names(self.kept)}; the database"
-                f" also belongs to {', '.join(self.homes)}"
+                f"kept, though no readable file has them: {_names(self.kept)}; the database"
+                f" may hold them for {', '.join(self.homes)}"
             )
         lines += [f"quarantined: {name}: {reason}" for name, reason in self.quarantined]
         return lines + [f"problem: {name}: {reason}" for name, reason in self.problems]

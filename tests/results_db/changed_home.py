@@ -1,12 +1,15 @@
 """Changes a home at random, as people and jobs do, and dumps what a database says of it."""
 
 import json
+import multiprocessing
+import random
 import shutil
 
 from made_home import finish, make_run, planned, value, write_plan
 from sqlalchemy import select
 
 from results_db import record, spool, sync, tables
+from results_db.engine import opened
 
 RUNS = (("tokenizer", "t1"), ("tokenizer", "both"), ("codes", "c1"), ("generator", "g1"))
 RUNS += (("generator", "g2"), ("generator", "both"))
@@ -24,6 +27,53 @@ def dump(engine):
             )
             for model in models
         }
+
+
+def done_again(home, kind, run_id, values, **more):
+    """A run whose folder was deleted and that was done once more."""
+    run = record.RunDir.of(home, kind, run_id)
+    parents = run.config()["parents"]
+    shutil.rmtree(run.path)
+    finish(make_run(home, kind, run_id, parents=parents), values, **more)
+    return run
+
+
+def check_writers_at_once(home):
+    """Processes that do runs again, ingest and sync leave what one sync would."""
+    write_plan(home, "s", [planned(f"g{n}", "generator", [("vq", {})]) for n in range(5)])
+    context = multiprocessing.get_context("fork")
+    barrier, results = context.Barrier(4), context.Queue()
+    workers = [
+        context.Process(target=_write_at_once, args=(home, number, barrier, results))
+        for number in range(4)
+    ]
+    for worker in workers:
+        worker.start()
+    outcomes = [results.get(timeout=120) for _ in workers]
+    for worker in workers:
+        worker.join()
+    assert outcomes == [""] * 4
+    with opened(home) as engine:
+        sync.ingest(home, engine)
+        before = dump(engine)
+        sync.sync(home, engine)
+        assert dump(engine) == before
+    assert len(before["endpoint"]) == 4 and len(before["run"]) == 5
+
+
+def _write_at_once(home, number, barrier, results):
+    try:
+        with opened(home) as engine:
+            barrier.wait()
+            for _ in range(4):
+                run = record.RunDir.of(home, "generator", f"g{number}")
+                shutil.rmtree(run.path, ignore_errors=True)
+                finish(make_run(home, "generator", run.id), [value("p", random.random())])
+                (sync.sync if number % 2 else sync.ingest)(home, engine)
+        results.put("")
+    except BaseException as error:
+        results.put(repr(error))
+        raise
 
 
 class ChangedHome:

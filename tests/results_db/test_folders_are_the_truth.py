@@ -2,26 +2,16 @@
 
 import errno
 import logging
-import multiprocessing
 import os
 import random
 import shutil
 
 import pytest
-from changed_home import ChangedHome, dump
+from changed_home import ChangedHome, check_writers_at_once, done_again, dump
 from made_home import finish, make_run, make_study, planned, value, write_plan
 
 from results_db import homes, read, record, rows, spool, sync
 from results_db.engine import opened
-
-
-def done_again(home, kind, run_id, values, **more):
-    """A run whose folder was deleted and that was done once more."""
-    run = record.RunDir.of(home, kind, run_id)
-    parents = run.config()["parents"]
-    shutil.rmtree(run.path)
-    finish(make_run(home, kind, run_id, parents=parents), values, **more)
-    return run
 
 
 def losses(home):
@@ -107,7 +97,7 @@ def test_a_sync_says_what_it_replaced_and_removed(tmp_path):
     assert report.ok and sorted(report.removed) == ["alone", "codes-crt", "study more", "x"]
     assert report.lines() == [
         "replaced: gen-crt-S: val_loss 2.5 -> 8.5",
-        "removed, because their files are gone: 4 (study more, alone, codes-crt and 1 more)",
+        "removed, because no readable file has them: 4 (study more, alone, codes-crt and 1 more)",
     ]
     assert again.lines() == [] and again.values == 0
 
@@ -233,41 +223,8 @@ def test_a_run_that_appears_while_a_sync_removes_stays(tmp_path, monkeypatch):
     assert losses(tmp_path) == {"g": 1.0}
 
 
-def _work(home, number, barrier, results):
-    try:
-        with opened(home) as engine:
-            barrier.wait()
-            for _ in range(4):
-                run = record.RunDir.of(home, "generator", f"g{number}")
-                shutil.rmtree(run.path, ignore_errors=True)
-                finish(make_run(home, "generator", run.id), [value("p", random.random())])
-                (sync.sync if number % 2 else sync.ingest)(home, engine)
-        results.put("")
-    except BaseException as error:
-        results.put(repr(error))
-        raise
-
-
-def test_ingests_and_syncs_at_once_end_as_one_sync(tmp_path, monkeypatch):
-    write_plan(tmp_path, "s", [planned(f"g{n}", "generator", [("vq", {})]) for n in range(5)])
-    context = multiprocessing.get_context("fork")
-    barrier, results = context.Barrier(4), context.Queue()
-    workers = [
-        context.Process(target=_work, args=(tmp_path, number, barrier, results))
-        for number in range(4)
-    ]
-    for worker in workers:
-        worker.start()
-    outcomes = [results.get(timeout=120) for _ in workers]
-    for worker in workers:
-        worker.join()
-    assert outcomes == [""] * 4
-    with opened(tmp_path) as engine:
-        sync.ingest(tmp_path, engine)
-        before = dump(engine)
-        sync.sync(tmp_path, engine)
-        assert dump(engine) == before
-    assert len(before["endpoint"]) == 4 and len(before["run"]) == 5
+def test_ingests_and_syncs_at_once_end_as_one_sync(tmp_path):
+    check_writers_at_once(tmp_path)
 
 
 # --------------------------------------------------------------------- several homes, one database
