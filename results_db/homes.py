@@ -1,4 +1,4 @@
-"""Tells homes apart that write to one database, so that none removes another's rows.
+"""Tell homes apart that write to one database, so that none removes another's rows.
 
 A database is meant for one home. Whoever writes rows registers its home in the same transaction,
 and rows are removed only while no other home is registered. A home's own SQLite file stays its own
@@ -23,7 +23,7 @@ FILE = "home.json"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Home:
-    """A home as the database knows it."""
+    """Describe a home as the database knows it."""
 
     id: str
     own: bool  # the database is this home's own SQLite file
@@ -31,7 +31,7 @@ class Home:
 
 
 def identify(home: str | os.PathLike[str], engine: Engine) -> Home:
-    """The home, by the token in its home.json, which is made when it is missing.
+    """Identify a home by the token in its home.json, which is made when it is missing.
 
     The number of the folder's inode is part of the id, because a copy of a home has its token too.
     """
@@ -47,14 +47,14 @@ def identify(home: str | os.PathLike[str], engine: Engine) -> Home:
 
 
 def register(connection: Connection, home: Home) -> None:
-    """Notes that `home` writes to this database."""
+    """Note that `home` writes to this database."""
     if connection.execute(select(tables.Home.id).where(tables.Home.id == home.id)).first() is None:
         row = {"id": home.id, "own": home.own, "path": home.path}
         connection.execute(insert(tables.Home), [row])
 
 
 def others(connection: Connection, home: Home) -> list[str]:
-    """The paths of the other homes that have, or may have, rows in this database."""
+    """Return the paths of the other homes that have, or may have, rows in this database."""
     rows = connection.execute(select(tables.Home.id, tables.Home.own, tables.Home.path)).all()
     return sorted(row.path for row in rows if row.id != home.id and not (row.own and home.own))
 

@@ -1,4 +1,4 @@
-"""Reads the files of a run, and turns files and plans into rows of the tables."""
+"""Read the files of a run, and turn files and plans into rows of the tables."""
 
 import hashlib
 import os
@@ -22,7 +22,7 @@ Rows = dict[str, list[dict[str, Any]]]  # table -> rows of one run
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunFiles:
-    """A run as its folder has it, read before the transaction."""
+    """Hold what the folder of a run gave before the transaction."""
 
     run: RunDir
     stamp: tuple[Any, ...]  # what shows that the folder has changed since
@@ -32,7 +32,7 @@ class RunFiles:
 
     @property
     def state(self) -> str:
-        """The state that the database keeps."""
+        """Return the state that the database keeps."""
         if self.endpoint is not None:
             return str(self.endpoint["status"])
         if not self.attempts:
@@ -42,17 +42,17 @@ class RunFiles:
 
     @property
     def open(self) -> bool:
-        """Whether more is to come without a new claim."""
+        """Tell whether more is to come without a new claim."""
         return self.endpoint is None and (not self.attempts or self.attempts[-1]["end"] is None)
 
     @property
     def changed(self) -> bool:
-        """Whether the folder is another one now than when it was read."""
+        """Tell whether the folder has changed since it was read."""
         return _stamp(self.run) != self.stamp
 
 
 def read_run(run: RunDir) -> RunFiles:
-    """The files of a run.
+    """Read the files of a run.
 
     Raises:
         DamagedError: there is no such folder, or a file is not what it should be.
@@ -75,7 +75,7 @@ def read_run(run: RunDir) -> RunFiles:
 
 
 def run_rows(files: RunFiles) -> Rows:
-    """The rows of a run as its folder gives them."""
+    """Return the rows of a run as its folder gives them."""
     run_id, endpoint = files.run.id, files.endpoint
     row: dict[str, Any] = {column.name: None for column in tables.Run.__table__.columns}
     row |= {"id": run_id, "kind": files.run.kind, "state": files.state}
@@ -99,12 +99,12 @@ def run_rows(files: RunFiles) -> Rows:
 
 
 def config_columns(config: dict[str, Any] | None) -> dict[str, Any]:
-    """The columns of a run that its config gives."""
+    """Return the columns of a run that its config gives."""
     return {"config": config, "dataset": None if config is None else _dataset(config)}
 
 
 def edge_rows(run_id: str, parents: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The edges of a run to its parents, given as role -> run id."""
+    """Return the edges of a run to its parents, given as role -> run id."""
     return [{"child": run_id, "role": role, "parent": parent} for role, parent in parents.items()]
 
 
@@ -137,7 +137,7 @@ def _value_rows(endpoint: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def member_rows(plan: PlanFile) -> list[dict[str, Any]]:
-    """The members of a study, each once."""
+    """Return the members of a study, each once."""
     members: dict[tuple[str, str, str], dict[str, Any]] = {}
     for run in plan.runs:
         for member in run.members:

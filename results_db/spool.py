@@ -44,7 +44,7 @@ class Marker:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A marker in quarantine."""
+    """Name a marker in quarantine."""
 
     name: str  # that it had in the spool
     reason: str
@@ -123,7 +123,7 @@ def quarantine(
 
 
 def quarantined(home: str | os.PathLike[str]) -> list[Held]:
-    """Everything in quarantine, by name."""
+    """List everything in quarantine, by name."""
     folder = spool_path(home) / QUARANTINE
     try:
         names = sorted(os.listdir(folder))
@@ -145,13 +145,13 @@ def quarantined(home: str | os.PathLike[str]) -> list[Held]:
 
 
 def hold(home: str | os.PathLike[str], run: RunDir, reason: str) -> None:
-    """Puts a run in quarantine that has no marker in the spool."""
+    """Put a run in quarantine that has no marker in the spool."""
     with _where_writable():
         quarantine(home, mark(home, run), reason)
 
 
 def release(held: Iterable[Held]) -> None:
-    """Removes markers, and the reasons beside them, from quarantine."""
+    """Remove markers, and the reasons beside them, from quarantine."""
     for each in held:
         marker = each.path.with_name(each.path.name.removesuffix(_REASON))
         with _where_writable():
@@ -168,7 +168,7 @@ def sweep(home: str | os.PathLike[str]) -> None:
 
 @contextlib.contextmanager
 def _where_writable() -> Iterator[None]:
-    """Passes over a change to a home that may only be read: its markers are taken every time."""
+    """Pass over a change to a home that may only be read: its markers are taken every time."""
     try:
         yield
     except OSError as error:

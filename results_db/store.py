@@ -1,4 +1,4 @@
-"""Replaces the rows of runs and plans by what their files say, each run whole or not at all.
+"""Replace the rows of runs and plans by what their files say, each run whole or not at all.
 
 A run's rows are read, compared with those that its files give, and replaced where they differ, all
 under a lock on the run's row. Files that changed between their reading and the lock are read again,
@@ -49,7 +49,7 @@ _Stored = dict[str, dict[tuple[Any, ...], tuple[Any, ...]]]  # table -> key -> r
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Replaced:
-    """A value whose place another took; None where there was or is no such value."""
+    """Name a value that was replaced; None where there was or is no such value."""
 
     run_id: str
     metric: str
@@ -59,7 +59,7 @@ class Replaced:
 
 @dataclass(kw_only=True, slots=True)
 class Written:
-    """The outcome of writing a batch of runs."""
+    """Hold the outcome of writing a batch of runs."""
 
     files: dict[str, RunFiles]  # run id -> the reading that was written
     values: int = 0  # endpoint values that were not stored before
@@ -70,7 +70,7 @@ class Written:
 def write_runs(
     connection: Connection, batch: Sequence[RunFiles], *, planned: Collection[str] | None = None
 ) -> Written:
-    """Makes the rows of these runs those that their files give.
+    """Make the rows of these runs those that their files give.
 
     Args: planned: for a rebuild, the ids that plans name. The folder's kind then replaces a stored
         one, and a run without config.json that no plan names has no config and no edges; without
@@ -107,7 +107,7 @@ def write_runs(
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """A run's row under its lock."""
+    """Hold what a run's row says under its lock."""
 
     kind: str
     state: str
@@ -116,7 +116,7 @@ class _Known:
 
 
 def lock_runs(connection: Connection, runs: Sequence[tuple[str, str]]) -> dict[str, _Known]:
-    """Makes sure that runs, given as (id, kind), have rows, and locks them."""
+    """Make sure that runs, given as (id, kind), have rows, and lock them."""
     table = _table(_RUN)
     kinds = dict(runs)
     ids = sorted(kinds)
@@ -151,7 +151,7 @@ def lock_runs(connection: Connection, runs: Sequence[tuple[str, str]]) -> dict[s
 
 
 def lock_stored(connection: Connection, ids: Sequence[str]) -> dict[str, str]:
-    """Locks the rows that these runs have, and gives their kinds."""
+    """Lock the rows that these runs have; return their kinds."""
     query = select(_RUN.id, _RUN.kind).where(_RUN.id.in_(ids)).order_by(_RUN.id)
     return {row.id: row.kind for row in connection.execute(query.with_for_update())}
 
@@ -159,7 +159,7 @@ def lock_stored(connection: Connection, ids: Sequence[str]) -> dict[str, str]:
 def write_plan(
     connection: Connection, plan: PlanFile, facts: Sequence[PlannedRun] | None = None
 ) -> dict[str, _Known]:
-    """Makes a study and its members those of a plan.
+    """Make a study and its members those of a plan.
 
     Args: facts: runs whose config and parents the plan gives, because their folders do not; by
         default those that have no config yet.
@@ -187,14 +187,14 @@ def write_plan(
 
 
 def remove_study(connection: Connection, study: str) -> None:
-    """Removes a study and its members; the runs stay."""
+    """Remove a study and its members; the runs stay."""
     connection.execute(delete(tables.Member).where(tables.Member.study == study))
     connection.execute(delete(tables.Study).where(tables.Study.name == study))
 
 
 def remove_runs(connection: Connection, gone: Collection[str], kinds: Mapping[str, str]) -> None:
-    """Removes what folders gave of runs: all rows, or, of runs that a plan names (`kinds`: id ->
-    kind) or that have members, all but the bare row and what the plan gave.
+    """Remove the rows of runs; of one that a plan names (`kinds`: id -> kind) or that has members
+    the bare row and what the plan gave stay.
     """
     table = _table(_RUN)
     bare = {column.name: None for column in table.columns if column.name not in _PLANNED_COLUMNS}
@@ -224,7 +224,7 @@ def remove_runs(connection: Connection, gone: Collection[str], kinds: Mapping[st
 
 
 def _rows_of(files: RunFiles, old: _Stored) -> Rows:
-    """The rows of a run; one without config.json keeps the config and the edges in `old`."""
+    """Return the rows of a run; without config.json it keeps the config and edges in `old`."""
     rows = run_rows(files)
     if files.config is None and old:
         names = [name for name, _ in _COLUMNS_OF["run"]]
@@ -237,7 +237,7 @@ def _rows_of(files: RunFiles, old: _Stored) -> Rows:
 
 
 def _stored_rows(connection: Connection, ids: Sequence[str]) -> defaultdict[str, _Stored]:
-    """The rows of runs; none at all for a run that has no row."""
+    """Read the rows of runs; nothing at all for a run that has no row."""
     stored: defaultdict[str, _Stored] = defaultdict(dict)
     for model, name in ((_RUN, "id"), *_PARTS):
         table = _table(model)
@@ -252,7 +252,7 @@ def _stored_rows(connection: Connection, ids: Sequence[str]) -> defaultdict[str,
 
 
 def _texts_of(table: Table) -> Any:
-    """A query of all columns, JSON as text: quicker, and it tells 1 from 1.0 and from true."""
+    """Select all columns, JSON as text: it is quicker, and tells 1 from 1.0 and from true."""
     return select(
         *(
             cast(column, Text).label(column.name) if isinstance(column.type, JSON) else column
@@ -279,7 +279,7 @@ def _texts(rows: Rows) -> _Stored:
 
 
 def _count_values(rows: Rows, old: _Stored, written: Written) -> None:
-    """Counts the values that are new, and lists those whose place they take."""
+    """Count the values that are new, and list those whose place they take."""
     before, after = old.get("endpoint", {}), _texts({"endpoint": rows["endpoint"]})["endpoint"]
     written.values += sum(before.get(key) != row for key, row in after.items())
     if not before:
@@ -329,7 +329,7 @@ def _replace(connection: Connection, changes: Sequence[tuple[Rows, _Stored]]) ->
 
 
 def _write_facts(connection: Connection, runs: Sequence[PlannedRun]) -> None:
-    """Makes the config and the edges of runs those of their plan."""
+    """Make the config and the edges of runs those of their plan."""
     run, edge = _table(_RUN), _table(tables.Edge)
     ids = [planned.id for planned in runs]
     query = select(run.c.id, cast(run.c.config, Text), run.c.dataset).where(run.c.id.in_(ids))
@@ -354,7 +354,7 @@ def _write_facts(connection: Connection, runs: Sequence[PlannedRun]) -> None:
 
 
 def _update_runs(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
-    """Sets columns of runs; every row has the same keys, of which `run` is the id."""
+    """Set columns of runs; every row has the same keys, of which `run` is the id."""
     if not rows:
         return
     table = _table(_RUN)
@@ -375,7 +375,7 @@ def _upsert(
     conflict: tuple[str, ...],
     change: tuple[str, ...],
 ) -> None:
-    """Inserts rows; where the key `conflict` is taken, sets the columns `change` of that row.
+    """Insert rows; where the key `conflict` is taken, set the columns `change` of that row.
 
     The key is named, so that a row refused for any other reason raises.
     """
@@ -400,6 +400,6 @@ def _table(model: type[tables.Base]) -> Table:
 
 
 def batches(items: Sequence[Any], size: int = BATCH_RUNS) -> Iterable[Sequence[Any]]:
-    """Pieces of a sequence, in order."""
+    """Split a sequence into pieces, in order."""
     for start in range(0, len(items), size):
         yield items[start : start + size]

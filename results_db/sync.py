@@ -1,4 +1,4 @@
-"""Brings the database level with the files: by the spool's markers, or from scratch."""
+"""Bring the database level with the files: by the spool's markers, or from scratch."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +24,7 @@ _Result = TypeVar("_Result")
 
 @dataclass(kw_only=True, slots=True)
 class Report:
-    """What bringing the database level found."""
+    """Report what an ingest or a sync took, and what it could not use."""
 
     studies: int = 0  # plans loaded
     runs: int = 0  # run folders read
@@ -39,11 +39,11 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether everything found could be used."""
+        """Tell whether everything could be used."""
         return not self.quarantined and not self.problems
 
     def lines(self) -> list[str]:
-        """For people: what was replaced or removed, and what could not be used."""
+        """List what was replaced, removed and refused, a line each."""
         lines = [
             f"replaced: {each.run_id}: {each.metric} {_number(each.old)} -> {_number(each.new)}"
             for each in self.replaced[:_LISTED]
@@ -61,7 +61,7 @@ class Report:
         return lines + [f"problem: {name}: {reason}" for name, reason in self.problems]
 
     def news(self, held: Sequence[spool.Held]) -> list[str]:
-        """For readers of the tables, whose output they must not drown: one line about each kind."""
+        """Summarise for readers of tables: a line on replaced values, on quarantine, on plans."""
         lines = []
         if self.replaced:
             runs = len({each.run_id for each in self.replaced})
@@ -76,7 +76,7 @@ class Report:
             name = min(entries)
             reason = " ".join(entries[name].split())[:300]
             lines.append(
-                f"{_count(len(entries), 'run')} in quarantine, so values may be missing; the first"
+                f"{_count(len(entries), 'run')} in quarantine, so values may be missing or old; the first"
                 f" is {name}: {reason}; mend or remove it, then `tokenlaw sync`"
             )
         plans = [each for each in self.problems if each[0] not in entries]
@@ -101,16 +101,17 @@ def _names(names: Sequence[str]) -> str:
 
 @dataclass(kw_only=True, slots=True)
 class _Pass:
-    """One passage of news from a home to its database."""
+    """Carry news from a home to its database, once."""
 
     home: Path
     engine: Engine
     report: Report = field(default_factory=Report)
     rejected: set[str] = field(default_factory=set)  # markers' names of runs that cannot be used
+    held: set[str] | None = None  # markers' names that were in quarantine before
     registered: bool = False
 
     def write(self, work: Callable[[Connection], _Result]) -> _Result:
-        """`work` in a transaction, which also notes that the home writes to the database."""
+        """Do `work` in a transaction that also registers the home."""
         if self.registered:
             return transact(self.engine, work)
         identity = homes.identify(self.home, self.engine)
@@ -126,7 +127,7 @@ class _Pass:
     def store(
         self, batch: Sequence[RunFiles], planned: frozenset[str] | None = None
     ) -> store.Written:
-        """Writes a batch of runs in one transaction."""
+        """Write a batch of runs in one transaction."""
         if not batch:
             return store.Written(files={})
         written = self.write(
@@ -138,18 +139,20 @@ class _Pass:
         return written
 
     def reject(self, run: RunDir, reason: str) -> None:
-        """Names a run that cannot be used, and keeps it in quarantine."""
+        """Name a run that cannot be used, and keep it in quarantine."""
         if not run.path.is_dir():
             return  # removed since it was found: there is nothing to mend
         name = f"{run.kind}-{run.id}"
         self.report.problems.append((name, reason))
         self.rejected.add(name)
-        if all(held.name != name for held in spool.quarantined(self.home)):
+        if self.held is None:
+            self.held = {held.name for held in spool.quarantined(self.home)}
+        if name not in self.held:
             spool.hold(self.home, run, reason)
 
 
 def ingest(home: str | os.PathLike[str], engine: Engine) -> Report:
-    """Takes what is new: changed plans, and the runs that the spool's markers name.
+    """Take what is new: changed plans, and the runs that the spool's markers name.
 
     The rows of these runs become those that their folders give, whatever was stored before. A
     marker is removed after its run is committed; it stays while the run goes on. What cannot be
@@ -172,7 +175,7 @@ def ingest(home: str | os.PathLike[str], engine: Engine) -> Report:
 
 
 def ingest_run(home: str | os.PathLike[str], engine: Engine, run: RunDir) -> Report:
-    """Takes one run's news, and its marker if there is one."""
+    """Take one run's news, and its marker if there is one."""
     passage = _Pass(home=Path(home), engine=engine)
     marker = spool.Marker(
         path=spool.spool_path(home) / f"{run.kind}-{run.id}", kind=run.kind, run_id=run.id
@@ -182,7 +185,7 @@ def ingest_run(home: str | os.PathLike[str], engine: Engine, run: RunDir) -> Rep
 
 
 def sync(home: str | os.PathLike[str], engine: Engine) -> Report:
-    """Makes every table what the plans and the run folders say, as a new database would have it.
+    """Make every table what the plans and the run folders say, as a new database would have it.
 
     Runs and studies whose files are gone are removed, except from a database that other homes write
     to as well. A run whose files cannot be read counts as gone, is named and is in quarantine.
@@ -280,7 +283,7 @@ def _run_dirs(passage: _Pass, kind: str) -> list[RunDir]:
 def _readings(
     passage: _Pass, runs: Sequence[RunDir], kinds: dict[str, str] | None = None
 ) -> list[RunFiles]:
-    """The runs that can be read; with `kinds`, of ids that are of no other kind yet."""
+    """Read those runs that can be; with `kinds`, those whose ids are of no other kind yet."""
     readings = []
     for run in runs:
         try:
@@ -294,7 +297,7 @@ def _readings(
 
 
 def _read_plan(passage: _Pass, study: str, *, loaded: str | None = None) -> PlanFile | None:
-    """A study's current plan; None when it has none, or has that of the hash `loaded`."""
+    """Read a study's current plan; None when it has none, or that of the hash `loaded`."""
     try:
         return _current_plan(passage.home, study, loaded)
     except DamagedError as error:
@@ -315,7 +318,7 @@ def _current_plan(home: Path, study: str, loaded: str | None = None) -> PlanFile
 
 
 def _load_plan(passage: _Pass, plan: PlanFile, facts: Sequence[PlannedRun] | None = None) -> None:
-    """Makes the study's members those of its plan; without `facts`, takes the results of its runs
+    """Make the study's members those of its plan; without `facts`, take the results of its runs
     that the database does not have (a run that another study finished, a marker that was lost).
     """
     known = passage.write(lambda connection: store.write_plan(connection, plan, facts))
@@ -337,7 +340,7 @@ def _load_plan(passage: _Pass, plan: PlanFile, facts: Sequence[PlannedRun] | Non
 def _remove_gone(
     passage: _Pass, studies: set[str], kinds: Mapping[str, str], stored: set[str]
 ) -> None:
-    """Removes what no file gives: studies beside `studies`, and rows of runs beside the `stored`
+    """Remove what no file gives: studies beside `studies`, and rows of runs beside the `stored`
     ones; of a run that a plan names, `kinds` among them, the plan's facts stay.
     """
     with reading(passage.engine) as connection:

@@ -5,6 +5,8 @@ import logging
 import os
 import random
 import shutil
+import sqlite3
+from pathlib import Path
 
 import pytest
 from changed_home import ChangedHome, check_writers_at_once, done_again, dump
@@ -12,6 +14,8 @@ from made_home import finish, make_run, make_study, planned, value, write_plan
 
 from results_db import homes, read, record, rows, spool, sync
 from results_db.engine import opened
+
+SCHEMAS = Path(__file__).parent / "schemas"
 
 
 def losses(home):
@@ -118,7 +122,7 @@ def test_a_damaged_run_is_named_until_it_is_mended_and_costs_no_other(tmp_path, 
         with caplog.at_level(logging.WARNING):
             read.endpoints("toy", home=tmp_path)
         (line,) = [entry.getMessage() for entry in caplog.records]
-        assert line.startswith("1 run in quarantine, so values may be missing; the first is")
+        assert line.startswith("1 run in quarantine, so values may be missing or old; the first is")
         assert "generator-gen-vq-S: " in line and "not strict JSON" in line
         assert line.endswith("; mend or remove it, then `tokenlaw sync`")
     run.endpoint_path.write_text(good)
@@ -178,6 +182,17 @@ def test_a_run_of_another_kind_than_stored_is_named_and_a_sync_settles_it(tmp_pa
         shutil.rmtree(run.path)
         assert sync.sync(tmp_path, engine).ok
     assert losses(tmp_path) == {"x": 2.0, "y": 1.0}
+
+
+def test_a_run_that_no_folder_has_is_of_the_kind_that_a_plan_says(tmp_path):
+    write_plan(tmp_path, "first", [planned("x", "tokenizer", [("vq", {})])])
+    with opened(tmp_path) as engine:
+        sync.ingest(tmp_path, engine)
+        shutil.rmtree(tmp_path / "studies" / "first")
+        write_plan(tmp_path, "second", [planned("x", "generator", [("vq", {})])])
+        sync.sync(tmp_path, engine)
+        (row,) = dump(engine)["run"]
+    assert row.startswith('["x", "generator", "planned"')
 
 
 # --------------------------------------------------------------------------------------- at once
@@ -273,6 +288,18 @@ def test_a_copied_home_is_another_home_and_an_empty_one_is_none(shared):
         finish(make_run(second, "generator", "c"), [value("p", 1.0)])
         sync.sync(second, engine)
         assert sync.sync(first, engine).kept == ["c"]
+
+
+def test_rows_of_an_older_version_may_be_anyones(shared, tmp_path):
+    home, _ = shared
+    connection = sqlite3.connect(tmp_path / "shared.db")
+    connection.executescript((SCHEMAS / "0002.sql").read_text())
+    connection.close()
+    finish(make_run(home, "codes", "codes"), [value("p", 1.0)])
+    with opened(home) as engine:
+        report = sync.sync(home, engine)
+    assert report.kept == ["study old", "gen-crt-S", "gen-vq-S"] and report.removed == []
+    assert report.homes == ["a home of an older version"]
 
 
 def test_a_home_whose_folder_was_restored_still_owns_its_database(tmp_path):
