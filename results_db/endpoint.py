@@ -181,13 +181,9 @@ def _check_values(endpoint: dict[str, Any]) -> None:
         for key, item in provenance.items():
             check_name(f"{place}.provenance key", key)
             _check_provenance(f"{place}.provenance.{key}", PROVENANCE.get(key), item)
-        _check(
-            place,
-            value_key(value),
-            value_key(value) not in seen,
-            "one value for a metric and provenance",
-        )
-        seen.add(value_key(value))
+        key = value_key(value)
+        _check(place, key, key not in seen, "one value for a metric and provenance")
+        seen.add(key)
 
 
 def _check_provenance(place: str, kind: type | None, item: object) -> None:

@@ -24,7 +24,7 @@ from .address import Address, describe, read_address, reason
 from .masking import mask_secrets
 from .rundir import default_home
 
-HEAD = "0003"  # the schema that this code reads and writes: the newest file in migrations/versions
+HEAD = "0004"  # the schema that this code reads and writes: the newest file in migrations/versions
 _MIGRATIONS = Path(__file__).resolve().parent / "migrations"
 _LOCK_NUMBER = 0x746F6B656E6C6177  # PostgreSQL's advisory lock for schema changes: "tokenlaw"
 _BUSY_SECONDS = 60.0
@@ -154,9 +154,12 @@ def transact(engine: Engine, work: Callable[[Connection], _Result]) -> _Result:
 @contextlib.contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
     """A connection for reading: one consistent view, no lock that keeps writers out."""
+    options: dict[str, Any] = {"read_only": True}
+    if engine.dialect.name == "postgresql":  # whose default is a new view for each statement
+        options["isolation_level"] = "REPEATABLE READ"
     try:
         with engine.connect() as connection:
-            yield connection.execution_options(read_only=True)
+            yield connection.execution_options(**options)
     except DBAPIError as error:
         raise _store_error(engine.url, error) from None
 

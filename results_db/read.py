@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 import pandas as pd
 from sqlalchemy import Connection, Engine, Text, cast, func, select
 
-from . import tables
+from . import spool, tables
 from .columns import LONG_COLUMNS, WIDE_COLUMNS
 from .durable import DamagedError, canonical_json, read_json, sha256_file
 from .endpoint import COLUMNS, KINDS, artifact_path, check_name
@@ -22,6 +23,8 @@ from .sync import ingest
 from .wide import Members, Runs, Values, wide_rows
 
 __all__ = ["LONG_COLUMNS", "WIDE_COLUMNS", "artifact", "endpoints", "flat", "studies"]
+
+_log = logging.getLogger(__name__)
 
 
 def endpoints(
@@ -119,10 +122,16 @@ def flat(table: pd.DataFrame) -> pd.DataFrame:
 
 @contextlib.contextmanager
 def _current(home: str | os.PathLike[str] | None) -> Iterator[Engine]:
-    """The database, after what is new in the files was taken in."""
+    """The database, after what is new in the files was taken in.
+
+    What this replaced, and what the tables lack because its files cannot be used, is logged as
+    warnings, one line each, which go to stderr unless a program handles them.
+    """
     folder = default_home() if home is None else Path(home)
     with opened(folder) as engine:
-        ingest(folder, engine)
+        report = ingest(folder, engine)
+        for line in report.news(spool.quarantined(folder)):
+            _log.warning("%s", line)
         yield engine
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -269,16 +270,18 @@ def _sweep(run: RunDir) -> None:
         sweep_temporaries(folder, all_writers=True)
 
 
-def read_attempts(run_dir: str | os.PathLike[str] | RunDir) -> list[dict[str, Any]]:
-    """All attempts of a run, oldest first: the claim's fields, then `end`, the end's fields or
-    None.
+def read_attempts(
+    run_dir: str | os.PathLike[str] | RunDir, numbers: Sequence[int] | None = None
+) -> list[dict[str, Any]]:
+    """All attempts of a run (or those of these numbers), oldest first: the claim's fields, then
+    `end`, the end's fields or None.
 
     Raises:
         DamagedError: a record is not a JSON object, or a field is of a wrong type.
     """
     run = RunDir(run_dir)
     attempts = []
-    for number in run.attempts():
+    for number in run.attempts() if numbers is None else numbers:
         record = _read_record(run.attempt_path(number), _CLAIM_FIELDS) or {}
         end = _read_record(run.attempt_end_path(number), _END_FIELDS)
         attempts.append({**record, "attempt": number, "end": end})

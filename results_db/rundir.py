@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,10 +99,9 @@ class RunDir:
     def attempts(self) -> list[int]:
         """The numbers of all attempts so far, ascending."""
         try:
-            names = os.listdir(self.attempts_path)
+            return attempt_numbers(os.listdir(self.attempts_path))
         except FileNotFoundError:
             return []
-        return sorted(int(match[1]) for match in map(_ATTEMPT_FILE.fullmatch, names) if match)
 
     def config(self) -> dict[str, Any]:
         """config.json: {"scheme", "id", "kind", "config", "parents"}.
@@ -122,3 +122,8 @@ class RunDir:
                 f"{self.config_path}: belongs to {content.get('kind')} {content.get('id')!r}"
             )
         return content
+
+
+def attempt_numbers(names: Iterable[str]) -> list[int]:
+    """The numbers of the attempts that have a claim among the files `names`, ascending."""
+    return sorted(int(match[1]) for match in map(_ATTEMPT_FILE.fullmatch, names) if match)

@@ -5,10 +5,13 @@ ingesting reads only these and removes a marker after the news is committed. Wha
 moved to spool/quarantine with its reason.
 """
 
+import contextlib
+import errno
 import logging
 import os
 import secrets
 import stat
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +29,7 @@ from .rundir import RunDir
 
 QUARANTINE = "quarantine"
 _REASON = ".reason.json"
+_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 _log = logging.getLogger(__name__)
 
 
@@ -36,6 +40,15 @@ class Marker:
     path: Path
     kind: str
     run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Name a marker in quarantine."""
+
+    name: str  # that it had in the spool
+    reason: str
+    path: Path  # the file that holds the reason
 
 
 def spool_path(home: str | os.PathLike[str]) -> Path:
@@ -83,45 +96,84 @@ def take(home: str | os.PathLike[str]) -> tuple[list[Marker], list[tuple[str, st
 
 def clear(marker: Marker) -> None:
     """Removes a marker. Only after its news is committed."""
-    try:
-        os.unlink(marker.path)
-    except FileNotFoundError:
-        return
+    with _where_writable():
+        marker.path.unlink(missing_ok=True)
 
 
 def quarantine(
     home: str | os.PathLike[str], path: str | os.PathLike[str], reason: str
 ) -> Path | None:
     """Moves a file of the spool to spool/quarantine, with the reason beside it; None when it was
-    gone already.
+    gone already. In a home that may only be read it stays where it is.
     """
     folder = spool_path(home) / QUARANTINE
-    os.makedirs(folder, exist_ok=True)
     target = folder / f"{Path(path).name[:150]}.{secrets.token_hex(4)}"
     try:
+        os.makedirs(folder, exist_ok=True)
         os.rename(path, target)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        if error.errno not in _READ_ONLY:
+            raise
+        return Path(path)
     reason = mask_secrets(reason)[:4000]
     write_json(target.with_name(target.name + _REASON), {"file": Path(path).name, "reason": reason})
-    _log.warning("quarantined %s: %s", Path(path).name, reason)
     return target
 
 
-def quarantined(home: str | os.PathLike[str]) -> list[tuple[str, str]]:
-    """(original name, reason) of everything in quarantine."""
+def quarantined(home: str | os.PathLike[str]) -> list[Held]:
+    """List everything in quarantine, by name."""
     folder = spool_path(home) / QUARANTINE
     try:
         names = sorted(os.listdir(folder))
     except FileNotFoundError:
         return []
-    reasons = [read_json(folder / name) for name in names if name.endswith(_REASON)]
-    return [(entry["file"], entry["reason"]) for entry in reasons]
+    held = []
+    for name in names:
+        if not name.endswith(_REASON):
+            continue
+        try:
+            entry = read_json(folder / name)
+            held.append(Held(str(entry["file"]), str(entry["reason"]), folder / name))
+        except FileNotFoundError:
+            continue  # another process has released it since
+        except (DamagedError, KeyError, TypeError):
+            original = name.removesuffix(_REASON).rpartition(".")[0]
+            held.append(Held(original, "its reason cannot be read", folder / name))
+    return held
+
+
+def hold(home: str | os.PathLike[str], run: RunDir, reason: str) -> None:
+    """Put a run in quarantine that has no marker in the spool."""
+    with _where_writable():
+        quarantine(home, mark(home, run), reason)
+
+
+def release(held: Iterable[Held]) -> None:
+    """Remove markers, and the reasons beside them, from quarantine."""
+    for each in held:
+        marker = each.path.with_name(each.path.name.removesuffix(_REASON))
+        with _where_writable():
+            if not marker.is_dir() or marker.is_symlink():  # a folder may hold what is not ours
+                marker.unlink(missing_ok=True)
+            each.path.unlink(missing_ok=True)
 
 
 def sweep(home: str | os.PathLike[str]) -> None:
     """Removes temporary files that dead writers left in the spool."""
-    sweep_temporaries(spool_path(home))
+    with _where_writable():
+        sweep_temporaries(spool_path(home))
+
+
+@contextlib.contextmanager
+def _where_writable() -> Iterator[None]:
+    """Pass over a change to a home that may only be read: its markers are taken every time."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _READ_ONLY:
+            raise
 
 
 def _checked(path: Path) -> Marker:
@@ -154,7 +206,10 @@ def record_remote(home: str | os.PathLike[str], run_dir: str | os.PathLike[str] 
     run = RunDir(run_dir)
     try:
         with engine.opened(home) as opened:
-            return sync.ingest_run(home, opened, run).ok
+            report = sync.ingest_run(home, opened, run)
     except (engine.StoreError, OSError, ValueError) as error:
         _log.warning("%s: not recorded in the database now: %s", run.path, error)
         return False
+    for line in report.lines():
+        _log.warning("%s", line)
+    return report.ok

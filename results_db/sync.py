@@ -1,492 +1,401 @@
-"""Brings the database level with the files: by the spool's markers, or from scratch."""
+"""Bring the database level with the files: by the spool's markers, or from scratch."""
 
-import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TypeVar
 
-from sqlalchemy import Connection, Engine, Table, bindparam, delete, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, Engine, select, union
 
-from . import spool, tables
-from .durable import DamagedError, canonical_json
-from .endpoint import COLUMNS, KINDS, is_name, same_result, value_key
+from . import homes, spool, store, tables
+from .durable import DamagedError
+from .endpoint import KINDS, is_name
 from .engine import reading, transact
-from .plan_file import PlanFile, current_plan_path, read_plan, study_names
-from .record import read_attempts
+from .plan_file import PlanFile, PlannedRun, current_plan_path, read_plan, study_names
+from .rows import RunFiles, read_run
 from .rundir import RunDir
-from .state import read_endpoint
+from .store import Replaced, batches
 
-_BATCH_RUNS = 200  # runs in one transaction
-_FINAL = ("done", "diverged")
-_ATTEMPT_COLUMNS = tuple(
-    column.name
-    for column in tables.Attempt.__table__.columns
-    if column.name not in ("run_id", "number")
-)
-_ENDPOINT_FACTS = ("reason", "commit", "dirty", "versions", "finished_at")
-_END_COLUMNS = ("outcome", "error_class", "error", "step", "ended_at", "seconds")
+_LISTED = 20  # lines about replaced values; a report as JSON has all
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(kw_only=True, slots=True)
 class Report:
-    """What bringing the database level found."""
+    """Report what an ingest or a sync took, and what it could not use."""
 
     studies: int = 0  # plans loaded
     runs: int = 0  # run folders read
     values: int = 0  # endpoint values added
     waiting: int = 0  # markers of runs that have no end yet
+    replaced: list[Replaced] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)  # runs and studies that no file has any more
+    kept: list[str] = field(default_factory=list)  # the same, of a database of several homes
+    homes: list[str] = field(default_factory=list)  # the other homes that `kept` is kept for
     quarantined: list[tuple[str, str]] = field(default_factory=list)  # marker, reason
     problems: list[tuple[str, str]] = field(default_factory=list)  # file or run, reason
 
     @property
     def ok(self) -> bool:
-        """Whether everything found could be used."""
+        """Tell whether everything could be used."""
         return not self.quarantined and not self.problems
 
+    def lines(self) -> list[str]:
+        """List what was replaced, removed and refused, a line each."""
+        lines = [
+            f"replaced: {each.run_id}: {each.metric} {_number(each.old)} -> {_number(each.new)}"
+            for each in self.replaced[:_LISTED]
+        ]
+        if more := self.replaced[_LISTED:]:
+            lines.append(f"replaced: {len(more)} more values")
+        if self.removed:
+            lines.append(f"removed, because no readable file has them: {_names(self.removed)}")
+        if self.kept:
+            lines.append(
+                f"kept, though no readable file has them: {_names(self.kept)}; the database"
+                f" may hold them for {', '.join(self.homes)}"
+            )
+        lines += [f"quarantined: {name}: {reason}" for name, reason in self.quarantined]
+        return lines + [f"problem: {name}: {reason}" for name, reason in self.problems]
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _RunFiles:
-    """What the folder of a run says, read before the transaction."""
+    def news(self, held: Sequence[spool.Held]) -> list[str]:
+        """Summarise for readers of tables: a line on replaced values, on quarantine, on plans."""
+        lines = []
+        if self.replaced:
+            runs = len({each.run_id for each in self.replaced})
+            first = self.replaced[0]
+            lines.append(
+                f"{_count(runs, 'run')} done again, {_count(len(self.replaced), 'value')} replaced;"
+                f" the first is {first.run_id}: {first.metric} {_number(first.old)} ->"
+                f" {_number(first.new)}"
+            )
+        entries = {each.name: each.reason for each in reversed(held)} | dict(self.quarantined)
+        if entries:
+            name = min(entries)
+            reason = " ".join(entries[name].split())[:300]
+            lines.append(
+                f"{_count(len(entries), 'run')} in quarantine, so values may be missing or old; the"
+                f" first is {name}: {reason}; mend or remove it, then `tokenlaw sync`"
+            )
+        plans = [each for each in self.problems if each[0] not in entries]
+        if plans:
+            name, reason = plans[0]
+            lines.append(f"{_count(len(plans), 'problem')}; the first is {name}: {reason}")
+        return lines
 
-    run: RunDir
-    config: dict[str, Any] | None
-    attempts: list[dict[str, Any]]
-    endpoint: dict[str, Any] | None
 
-    @property
-    def state(self) -> str:
-        if self.endpoint is not None:
-            return str(self.endpoint["status"])
-        if not self.attempts:
-            return "planned"
-        outcome = (self.attempts[-1]["end"] or {}).get("outcome")
-        return outcome if outcome in ("failed", "preempted") else "started"
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
-    @property
-    def open(self) -> bool:
-        """Whether more is to come without a new claim."""
-        return self.endpoint is None and (not self.attempts or self.attempts[-1]["end"] is None)
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else repr(value)
+
+
+def _names(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if names[3:] else ""
+    return f"{len(names)} ({', '.join(names[:3])}{more})"
+
+
+@dataclass(kw_only=True, slots=True)
+class _Pass:
+    """Carry news from a home to its database, once."""
+
+    home: Path
+    engine: Engine
+    report: Report = field(default_factory=Report)
+    rejected: set[str] = field(default_factory=set)  # markers' names of runs that cannot be used
+    held: set[str] | None = None  # markers' names that were in quarantine before
+    registered: bool = False
+
+    def write(self, work: Callable[[Connection], _Result]) -> _Result:
+        """Do `work` in a transaction that also registers the home."""
+        if self.registered:
+            return transact(self.engine, work)
+        identity = homes.identify(self.home, self.engine)
+
+        def first(connection: Connection) -> _Result:
+            homes.register(connection, identity)
+            return work(connection)
+
+        result = transact(self.engine, first)
+        self.registered = True
+        return result
+
+    def store(
+        self, batch: Sequence[RunFiles], planned: frozenset[str] | None = None
+    ) -> store.Written:
+        """Write a batch of runs in one transaction."""
+        if not batch:
+            return store.Written(files={})
+        written = self.write(
+            lambda connection: store.write_runs(connection, batch, planned=planned)
+        )
+        self.report.runs += len(written.files)
+        self.report.values += written.values
+        self.report.replaced += written.replaced
+        return written
+
+    def reject(self, run: RunDir, reason: str) -> None:
+        """Name a run that cannot be used, and keep it in quarantine."""
+        if not run.path.is_dir():
+            return  # removed since it was found: there is nothing to mend
+        name = f"{run.kind}-{run.id}"
+        self.report.problems.append((name, reason))
+        self.rejected.add(name)
+        if self.held is None:
+            self.held = {held.name for held in spool.quarantined(self.home)}
+        if name not in self.held:
+            spool.hold(self.home, run, reason)
 
 
 def ingest(home: str | os.PathLike[str], engine: Engine) -> Report:
-    """Takes what is new: changed plans, and the runs that the spool's markers name.
+    """Take what is new: changed plans, and the runs that the spool's markers name.
 
-    A marker is removed after its run is committed; it stays while the run goes on. What cannot be
-    read, or contradicts what is stored, is quarantined and counted, and the rest goes on.
+    The rows of these runs become those that their folders give, whatever was stored before. A
+    marker is removed after its run is committed; it stays while the run goes on. What cannot be
+    read is quarantined and counted, and the rest goes on.
     """
-    report = Report()
+    passage = _Pass(home=Path(home), engine=engine)
     spool.sweep(home)
     markers, rejected = spool.take(home)
-    report.quarantined += rejected
-    for batch in _batches(markers):
-        _ingest_markers(home, engine, batch, report)
+    passage.report.quarantined += rejected
+    for batch in batches(markers):
+        _ingest_markers(passage, batch)
     with reading(engine) as connection:
         rows = connection.execute(select(tables.Study.name, tables.Study.plan))
         loaded = {row.name: row.plan for row in rows}
     for study in study_names(home):
-        _load_plan(home, engine, study, report, loaded=loaded.get(study))
-    return report
-
-
-def sync(home: str | os.PathLike[str], engine: Engine) -> Report:
-    """Reads every plan and every run folder again. Any number of times, with the same result."""
-    report = Report()
-    spool.sweep(home)
-    for study in study_names(home):
-        _load_plan(home, engine, study, report)
-    for kind in KINDS:
-        try:
-            names = sorted(os.listdir(os.path.join(home, kind)))
-        except FileNotFoundError:
-            continue
-        runs = []
-        for name in names:
-            if name.startswith("."):
-                continue
-            try:
-                runs.append(RunDir.of(home, kind, name))
-            except ValueError as error:
-                report.problems.append((f"{kind}/{name}", str(error)))
-        for batch in _batches([run for run in runs if run.path.is_dir()]):
-            _ingest_runs(engine, batch, report)
-    markers, rejected = spool.take(home)
-    report.quarantined += rejected
-    for marked in _batches(markers):
-        _ingest_markers(home, engine, marked, report)
-    return report
+        plan = _read_plan(passage, study, loaded=loaded.get(study))
+        if plan is not None:
+            _load_plan(passage, plan)
+    return passage.report
 
 
 def ingest_run(home: str | os.PathLike[str], engine: Engine, run: RunDir) -> Report:
-    """Takes one run's news, and its marker if there is one."""
-    report = Report()
+    """Take one run's news, and its marker if there is one."""
+    passage = _Pass(home=Path(home), engine=engine)
     marker = spool.Marker(
         path=spool.spool_path(home) / f"{run.kind}-{run.id}", kind=run.kind, run_id=run.id
     )
-    _ingest_markers(home, engine, [marker], report)
-    return report
+    _ingest_markers(passage, [marker])
+    return passage.report
 
 
-def _ingest_markers(
-    home: str | os.PathLike[str], engine: Engine, markers: Sequence[spool.Marker], report: Report
-) -> None:
-    read: dict[str, tuple[spool.Marker, _RunFiles]] = {}
+def sync(home: str | os.PathLike[str], engine: Engine) -> Report:
+    """Make every table what the plans and the run folders say, as a new database would have it.
+
+    Runs and studies whose files are gone are removed, except from a database that other homes write
+    to as well. A run whose files cannot be read counts as gone, is named and is in quarantine.
+
+    Raises:
+        ValueError: there is no such folder.
+    """
+    if not os.path.isdir(home):
+        raise ValueError(f"home: nothing is there: {str(home)!r}; allowed: the folder of a launch")
+    passage = _Pass(home=Path(home), engine=engine)
+    spool.sweep(home)
+    held = spool.quarantined(home)
+    plans = [plan for name in study_names(home) if (plan := _read_plan(passage, name)) is not None]
+    kinds: dict[str, str] = {}  # of all runs: a plan's word counts first, then the first folder's
+    facts: dict[str, PlannedRun] = {}  # what plans know of a run: the first that has its config
+    for run in (run for plan in plans for run in plan.runs):
+        kinds.setdefault(run.id, run.kind)
+        if run.id not in facts or (facts[run.id].config is None and run.config is not None):
+            facts[run.id] = run
+    planned = frozenset(kinds)
+    stored: set[str] = set()
+    for kind in KINDS:
+        for batch in batches(_run_dirs(passage, kind)):
+            written = passage.store(_readings(passage, batch, kinds), planned)
+            for run_id, reason in written.refused.items():
+                passage.reject(RunDir.of(home, kind, run_id), reason)
+            for run_id, files in written.files.items():
+                stored.add(run_id)
+                if files.config is not None:
+                    facts.pop(run_id, None)
+    for plan in plans:
+        _load_plan(passage, plan, [run for run in plan.runs if facts.get(run.id) is run])
+    _remove_gone(passage, {plan.study for plan in plans}, kinds, stored)
+    spool.release(each for each in held if each.name not in passage.rejected)
+    markers, unreadable = spool.take(home)
+    passage.report.quarantined += unreadable
+    news = []
+    for marker in markers:
+        run_dir = passage.home / marker.kind / marker.run_id
+        if marker.path.name in passage.rejected or not run_dir.is_dir():
+            spool.clear(marker)  # said already, or there is nothing to say
+        else:
+            news.append(marker)
+    for marked in batches(news):
+        _ingest_markers(passage, marked)
+    return passage.report
+
+
+def _ingest_markers(passage: _Pass, markers: Sequence[spool.Marker]) -> None:
+    read: dict[str, tuple[spool.Marker, RunFiles]] = {}
     failed: list[tuple[spool.Marker, str]] = []
     for marker in markers:
         try:
-            run = RunDir.of(home, marker.kind, marker.run_id)
-            if not run.path.is_dir():
-                raise DamagedError(f"{run.path}: no such run folder")
-            read[run.id] = (marker, _read_run(run))
+            files = read_run(RunDir.of(passage.home, marker.kind, marker.run_id))
+            read[files.run.id] = (marker, files)
         except (DamagedError, ValueError) as error:
             failed.append((marker, str(error)))
-    conflicts = _store(engine, [files for _, files in read.values()], report)
-    failed += [(read[run_id][0], reason) for run_id, reason in conflicts.items()]
+    written = passage.store([files for _, files in read.values()])
+    failed += [(read[run_id][0], reason) for run_id, reason in written.refused.items()]
     for marker, reason in failed:
-        if spool.quarantine(home, marker.path, reason) is not None:
-            report.quarantined.append((marker.path.name, reason))
-    for run_id, (marker, files) in read.items():
-        if run_id in conflicts:
-            continue
+        if spool.quarantine(passage.home, marker.path, reason) is not None:
+            passage.report.quarantined.append((marker.path.name, reason))
+    for run_id, files in written.files.items():
         if files.open:
-            report.waiting += 1
+            passage.report.waiting += 1
             continue
-        spool.clear(marker)
-        # A new attempt may have left its marker after the folder was read and before ours went.
-        if files.endpoint is None and len(files.run.attempts()) != len(files.attempts):
-            spool.mark(home, files.run)
+        spool.clear(read[run_id][0])
+        # News may have left its marker after the folder was read and before ours went.
+        if files.changed and files.run.path.is_dir():
+            spool.mark(passage.home, files.run)
+    settled = {read[run_id][0].path.name for run_id in written.files}
+    spool.release(held for held in spool.quarantined(passage.home) if held.name in settled)
 
 
-def _ingest_runs(engine: Engine, runs: Iterable[RunDir], report: Report) -> None:
-    read = []
+def _run_dirs(passage: _Pass, kind: str) -> list[RunDir]:
+    try:
+        with os.scandir(passage.home / kind) as entries:
+            folders = {entry.name: entry.is_dir() for entry in entries}
+    except FileNotFoundError:
+        return []
+    runs = []
+    for name, is_folder in sorted(folders.items()):
+        if name.startswith("."):
+            continue
+        try:
+            run = RunDir.of(passage.home, kind, name)
+        except ValueError as error:
+            passage.report.problems.append((f"{kind}/{name}", str(error)))
+            continue
+        if is_folder:
+            runs.append(run)
+    return runs
+
+
+def _readings(
+    passage: _Pass, runs: Sequence[RunDir], kinds: dict[str, str] | None = None
+) -> list[RunFiles]:
+    """Read those runs that can be; with `kinds`, those whose ids are of no other kind yet."""
+    readings = []
     for run in runs:
         try:
-            read.append(_read_run(run))
+            files = read_run(run)
+            if kinds is not None and kinds.setdefault(run.id, run.kind) != run.kind:
+                raise DamagedError(f"{run.id}: known as {kinds[run.id]}, found as {run.kind}")
+            readings.append(files)
         except DamagedError as error:
-            report.problems.append((f"{run.kind}-{run.id}", str(error)))
-    conflicts = _store(engine, read, report)
-    report.problems += [(run_id, reason) for run_id, reason in conflicts.items()]
+            passage.reject(run, str(error))
+    return readings
 
 
-def _read_run(run: RunDir) -> _RunFiles:
-    endpoint = read_endpoint(run)
+def _read_plan(passage: _Pass, study: str, *, loaded: str | None = None) -> PlanFile | None:
+    """Read a study's current plan; None when it has none, or that of the hash `loaded`."""
     try:
-        config = run.config()
-    except FileNotFoundError:
-        config = None
-    return _RunFiles(run=run, config=config, attempts=read_attempts(run), endpoint=endpoint)
-
-
-def _store(engine: Engine, batch: Sequence[_RunFiles], report: Report) -> dict[str, str]:
-    """Writes a batch in one transaction; returns run id -> reason for those that contradict."""
-    if not batch:
-        return {}
-    ordered = sorted(batch, key=lambda files: files.run.id)
-    values, conflicts = transact(engine, lambda connection: _store_batch(connection, ordered))
-    report.runs += len(batch) - len(conflicts)
-    report.values += values
-    return conflicts
-
-
-def _store_batch(connection: Connection, batch: Sequence[_RunFiles]) -> tuple[int, dict[str, str]]:
-    stored = _lock_runs(connection, [(files.run.id, files.run.kind) for files in batch])
-    conflicts: dict[str, str] = {}
-    final = [files.run.id for files in batch if stored[files.run.id][1] in _FINAL]
-    known = _stored_endpoints(connection, final)
-    fresh = []
-    for files in batch:
-        run = files.run
-        if stored[run.id][0] != run.kind:
-            conflicts[run.id] = f"{run.id}: stored as {stored[run.id][0]}, found as {run.kind}"
-        elif run.id in known and files.endpoint is not None:
-            if not same_result(known[run.id], files.endpoint):
-                conflicts[run.id] = f"{run.endpoint_path}: differs from the result stored before"
-        elif run.id not in known:
-            fresh.append(files)
-    good = [files for files in batch if files.run.id not in conflicts]
-    _write_runs(connection, fresh)
-    _write_facts(connection, good)
-    rows = [row for files in fresh if files.endpoint for row in _value_rows(files.endpoint)]
-    if rows:
-        connection.execute(insert(_table(tables.Endpoint)), rows)
-    return len(rows), conflicts
-
-
-def _lock_runs(
-    connection: Connection, runs: Sequence[tuple[str, str]]
-) -> dict[str, tuple[str, str]]:
-    """Makes sure that the runs have rows, and locks them; returns id -> (kind, state)."""
-    table = _table(tables.Run)
-    _upsert(
-        connection,
-        tables.Run,
-        [{"id": run_id, "kind": kind, "state": "planned"} for run_id, kind in runs],
-        conflict=("id",),
-        change=(),
-    )
-    columns = (table.c.id, table.c.kind, table.c.state)
-    found: dict[str, tuple[str, str]] = {}
-    for part in _batches([run_id for run_id, _ in runs], 500):
-        query = select(*columns).where(table.c.id.in_(part)).order_by(table.c.id)
-        for row in connection.execute(query.with_for_update()):
-            found[row.id] = (row.kind, row.state)
-    return found
-
-
-def _stored_endpoints(connection: Connection, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The endpoints that the database holds, as far as `same_result` compares them."""
-    run, value, artifact = (
-        tables.Run.__table__,
-        tables.Endpoint.__table__,
-        tables.Artifact.__table__,
-    )
-    found: dict[str, dict[str, Any]] = {}
-    if not ids:
-        return found
-    for row in connection.execute(select(run).where(run.c.id.in_(ids))).mappings():
-        found[row["id"]] = {
-            "run_id": row["id"],
-            "kind": row["kind"],
-            "status": row["state"],
-            "values": [],
-            "columns": {name: row[name] for name in COLUMNS},
-            "artifacts": [],
-        }
-    for row in connection.execute(select(value).where(value.c.run_id.in_(ids))).mappings():
-        found[row["run_id"]]["values"].append(row)
-    for row in connection.execute(select(artifact).where(artifact.c.run_id.in_(ids))).mappings():
-        found[row["run_id"]]["artifacts"].append(row)
-    return found
-
-
-def _write_runs(connection: Connection, batch: Sequence[_RunFiles]) -> None:
-    """State and columns of runs that had no endpoint stored."""
-    unfinished, finished = [], []
-    for files in batch:
-        changes: dict[str, Any] = {"run": files.run.id, "state": files.state}
-        endpoint = files.endpoint
-        if endpoint is None:
-            unfinished.append(changes)
-            continue
-        changes |= {name: _column(endpoint, name) for name in COLUMNS}
-        changes |= {name: endpoint[name] for name in _ENDPOINT_FACTS}
-        changes["endpoint_attempt"] = endpoint["attempt"]
-        finished.append(changes)
-    _update_runs(connection, unfinished)
-    _update_runs(connection, finished)
-    artifacts = [
-        {"run_id": files.run.id, **artifact}
-        for files in batch
-        if files.endpoint
-        for artifact in files.endpoint["artifacts"]
-    ]
-    if artifacts:
-        connection.execute(insert(_table(tables.Artifact)), artifacts)
-
-
-def _write_facts(connection: Connection, batch: Sequence[_RunFiles]) -> None:
-    """Config, parents and attempts: what any number of readings may write again."""
-    _update_runs(
-        connection,
-        [
-            _config_row(files.run.id, files.config["config"])
-            for files in batch
-            if files.config is not None
-        ],
-    )
-    _write_edges(
-        connection,
-        [
-            (files.run.id, role, parent)
-            for files in batch
-            if files.config is not None
-            for role, parent in files.config.get("parents", {}).items()
-        ],
-    )
-    attempts = [
-        _attempt_row(files.run.id, attempt) for files in batch for attempt in files.attempts
-    ]
-    _upsert(
-        connection,
-        tables.Attempt,
-        attempts,
-        conflict=("run_id", "number"),
-        change=_ATTEMPT_COLUMNS,
-    )
-
-
-def _config_row(run_id: str, config: dict[str, Any]) -> dict[str, Any]:
-    return {"run": run_id, "config": config, "dataset": _dataset(config)}
-
-
-def _update_runs(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
-    """Sets columns of runs; every row has the same keys, of which `run` is the id."""
-    if not rows:
-        return
-    table = _table(tables.Run)
-    names = [name for name in rows[0] if name != "run"]
-    statement = (
-        update(table)
-        .where(table.c.id == bindparam("run"))
-        .values({name: bindparam(name) for name in names})
-    )
-    connection.execute(statement, list(rows))
-
-
-def _write_edges(connection: Connection, edges: Iterable[tuple[str, str, str]]) -> None:
-    _upsert(
-        connection,
-        tables.Edge,
-        [{"child": child, "role": role, "parent": parent} for child, role, parent in edges],
-        conflict=("child", "role"),
-        change=("parent",),
-    )
-
-
-def _attempt_row(run_id: str, attempt: dict[str, Any]) -> dict[str, Any]:
-    end = attempt["end"] or {}
-    row = {name: attempt.get(name) for name in _ATTEMPT_COLUMNS if name not in _END_COLUMNS}
-    row |= {name: end.get(name) for name in _END_COLUMNS}
-    return {"run_id": run_id, "number": attempt["attempt"], **row}
-
-
-def _column(endpoint: dict[str, Any], name: str) -> Any:
-    value = endpoint["columns"].get(name)
-    return None if value is None else COLUMNS[name][0](value)
-
-
-def _value_rows(endpoint: dict[str, Any]) -> list[dict[str, Any]]:
-    return [
-        {
-            "run_id": endpoint["run_id"],
-            "metric": value["metric"],
-            "provenance_key": _digest(value_key(value)[1], 32),
-            "position": position,
-            "value": None if value["value"] is None else float(value["value"]),
-            "status": endpoint["status"],
-            "unit": value["unit"],
-            "better": value.get("better"),
-            "provenance": value["provenance"],
-        }
-        for position, value in enumerate(endpoint["values"])
-    ]
-
-
-def _load_plan(
-    home: str | os.PathLike[str],
-    engine: Engine,
-    study: str,
-    report: Report,
-    *,
-    loaded: str | None = None,
-) -> None:
-    """Makes the study's members those of its current plan, and takes the results of its runs that
-    the database does not have (a run that another study finished, a marker that was lost).
-    """
-    if not is_name(study):
-        report.problems.append((f"studies/{study}", "not a study's name"))
-        return
-    try:
-        path = current_plan_path(home, study)
-        if path is None:
-            return
-        if loaded is not None and path.name == f"plan-{loaded}.json":
-            return
-        plan = read_plan(path)
-        if plan.study != study or path.name != f"plan-{plan.hash}.json":
-            raise DamagedError(f"{path}: belongs to study {plan.study!r}, plan {plan.hash!r}")
+        return _current_plan(passage.home, study, loaded)
     except DamagedError as error:
-        report.problems.append((f"studies/{study}", str(error)))
-        return
-    states = transact(engine, lambda connection: _write_plan(connection, plan))
-    report.studies += 1
-    missing = [
-        RunDir.of(home, run.kind, run.id) for run in plan.runs if states[run.id][1] not in _FINAL
-    ]
-    for batch in _batches([run for run in missing if run.endpoint_path.exists()]):
-        _ingest_runs(engine, batch, report)
+        passage.report.problems.append((f"studies/{study}", str(error)))
+        return None
 
 
-def _write_plan(connection: Connection, plan: PlanFile) -> dict[str, tuple[str, str]]:
-    runs = sorted(plan.runs, key=lambda run: run.id)
-    states = _lock_runs(connection, [(run.id, run.kind) for run in runs])
-    _upsert(
-        connection,
-        tables.Study,
-        [{"name": plan.study, "plan": plan.hash, "created_at": plan.created_at}],
-        conflict=("name",),
-        change=("plan", "created_at"),
-    )
-    _update_runs(
-        connection, [_config_row(run.id, run.config) for run in runs if run.config is not None]
-    )
-    _write_edges(
-        connection,
-        [(run.id, role, parent) for run in runs for role, parent in run.parents.items()],
-    )
-    connection.execute(delete(tables.Member).where(tables.Member.study == plan.study))
-    members: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for run in runs:
-        for member in run.members:
-            key = _digest(canonical_json(member.axes), 16)
-            members[run.id, member.arm, key] = {
-                "study": plan.study,
-                "run_id": run.id,
-                "arm": member.arm,
-                "axes_key": key,
-                "axes": member.axes,
-                "is_primary": member.primary,
-                "planned": run.facts,
-            }
-    if members:
-        connection.execute(insert(_table(tables.Member)), list(members.values()))
-    return states
+def _current_plan(home: Path, study: str, loaded: str | None = None) -> PlanFile | None:
+    if not is_name(study):
+        raise DamagedError("not a study's name")
+    path = current_plan_path(home, study)
+    if path is None or path.name == f"plan-{loaded}.json":
+        return None
+    plan = read_plan(path)
+    if plan.study != study or path.name != f"plan-{plan.hash}.json":
+        raise DamagedError(f"{path}: belongs to study {plan.study!r}, plan {plan.hash!r}")
+    return plan
 
 
-def _upsert(
-    connection: Connection,
-    model: type[tables.Base],
-    rows: Sequence[dict[str, Any]],
-    *,
-    conflict: tuple[str, ...],
-    change: tuple[str, ...],
-) -> None:
-    """Inserts rows; where the key `conflict` is taken, sets the columns `change` of that row.
-
-    The key is named, so that a row refused for any other reason raises.
+def _load_plan(passage: _Pass, plan: PlanFile, facts: Sequence[PlannedRun] | None = None) -> None:
+    """Make the study's members those of its plan; without `facts`, take the results of its runs
+    that the database does not have (a run that another study finished, a marker that was lost).
     """
-    if not rows:
+    known = passage.write(lambda connection: store.write_plan(connection, plan, facts))
+    passage.report.studies += 1
+    if facts is not None:
         return
-    table = _table(model)
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(table)
-    if change:
-        statement = statement.on_conflict_do_update(
-            index_elements=list(conflict),
-            set_={name: statement.excluded[name] for name in change},
-        )
-    else:
-        statement = statement.on_conflict_do_nothing(index_elements=list(conflict))
-    connection.execute(statement, list(rows))
+    missing = [
+        RunDir.of(passage.home, run.kind, run.id)
+        for run in plan.runs
+        if known[run.id].state not in store.FINAL
+    ]
+    for batch in batches([run for run in missing if run.endpoint_path.exists()]):
+        written = passage.store(_readings(passage, batch))
+        for run in batch:
+            if run.id in written.refused:
+                passage.reject(run, written.refused[run.id])
 
 
-def _table(model: type[tables.Base]) -> Table:
-    assert isinstance(model.__table__, Table)
-    return model.__table__
+def _remove_gone(
+    passage: _Pass, studies: set[str], kinds: Mapping[str, str], stored: set[str]
+) -> None:
+    """Remove what no file gives: studies beside `studies`, and rows of runs beside the `stored`
+    ones; of a run that a plan names, `kinds` among them, the plan's facts stay.
+    """
+    with reading(passage.engine) as connection:
+        names = connection.execute(select(tables.Study.name)).scalars().all()
+        parts = union(*(select(model.run_id) for model in tables.OF_A_RUN))
+        full = set(connection.execute(parts).scalars())
+        query = select(tables.Run.id, tables.Run.kind, tables.Run.state).order_by(tables.Run.id)
+        strays = [
+            run_id
+            for run_id, kind, state in connection.execute(query)
+            if run_id not in stored
+            and (kinds.get(run_id) != kind or state != "planned" or run_id in full)
+        ]
+    identity = homes.identify(passage.home, passage.engine)
+
+    def remove_study(connection: Connection) -> list[str]:
+        others = homes.others(connection, identity)
+        if not others and not _has_plan(passage.home, study):
+            store.remove_study(connection, study)
+        return others
+
+    def remove_runs(connection: Connection) -> list[str]:
+        # Under the locks, because another process may store these runs at the same time.
+        locked = store.lock_stored(connection, batch)
+        others = homes.others(connection, identity)
+        if not others:
+            gone = [
+                run_id
+                for run_id, kind in locked.items()
+                if kinds.get(run_id, kind) != kind or not _is_there(passage.home, kind, run_id)
+            ]
+            store.remove_runs(connection, gone, kinds)
+        return others
+
+    for study in sorted(set(names) - studies):
+        _note(passage.report, [f"study {study}"], transact(passage.engine, remove_study))
+    for batch in batches(strays):
+        _note(passage.report, batch, transact(passage.engine, remove_runs))
 
 
-def _dataset(config: dict[str, Any]) -> str | None:
-    data = config.get("data")
-    dataset = data.get("dataset") if isinstance(data, dict) else None
-    name = dataset.get("name") if isinstance(dataset, dict) else dataset
-    return name if isinstance(name, str) else None
+def _note(report: Report, names: Sequence[str], others: list[str]) -> None:
+    (report.kept if others else report.removed).extend(names)
+    report.homes = others
 
 
-def _digest(text: str, digits: int) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:digits]
+def _has_plan(home: Path, study: str) -> bool:
+    try:
+        return _current_plan(home, study) is not None
+    except DamagedError:
+        return False
 
 
-def _batches(items: Sequence[Any], size: int = _BATCH_RUNS) -> Iterable[Sequence[Any]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+def _is_there(home: Path, kind: str, run_id: str) -> bool:
+    try:
+        read_run(RunDir.of(home, kind, run_id))
+        return True
+    except (DamagedError, ValueError):
+        return False

@@ -158,3 +158,16 @@ class Artifact(Base):
     file: Mapped[str] = mapped_column(Text)  # relative to the run folder
     sha256: Mapped[str] = mapped_column(String(64))
     bytes: Mapped[int] = mapped_column(BigInteger)
+
+
+class Home(Base):
+    """A home that has written to this database: results_db/homes.py says what for."""
+
+    __tablename__ = "home"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    own: Mapped[bool] = mapped_column(Boolean)  # the database was the home's own SQLite file
+    path: Mapped[str] = mapped_column(Text)  # for people
+
+
+OF_A_RUN = (Attempt, Endpoint, Artifact)  # what only the folder of a run can give

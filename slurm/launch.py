@@ -226,8 +226,8 @@ def ingest(home: Path) -> None:
 
         with opened(home) as engine:
             report = take_news(home, engine)
-    for name, reason in report.quarantined:
-        print(f"quarantined: {name}: {reason}", file=sys.stderr)
+    for line in report.lines():
+        print(line, file=sys.stderr)
 
 
 # ------------------------------------------------------------------------------- what is to be done

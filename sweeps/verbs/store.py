@@ -18,8 +18,8 @@ def sync(home: opt.Home = opt.HOME, as_json: opt.Json = False) -> int:
         opt.print_json(dataclasses.asdict(report))
     else:
         opt.say(f"{report.studies} plans, {report.runs} run folders, {report.values} new values")
-        for name, reason in (*report.quarantined, *report.problems):
-            opt.say(f"problem: {name}: {reason}")
+        for line in report.lines():
+            opt.say(line)
     return 0 if report.ok else 1
 
 

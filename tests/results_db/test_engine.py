@@ -13,7 +13,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from made_home import finish, make_run, value
 
-from results_db import engine, read, sync, tables
+from results_db import engine, read, store, sync, tables
 from results_db.engine import StoreError, opened
 
 SCHEMAS = Path(__file__).parent / "schemas"
@@ -261,14 +261,15 @@ def test_databases_of_every_version_are_brought_up_to_date(version, tmp_path):
     run = make_run(tmp_path, "generator", "gen-vq-S")
     finish(run, [value("val_loss", 3.0)])
     with opened(tmp_path) as opened_engine:
-        assert sync.ingest(tmp_path, opened_engine).quarantined
+        (replaced,) = sync.ingest(tmp_path, opened_engine).replaced
+    assert (replaced.metric, replaced.old, replaced.new) == ("val_loss", 2.5, 3.0)
 
 
 def test_values_refused_for_another_reason_than_their_key_raise(tmp_path):
     """INSERT OR IGNORE would lose them silently."""
     with opened(tmp_path) as opened_engine, opened_engine.connect() as connection:
         with pytest.raises(sqlalchemy.exc.IntegrityError, match="NOT NULL"):
-            sync._upsert(
+            store._upsert(
                 connection,
                 tables.Run,
                 [{"id": "a", "kind": None, "state": "planned"}],

@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import os
 import pwd
+import random
 import shutil
 import socket
 import subprocess
@@ -14,9 +15,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from changed_home import ChangedHome, check_writers_at_once, done_again
 from made_home import finish, make_run, make_study, value
+from sqlalchemy import select
 
-from results_db import engine, read, record, spool, sync
+from results_db import engine, read, record, spool, sync, tables
 from results_db.engine import StoreError, opened
 from sweeps import doctor
 
@@ -103,7 +106,7 @@ def home(server, tmp_path, monkeypatch, request):
 
 def test_the_tables_are_those_of_sqlite(home, monkeypatch):
     make_study(home)
-    tables = [read.endpoints("toy", wide=wide, home=home) for wide in (False, True)]
+    frames = [read.endpoints("toy", wide=wide, home=home) for wide in (False, True)]
     with opened(home) as opened_engine:
         assert opened_engine.dialect.name == "postgresql"
         place = engine.database_address(home)
@@ -113,7 +116,7 @@ def test_the_tables_are_those_of_sqlite(home, monkeypatch):
             assert step(home, opened_engine).values == 0
     monkeypatch.delenv("TOKENLAW_DB")
     assert not (home / "tokenlaw.db").exists()
-    for wide, table in zip((False, True), tables, strict=True):
+    for wide, table in zip((False, True), frames, strict=True):
         again = read.endpoints("toy", wide=wide, home=home)
         pd.testing.assert_frame_equal(again, table)
 
@@ -202,3 +205,51 @@ def test_a_server_that_is_away_costs_nothing(home, server, caplog):
         server.start()
     assert list(read.endpoints(home=home)["value"]) == [1.5]
     assert spool.pending(home) == []
+
+
+@pytest.mark.parametrize("seed", range(100, 106))
+def test_a_sync_gives_what_a_new_sqlite_file_has(seed, home, monkeypatch):
+    changed = ChangedHome(home, random.Random(seed))
+    with opened(changed.home) as engine_here:
+        for number in range(2):
+            for _ in range(8):
+                changed.change()
+                if changed.random.random() < 0.3:
+                    sync.ingest(changed.home, engine_here)
+            with monkeypatch.context() as patch:
+                patch.setenv("TOKENLAW_DB", f"sqlite:///{home}/new{number}.db")
+                with opened(changed.home) as rebuilt:
+                    assert changed.differences(engine_here, rebuilt) == {}
+        last = sync.sync(changed.home, engine_here)
+        assert not last.values and not last.replaced and not last.removed and not last.kept
+
+
+def test_writers_at_once(home):
+    check_writers_at_once(home)
+
+
+def test_a_reader_sees_all_old_or_all_new(home):
+    run = make_run(home, "generator", "g")
+    finish(run, [value("p", 1.0)], columns={"params": 1})
+    params, values = select(tables.Run.params), select(tables.Endpoint.value)
+    with opened(home) as writer, opened(home) as reader:
+        sync.ingest(home, writer)
+        with engine.reading(reader) as connection:
+            assert connection.execute(params).scalar_one() == 1
+            done_again(home, "generator", "g", [value("p", 2.0)], columns={"params": 2})
+            assert sync.ingest(home, writer).replaced
+            assert connection.execute(values).scalar_one() == 1.0, "of the other statement's time"
+        with engine.reading(reader) as connection:
+            assert connection.execute(params).scalar_one() == 2
+            assert connection.execute(values).scalar_one() == 2.0
+
+
+def test_homes_that_share_a_server_remove_nothing_of_each_other(home):
+    first, second = home / "first", home / "second"
+    for folder, name in ((first, "a"), (first, "b"), (second, "c")):
+        finish(make_run(folder, "tokenizer", name), [value("psnr", 1.0)])
+        assert spool.record_remote(folder, record.RunDir.of(folder, "tokenizer", name))
+    shutil.rmtree(first / "tokenizer" / "a")
+    with opened(first) as opened_engine:
+        assert sync.sync(first, opened_engine).kept == ["a", "c"]
+    assert list(read.endpoints(home=first)["run_id"]) == ["a", "b", "c"]

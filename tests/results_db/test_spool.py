@@ -48,7 +48,7 @@ def spoil(home, name, text):
     spool.mark(home, run)
 
 
-def test_hostile_content_is_quarantined_with_its_reason_and_the_rest_is_taken(tmp_path, caplog):
+def test_hostile_content_is_quarantined_with_its_reason_and_the_rest_is_taken(tmp_path):
     count = fill(tmp_path)
     good = (tmp_path / "tokenizer" / "good" / "endpoint.json").read_text()
     content = json.loads(good)
@@ -75,7 +75,7 @@ def test_hostile_content_is_quarantined_with_its_reason_and_the_rest_is_taken(tm
         again = sync.ingest(tmp_path, engine)
     assert again.ok and again.values == 0
     assert spool.pending(tmp_path) == []
-    reasons = dict(spool.quarantined(tmp_path))
+    reasons = {held.name: held.reason for held in spool.quarantined(tmp_path)}
     assert len(reasons) == count + len(spoils) + 1
     assert "not strict JSON" in reasons["tokenizer-truncated"]
     assert "unknown kind 'model'" in reasons["model-abc"]
@@ -93,26 +93,6 @@ def test_hostile_content_is_quarantined_with_its_reason_and_the_rest_is_taken(tm
         )
     )
     assert os.path.getsize("/etc/passwd") > 0
-    assert len(caplog.records) == count + len(spoils) + 1
-
-
-def test_a_result_that_differs_from_the_stored_one_is_quarantined(tmp_path):
-    run = make_run(tmp_path, "tokenizer", "abc")
-    finish(run, [value("psnr", 1.0)])
-    with opened(tmp_path) as engine:
-        assert sync.ingest(tmp_path, engine).values == 1
-        text = run.endpoint_path.read_text()
-        assert '"value":1.0' in text
-        run.endpoint_path.write_text(text.replace('"value":1.0', '"value":2.0'))
-        spool.mark(tmp_path, run)
-        report = sync.ingest(tmp_path, engine)
-        assert report.quarantined == [
-            ("tokenizer-abc", f"{run.endpoint_path}: differs from the result stored before")
-        ]
-        assert sync.sync(tmp_path, engine).problems
-        with engine.connect() as connection:
-            stored = connection.exec_driver_sql("SELECT value FROM endpoint").scalars().all()
-    assert stored == [1.0]
 
 
 def test_a_marker_stays_while_its_run_goes_on(tmp_path):
