@@ -9,6 +9,7 @@ from typing import Any
 from . import spool
 from .durable import (
     DamagedError,
+    MisplacedError,
     canonical_json,
     create_exclusive,
     host_name,
@@ -186,6 +187,8 @@ class Attempt:
     def _stored_endpoint(self) -> dict[str, Any] | None:
         try:
             return read_endpoint(self.run_dir)
+        except MisplacedError:
+            raise  # that run lacks it
         except DamagedError:
             # It was complete when it was linked, so a disk or a person damaged it since. It counts
             # as missing (the run is not done), and is kept under another name.
@@ -230,6 +233,7 @@ def claim(
     known = provenance()
     content = {
         "attempt": number,
+        "run": run.owner,
         "host": host_name(),
         "pid": os.getpid(),
         "pid_start": process_start(os.getpid()),

@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from results_db.durable import (
     DamagedError,
+    MisplacedError,
     canonical_json,
     read_json,
     remove_folder,
     stage_folder,
-    verify_folder,
 )
 from results_db.record import RunDir
+from results_db.verify import FINAL, staged_folder
 
 from . import dist, tensor_files, trunks
 from .adamw import AdamW
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from .run import Run
 
 KEEP = 2  # the newest, and the one before in case the newest is damaged
-FINAL = "final"
 _NAME = re.compile(r"step-(\d{8})-a(\d{3,6})")
 
 
@@ -84,8 +84,9 @@ def load(
     """Restores the newest checkpoint that verifies; gives (step, extra), or None if there is none.
 
     A damaged one is named in the log and the one before is taken. When all are damaged the run
-    refuses: starting over in silence would hide a broken disk. Of several processes the first
-    chooses, and the others take the same one.
+    refuses: starting over in silence would hide a broken disk. It refuses another run's as well,
+    which would be dropped in time. Of several processes the first chooses, and the others take the
+    same one.
     """
     found = _first_sound(run, modules, optimizers) if dist.rank() == 0 else None
     step, attempt, extra = found or (-1, -1, {})
@@ -108,6 +109,8 @@ def _first_sound(
     for step, attempt, path in found:
         try:
             state = read_folder(path, modules, optimizers)
+        except MisplacedError:
+            raise
         except DamagedError as error:
             run.warn(f"checkpoint {path.name} is damaged ({error}); taking the one before")
             continue
@@ -135,8 +138,10 @@ def save_final(
     run.attempt.check()
     if final.exists():
         try:
-            verify_folder(final)
+            staged_folder(run.dir, final)
             return
+        except MisplacedError:
+            raise
         except DamagedError:
             remove_folder(final)
     write_folder(final, run.attempt.number, step, modules, optimizers or {}, {})
@@ -174,8 +179,9 @@ def write_folder(
     optimizers: Mapping[str, AdamW],
     extra: Mapping[str, Any],
 ) -> None:
-    """One durable folder of weights and states."""
-    with stage_folder(path, attempt, meta={"step": step}) as folder:
+    """One durable folder of weights and states, which says whose it is."""
+    meta = {"step": step, "run": _run_of(path).owner}
+    with stage_folder(path, attempt, meta=meta) as folder:
         for name, module in modules.items():
             tensor_files.write(folder.file(f"{name}.safetensors"), module.state_dict())
         for name, optimizer in optimizers.items():
@@ -190,8 +196,11 @@ def read_folder(
     modules: Mapping[str, nn.Module],
     optimizers: Mapping[str, AdamW],
 ) -> dict[str, Any]:
-    """Verifies a folder, then fills modules and optimisers from it; gives state.json."""
-    manifest = verify_folder(path)
+    """Verifies a folder, then fills modules and optimisers from it; gives state.json.
+
+    Raises: DamagedError, or MisplacedError where it is of another run than it lies in.
+    """
+    manifest = staged_folder(_run_of(path), path)
     needed = {f"{name}.safetensors" for name in modules}
     needed |= {f"{name}.optimizer.safetensors" for name in optimizers} | {"state.json"}
     if missing := sorted(needed - set(manifest["files"])):
@@ -203,6 +212,11 @@ def read_folder(
     state = read_json(path / "state.json")
     assert isinstance(state, dict)
     return state
+
+
+def _run_of(path: Path) -> RunDir:
+    """The run in whose folder RUN/final or RUN/checkpoints/NAME lies."""
+    return RunDir(path.parent if path.name == FINAL else path.parent.parent)
 
 
 def _read(path: Path) -> dict[str, Tensor]:
