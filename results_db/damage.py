@@ -49,7 +49,7 @@ def damages(folder: Path, check_config: CheckConfig) -> Iterator[str]:
     yield from _attempts(run)
     for checkpoint in sorted(run.checkpoints_path.glob("step-*")):
         yield from _weights(run, checkpoint)
-    wrong = list(_failures(lambda: read_endpoint(run)))
+    wrong = list(_failures(_endpoint, run))
     yield from wrong
     endpoint = None if wrong else read_endpoint(run)
     finished = endpoint is not None and endpoint["status"] == "done"
@@ -60,6 +60,16 @@ def damages(folder: Path, check_config: CheckConfig) -> Iterator[str]:
     for entry in endpoint["artifacts"] if endpoint is not None else ():
         if entry["name"] != CODES_MANIFEST:
             yield from _failures(artifact_file, run, endpoint, entry["name"], fresh=True)
+
+
+def _endpoint(run: RunDir) -> None:
+    endpoint = read_endpoint(run)
+    if endpoint is None:
+        return
+    ends = {record["attempt"]: record["end"] or {} for record in read_attempts(run)}
+    recorded = ends.get(endpoint["attempt"], {}).get("endpoint_sha256")
+    if recorded is not None:  # homes made before, and attempts killed at their end, have none
+        compare(run.endpoint_path, {"sha256": recorded}, run.redo, fresh=True)
 
 
 def _attempts(run: RunDir) -> Iterator[str]:

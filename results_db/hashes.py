@@ -24,9 +24,9 @@ LIMIT_BYTES = 4 << 20  # of the memory; the older half is then dropped
 # tick once in two seconds.
 _SETTLED_SECONDS = 2.0
 _UNUSED_SECONDS = 90 * 24 * 3600.0  # hosts that are gone leave their memory behind
-_LINE = re.compile(rb"((?:\d+ ){5})([0-9a-f]{64}) ([0-9a-f]{8})")
+_ENTRY = re.compile(rb"([0-9a-f]{64}) ([0-9a-f]{8})")
 
-_memories: dict[Path, dict[Version, str]] = {}  # those that this process has read
+_memories: dict[Path, dict[bytes, bytes]] = {}  # those that this process has read
 
 
 def version(info: os.stat_result) -> Version:
@@ -38,7 +38,11 @@ def known(host: str, info: os.stat_result) -> str | None:
     """The sha256 of a file of that version; None when it must be read."""
     if info.st_size < LEAST_BYTES:
         return None
-    return _memory(_path(host)).get(version(info))
+    key = _key(version(info))
+    match = _ENTRY.fullmatch(_memory(_path(host)).get(key, b""))
+    if match is None or int(match[2], 16) != zlib.crc32(key + match[1]):
+        return None
+    return match[1].decode()
 
 
 def remember(host: str, info: os.stat_result, sha256: str) -> None:
@@ -48,13 +52,17 @@ def remember(host: str, info: os.stat_result, sha256: str) -> None:
     """
     if info.st_size < LEAST_BYTES or time.time() - info.st_ctime < _SETTLED_SECONDS:
         return
-    path = _path(host)
-    memory = _memory(path)
-    if memory.get(version(info)) == sha256:
+    if known(host, info) == sha256:
         return
-    memory[version(info)] = sha256
+    path, key = _path(host), _key(version(info))
+    entry = sha256.encode() + b" %08x" % zlib.crc32(key + sha256.encode())
+    _memory(path)[key] = entry
     with contextlib.suppress(OSError):
-        _append(path, _line(version(info), sha256))
+        _append(path, key + b"=" + entry + b"\n")
+
+
+def _key(of: Version) -> bytes:
+    return " ".join(map(str, of)).encode()
 
 
 def _path(host: str) -> Path:
@@ -63,25 +71,15 @@ def _path(host: str) -> Path:
     return folder / "tokenlaw" / f"hashes-{host}"
 
 
-def _memory(path: Path) -> dict[Version, str]:
+def _memory(path: Path) -> dict[bytes, bytes]:
     if path not in _memories:
         content = b""
         with contextlib.suppress(OSError):
             content = _content(path)
-        _memories[path] = dict(entry for line in content.splitlines() if (entry := _entry(line)))
+        # Entries are looked at when they are asked for: there may be many.
+        lines = (line.partition(b"=") for line in content.splitlines())
+        _memories[path] = {key: entry for key, _, entry in lines}
     return _memories[path]
-
-
-def _entry(line: bytes) -> tuple[Version, str] | None:
-    match = _LINE.fullmatch(line)
-    if match is None or int(match[3], 16) != zlib.crc32(match[1] + match[2]):
-        return None
-    return tuple(int(number) for number in match[1].split()), match[2].decode()
-
-
-def _line(key: Version, sha256: str) -> bytes:
-    text = (" ".join(map(str, key)) + " ").encode() + sha256.encode()
-    return text + b" %08x\n" % zlib.crc32(text)
 
 
 def _content(path: Path) -> bytes:

@@ -14,6 +14,7 @@ from .durable import (
     create_exclusive,
     host_name,
     read_json,
+    sha256_file,
     sweep_temporaries,
     sync_folder,
 )
@@ -130,6 +131,8 @@ class Attempt:
             "ended_at": now_text(),
             "seconds": round(time.monotonic() - self._started, 3),
         }
+        if outcome in ("done", "diverged") and self.run_dir.endpoint_path.exists():
+            content["endpoint_sha256"] = sha256_file(self.run_dir.endpoint_path)
         path = self.run_dir.attempt_end_path(self.number)
         first = create_exclusive(path, _json_line(content))
         # The marker of the endpoint may have been ingested already, without this record.

@@ -74,7 +74,7 @@ def codes_manifest(run: RunDir, *, fresh: bool = False) -> dict[str, Any]:
         raise DamagedError(f"{error}; {run.redo}") from error
     if not isinstance(manifest, dict):
         raise DamagedError(f"{path}: not a manifest; {run.redo}")
-    run.check_owner(path, manifest.get("run"))
+    run.check_owner(path.parent, manifest.get("run"))
     endpoint = read_endpoint(run)
     if endpoint is not None:
         if any(entry["name"] == CODES_MANIFEST for entry in endpoint["artifacts"]):

@@ -23,7 +23,11 @@ def read(run_dir: RunDir) -> Stored:
         ValueError: it was altered, or does not fit this code.
     """
     content = run_dir.config()
-    stored = Stored(decode_run(run_dir.kind, content["config"]), content.get("parents", {}))
+    try:
+        config = decode_run(run_dir.kind, content["config"])
+    except ValueError as error:
+        raise ValueError(f"{run_dir.config_path}: {error}") from error
+    stored = Stored(config, content.get("parents", {}))
     found = run_id(run_dir.kind, *stored)
     if found != run_dir.id:
         raise ValueError(
