@@ -78,7 +78,7 @@ def _memory(path: Path) -> dict[bytes, bytes]:
             content = _content(path)
         # Entries are looked at when they are asked for: there may be many.
         lines = (line.partition(b"=") for line in content.splitlines())
-        _memories[path] = {key: entry for key, _, entry in lines}
+        _memories[path] = {key: entry for key, _, entry in lines if entry}
     return _memories[path]
 
 

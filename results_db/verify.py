@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from .durable import DamagedError, read_json, read_manifest, sha256_file, verify_folder
+from .durable import DamagedError, read_json, read_manifest, sha256_file
 from .endpoint import artifact_path, is_name
 from .rundir import RunDir
 from .state import read_endpoint
@@ -37,15 +37,6 @@ def staged_manifest(run: RunDir, folder: Path) -> dict[str, Any]:
     meta = manifest.get("meta")
     run.check_owner(folder, meta.get("run") if isinstance(meta, dict) else None, cure)
     return manifest
-
-
-def staged_folder(run: RunDir, folder: Path) -> dict[str, Any]:
-    """The manifest of a folder of weights of a run, after comparing every file with it."""
-    staged_manifest(run, folder)
-    try:
-        return verify_folder(folder)
-    except DamagedError as error:
-        raise DamagedError(f"{error}; {folder_cure(run, folder)}") from error
 
 
 def artifact_file(

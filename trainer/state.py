@@ -22,9 +22,10 @@ from results_db.durable import (
     read_json,
     remove_folder,
     stage_folder,
+    verify_folder,
 )
 from results_db.record import RunDir
-from results_db.verify import FINAL, staged_folder
+from results_db.verify import FINAL, folder_cure, staged_manifest
 
 from . import dist, tensor_files, trunks
 from .adamw import AdamW
@@ -138,7 +139,7 @@ def save_final(
     run.attempt.check()
     if final.exists():
         try:
-            staged_folder(run.dir, final)
+            _verified(final)
             return
         except MisplacedError:
             raise
@@ -200,7 +201,7 @@ def read_folder(
 
     Raises: DamagedError, or MisplacedError where it is of another run than it lies in.
     """
-    manifest = staged_folder(_run_of(path), path)
+    manifest = _verified(path)
     needed = {f"{name}.safetensors" for name in modules}
     needed |= {f"{name}.optimizer.safetensors" for name in optimizers} | {"state.json"}
     if missing := sorted(needed - set(manifest["files"])):
@@ -212,6 +213,16 @@ def read_folder(
     state = read_json(path / "state.json")
     assert isinstance(state, dict)
     return state
+
+
+def _verified(path: Path) -> dict[str, Any]:
+    """The manifest of a folder of weights, after all files were compared with it."""
+    run_dir = _run_of(path)
+    staged_manifest(run_dir, path)
+    try:
+        return verify_folder(path)
+    except DamagedError as error:
+        raise DamagedError(f"{error}; {folder_cure(run_dir, path)}") from error
 
 
 def _run_of(path: Path) -> RunDir:

@@ -60,7 +60,7 @@ def flipped(content: bytes) -> bytes:
     place = len(content) - 1
     if content.startswith(b"{"):
         places = [match.start() for match in re.finditer(rb'(?<=")[0-9a-f]{64}"', content)]
-        numbers = re.finditer(rb'(?<="batch_size":)\d|(?<="step":)\d', content)
+        numbers = re.finditer(rb'(?<="batch_size":)\d|(?<="step":)\d|(?<=":0\.)\d', content)
         place = places[-1] if places else next(numbers).start()
     return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
 
