@@ -108,8 +108,10 @@ EQUAL = ("codes/labels-train.npy", "codes/labels-val.npy", "final/state.json")
 
 def refusal(reader: RunDir) -> str:
     """The one line with which a run refuses what it reads."""
+    begun = reader.log_path.exists()
     outcome = tiny.do(reader)
     assert outcome.outcome == "failed", outcome
+    assert reader.log_path.exists() == begun, "it was noticed too late"
     assert outcome.error is not None and "\n" not in outcome.error
     assert not reader.endpoint_path.exists()
     return outcome.error
