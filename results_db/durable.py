@@ -25,6 +25,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from . import hashes
+
 MANIFEST = "manifest.json"
 _PREFIX = ".tmp-"
 _TEMPORARY = re.compile(r"^\.tmp-(?P<host>[A-Za-z0-9_.-]*)@(?P<pid>\d+)@[0-9a-f]{12}@")
@@ -42,6 +44,10 @@ _in_flight: set[str] = set()
 
 class DamagedError(RuntimeError):
     """A file is missing, truncated, altered or not what it claims to be; the message names it."""
+
+
+class MisplacedError(DamagedError):
+    """A file or folder belongs to another run than the one where it lies."""
 
 
 def canonical_json(obj: Any) -> str:
@@ -204,11 +210,32 @@ def stage_folder(
         sync_folder(final.parent)
 
 
-def verify_folder(path: str | os.PathLike[str]) -> dict[str, Any]:
+def verify_folder(path: str | os.PathLike[str], *, fresh: bool = False) -> dict[str, Any]:
     """The manifest of a staged folder, after comparing every file with it.
+
+    Files that did not change since they were hashed are not read again, unless `fresh`.
 
     Raises: DamagedError: names the first file that is missing, altered, a link, or not the folder's
         own.
+    """
+    manifest = read_manifest(path)
+    for name, expected in sorted(manifest["files"].items()):
+        file = Path(path) / name
+        try:
+            found = _hash(Path(path) / _checked_name(name), fresh)
+        except (OSError, ValueError) as error:
+            raise DamagedError(f"{file}: {error}") from error
+        if found != expected:
+            raise DamagedError(
+                f"{file}: {found['bytes']} bytes whose sha256 or size is not the manifest's"
+            )
+    return manifest
+
+
+def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The manifest of a staged folder, whose files are not compared with it.
+
+    Raises: DamagedError: there is none, or it is of a folder of another name.
     """
     folder = Path(path)
     if not folder.is_dir() or folder.is_symlink():
@@ -223,16 +250,6 @@ def verify_folder(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise DamagedError(
             f"{folder / MANIFEST}: belongs to a folder called {manifest.get('name')!r}"
         )
-    for name, expected in sorted(manifest["files"].items()):
-        try:
-            file = folder / _checked_name(name)
-            found = _hash(file)
-        except (OSError, ValueError) as error:
-            raise DamagedError(f"{folder / name}: {error}") from error
-        if found != expected:
-            raise DamagedError(
-                f"{file}: {found['bytes']} bytes whose sha256 or size is not the manifest's"
-            )
     return manifest
 
 
@@ -279,9 +296,9 @@ def sync_folder(path: str | os.PathLike[str]) -> None:
         os.close(descriptor)
 
 
-def sha256_file(path: str | os.PathLike[str]) -> str:
-    """The sha256 of a plain file, in hex."""
-    return str(_hash(Path(path))["sha256"])
+def sha256_file(path: str | os.PathLike[str], *, fresh: bool = False) -> str:
+    """The sha256 of a plain file, in hex; `fresh`: read it even if its hash is remembered."""
+    return str(_hash(Path(path), fresh)["sha256"])
 
 
 def remember_hash(path: str | os.PathLike[str], sha256: str) -> None:
@@ -290,7 +307,7 @@ def remember_hash(path: str | os.PathLike[str], sha256: str) -> None:
     """
     info = os.lstat(path)
     if info.st_size >= _REMEMBERED_BYTES:
-        _hashed[_version(info)] = {"sha256": sha256, "bytes": info.st_size}
+        _hashed[hashes.version(info)] = {"sha256": sha256, "bytes": info.st_size}
 
 
 def process_is_alive(pid: int) -> bool:
@@ -370,28 +387,30 @@ def _sync_and_hash(path: Path) -> dict[str, Any]:
         return found.result()
 
 
-def _hash(path: Path) -> dict[str, Any]:
-    info = os.lstat(path)
-    if not stat.S_ISREG(info.st_mode):
+def _hash(path: Path, fresh: bool = False) -> dict[str, Any]:
+    if not stat.S_ISREG(os.lstat(path).st_mode):
         raise DamagedError(f"{path}: not a plain file")
-    known = _hashed.get(_version(info))
-    if known is not None:
-        return dict(known)
-    digest = hashlib.sha256()
-    size = 0
     with open(path, "rb") as file:
+        # Of the open file: a network file system asks its server when a file is opened.
+        info = os.fstat(file.fileno())
+        version = hashes.version(info)
+        if not fresh:
+            if version in _hashed:
+                return dict(_hashed[version])
+            if (known := hashes.known(host_name(), info)) is not None:
+                return {"sha256": known, "bytes": info.st_size}
+        digest = hashlib.sha256()
+        size = 0
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
             size += len(chunk)
+        unchanged = hashes.version(os.fstat(file.fileno())) == version
     found = {"sha256": digest.hexdigest(), "bytes": size}
-    if size >= _REMEMBERED_BYTES and _version(os.lstat(path)) == _version(info):
-        _hashed[_version(info)] = dict(found)
+    if unchanged:
+        if size >= _REMEMBERED_BYTES:
+            _hashed[version] = dict(found)
+        hashes.remember(host_name(), info, digest.hexdigest())
     return found
-
-
-def _version(info: os.stat_result) -> tuple[int, ...]:
-    """What changes with a file's content."""
-    return (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
 
 
 def _files_below(folder: Path) -> list[str]:

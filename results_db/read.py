@@ -14,12 +14,13 @@ from sqlalchemy import Connection, Engine, Text, cast, func, select
 
 from . import spool, tables
 from .columns import LONG_COLUMNS, WIDE_COLUMNS
-from .durable import DamagedError, canonical_json, read_json, sha256_file
-from .endpoint import COLUMNS, KINDS, artifact_path, check_name
+from .durable import canonical_json, read_json
+from .endpoint import COLUMNS, KINDS, check_name
 from .engine import opened, reading
 from .rundir import RunDir, default_home
 from .state import read_endpoint
 from .sync import ingest
+from .verify import artifact_file
 from .wide import Members, Runs, Values, wide_rows
 
 __all__ = ["LONG_COLUMNS", "WIDE_COLUMNS", "artifact", "endpoints", "flat", "studies"]
@@ -99,14 +100,7 @@ def artifact(run_id: str, name: str, home: str | os.PathLike[str] | None = None)
     if name not in entries:
         listed = ", ".join(sorted(entry["name"] for entry in endpoint["artifacts"])) or "none"
         raise ValueError(f"name: {name!r}, the artifacts of run {run_id} are: {listed}")
-    path = run.path / artifact_path(entries[name]["file"])
-    try:
-        found = sha256_file(path)
-    except FileNotFoundError as error:
-        raise DamagedError(f"{path}: missing") from error
-    if found != entries[name]["sha256"]:
-        raise DamagedError(f"{path}: not the file that was recorded (sha256 differs)")
-    return _loaded(path)
+    return _loaded(artifact_file(run, endpoint, entries[name]["name"]))
 
 
 def flat(table: pd.DataFrame) -> pd.DataFrame:

@@ -10,10 +10,12 @@ from typing import Any
 from . import spool
 from .durable import (
     DamagedError,
+    MisplacedError,
     canonical_json,
     create_exclusive,
     host_name,
     read_json,
+    sha256_file,
     sweep_temporaries,
     sync_folder,
 )
@@ -130,6 +132,8 @@ class Attempt:
             "ended_at": now_text(),
             "seconds": round(time.monotonic() - self._started, 3),
         }
+        if outcome in ("done", "diverged") and self.run_dir.endpoint_path.exists():
+            content["endpoint_sha256"] = sha256_file(self.run_dir.endpoint_path)
         path = self.run_dir.attempt_end_path(self.number)
         first = create_exclusive(path, _json_line(content))
         # The marker of the endpoint may have been ingested already, without this record.
@@ -187,6 +191,8 @@ class Attempt:
     def _stored_endpoint(self) -> dict[str, Any] | None:
         try:
             return read_endpoint(self.run_dir)
+        except MisplacedError:
+            raise  # that run lacks it
         except DamagedError:
             # It was complete when it was linked, so a disk or a person damaged it since. It counts
             # as missing (the run is not done), and is kept under another name.
@@ -231,6 +237,7 @@ def claim(
     known = provenance()
     content = {
         "attempt": number,
+        "run": run.owner,
         "host": host_name(),
         "pid": os.getpid(),
         "pid_start": process_start(os.getpid()),

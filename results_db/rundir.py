@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .durable import DamagedError, read_json
+from .durable import DamagedError, MisplacedError, read_json
 from .endpoint import KINDS, check_name
 
 _ATTEMPT_FILE = re.compile(r"(\d{3,6})\.json")
@@ -55,6 +55,33 @@ class RunDir:
     @property
     def home(self) -> Path:
         return self.path.parent.parent
+
+    @property
+    def owner(self) -> dict[str, str]:
+        """The run's kind and id, as what it leaves says whose it is."""
+        return {"kind": self.kind, "id": self.id}
+
+    @property
+    def redo(self) -> str:
+        """The way to have what a finished run left made anew."""
+        return f"to make it anew, remove {self.endpoint_path} and launch again"
+
+    @property
+    def rewrite(self) -> str:
+        """The way to have config.json written anew."""
+        return f"to make it anew, remove it and {self.endpoint_path} and launch the study again"
+
+    def check_owner(self, path: Path, owner: object, cure: str | None = None) -> None:
+        """MisplacedError unless what lies at `path` says that it is of this run; None, which homes
+        made before say, passes.
+        """
+        if owner is None or owner == self.owner:
+            return
+        kind, run_id = (owner.get(key) if isinstance(owner, dict) else "?" for key in self.owner)
+        raise MisplacedError(
+            f"{path}: belongs to {kind} {run_id}, not to {self.kind} {self.id}; move it back, "
+            f"and put this run's own in its place; {cure or self.redo}"
+        )
 
     @property
     def config_path(self) -> Path:
@@ -110,17 +137,18 @@ class RunDir:
             FileNotFoundError: the run was never planned here.
             DamagedError: the file is not what it should be, or belongs to another run.
         """
-        content = read_json(self.config_path)
+        try:
+            content = read_json(self.config_path)
+        except DamagedError as error:
+            raise DamagedError(f"{error}; {self.rewrite}") from error
         if (
             not isinstance(content, dict)
             or not isinstance(content.get("config"), dict)
             or not isinstance(content.get("parents", {}), dict)
         ):
-            raise DamagedError(f"{self.config_path}: not a run's config")
-        if content.get("id") != self.id or content.get("kind") != self.kind:
-            raise DamagedError(
-                f"{self.config_path}: belongs to {content.get('kind')} {content.get('id')!r}"
-            )
+            raise DamagedError(f"{self.config_path}: not a run's config; {self.rewrite}")
+        told = {key: content.get(key) for key in self.owner}
+        self.check_owner(self.config_path, told, self.rewrite)
         return content
 
 

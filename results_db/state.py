@@ -173,7 +173,9 @@ def _endpoint_status(run: RunDir) -> Literal["done", "diverged"] | None:
         return None
     except (ValueError, RecursionError):
         return None
-    if not isinstance(content, dict) or content.get("run_id") != run.id:
+    if not isinstance(content, dict):
+        return None
+    if (content.get("kind"), content.get("run_id")) != (run.kind, run.id):
         return None
     status = content.get("status")
     return status if status in ("done", "diverged") else None
@@ -253,20 +255,19 @@ def _read_object(path: Path) -> dict[str, Any] | None:
 def read_endpoint(run_dir: str | os.PathLike[str] | RunDir) -> dict[str, Any] | None:
     """The checked endpoint of a run, or None when there is none yet.
 
-    Raises: DamagedError: there is one, but it is not valid JSON, breaks the schema or belongs to
-        another run.
+    Raises: DamagedError: there is one, but it is not valid JSON or breaks the schema;
+        MisplacedError: it belongs to another run.
     """
     run = RunDir(run_dir)
     try:
         content = read_json(run.endpoint_path)
     except FileNotFoundError:
         return None
+    except DamagedError as error:
+        raise DamagedError(f"{error}; {run.redo}") from error
     try:
         endpoint = check_endpoint(content)
-        if (endpoint["run_id"], endpoint["kind"]) != (run.id, run.kind):
-            raise ValueError(
-                f"run_id: {endpoint['run_id']!r} of kind {endpoint['kind']!r}, not this run"
-            )
     except ValueError as error:
-        raise DamagedError(f"{run.endpoint_path}: {error}") from error
+        raise DamagedError(f"{run.endpoint_path}: {error}; {run.redo}") from error
+    run.check_owner(run.endpoint_path, {"kind": endpoint["kind"], "id": endpoint["run_id"]})
     return endpoint

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+from results_db.durable import DamagedError
 from results_db.masking import mask_tracebacks
 from results_db.record import RunDir, may_follow, read_endpoint, run_status
 
@@ -224,7 +225,10 @@ def _missing_parent(run: RunDir) -> str | None:
     """Why the run cannot start: a parent without a good end."""
     for role, parent in run.config().get("parents", {}).items():
         folders = [path for path in run.home.glob(f"*/{parent}") if path.is_dir()]
-        endpoint = read_endpoint(folders[0]) if folders else None
+        try:
+            endpoint = read_endpoint(folders[0]) if folders else None
+        except DamagedError as error:
+            return str(error)
         if endpoint is None or not may_follow(role, endpoint["status"]):
             state = "not done" if endpoint is None else endpoint["status"]
             return f"its {role} {parent} is {state}"

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 import torch.distributed as td
@@ -16,6 +17,8 @@ from torch import Tensor
 
 # Whether the present run is the work of one process, although a group has been formed.
 _apart = False
+
+T = TypeVar("T")
 
 # What gloo says when a connection breaks; it has no class of errors for that.
 _LOST = re.compile(r"[Cc]onnection (closed|reset) by peer|Broken pipe|Connection refused")
@@ -125,6 +128,20 @@ def any_of_each(flags: Sequence[bool]) -> list[bool]:
 def any_true(flag: bool) -> bool:
     """Whether any process says so: all must stop at the same step."""
     return any_of_each([flag])[0]
+
+
+def done_by_all(work: Callable[[], T]) -> T:
+    """The result of `work`, which every process does. Where it fails in one it fails in all, so
+    that none goes on and waits for the others.
+    """
+    failure: Exception | None = None
+    try:
+        result = work()
+    except Exception as error:
+        failure = error
+    if any_true(failure is not None):
+        raise failure or RuntimeError("another process of the group failed; its output says why")
+    return result
 
 
 def broadcast_int(value: int) -> int:

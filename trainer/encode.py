@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from results_db.durable import (
+    DamagedError,
     read_json,
     sha256_file,
     sweep_temporaries,
@@ -28,9 +29,10 @@ from results_db.durable import (
     write_json,
 )
 from results_db.record import RunDir
+from results_db.verify import CODES, CODES_MANIFEST, code_files, codes_manifest
 
-from . import data, flops, kernels, stage1, startup, state
-from .config import CodesConfig, TokenizerConfig, decode_run
+from . import data, flops, kernels, stage1, startup, state, stored
+from .config import CodesConfig, TokenizerConfig
 from .data import CROPS
 from .metrics import Value
 from .optim import derive_seed
@@ -60,7 +62,7 @@ class _Undrawn(TorchFunctionMode):
 
 def load_tokenizer(run_dir: RunDir, device: torch.device) -> tuple[Any, Any, TokenizerConfig]:
     """Tokenizer and quantizer of a finished run, in eval mode, and their config."""
-    config = decode_run("tokenizer", run_dir.config()["config"])
+    config = stored.read(run_dir).config
     with _Undrawn():
         tokenizer, quantizer = stage1.build(config, device)
     modules = torch.nn.ModuleDict({"tokenizer": tokenizer, "quantizer": quantizer})
@@ -180,7 +182,7 @@ def encode(run: Run) -> Result:
         batch_size=_batch_size(config, run.compile),
         compiled=run.compile,
     )
-    folder = run.dir.path / "codes"
+    folder = run.dir.path / CODES
     folder.mkdir(exist_ok=True)
     sync_folder(run.dir.path)
     sweep_temporaries(folder, all_writers=True)  # of attempts that died
@@ -199,7 +201,7 @@ def encode(run: Run) -> Result:
             indices = chosen[first : first + SHARD_IMAGES]
             name = f"{split}-{number:05d}.npy"
             shape = (len(indices), CROPS[policy], length)
-            if (kept := _finished_shard(folder, name, shape)) is None:
+            if (kept := _finished_shard(run.dir, name, shape)) is None:
                 codes = np.empty(shape, dtype)
                 at = 0
                 batches = _crops(images, indices, policy, config.crop_ratio, coder)
@@ -212,7 +214,9 @@ def encode(run: Run) -> Result:
                     done += len(found)
                     rate = done / max(1e-9, time.monotonic() - clock)
                     run.progress(first + at, total, f"codes {split}", rate)
-                kept = _write_shard(run, folder, name, codes)
+                kept = _write_array(run, folder, name, codes)
+                # The note comes after the shard: a shard without one is written again.
+                write_json(folder / f"{name}.json", kept | {"run": run.dir.owner})
             shards[split].append(kept)
 
     # --------------------------------------------------------------------------------- statistics
@@ -223,8 +227,6 @@ def encode(run: Run) -> Result:
     unconditional = statistics.pop("pooled_counts")
     run.artifact("entropy.npz", {k: np.asarray(v) for k, v in statistics.items()})
     run.artifact("code_counts.npz", {"pooled": unconditional})
-    for split, values in labels.items():
-        write_bytes(folder / f"labels-{split}.npy", _npy_bytes(values))
     rows, columns = part.grid_shape(config.data.resolution)
     manifest = {
         "tokenizer": run.parents["tokenizer"].id,
@@ -237,12 +239,17 @@ def encode(run: Run) -> Result:
         "num_images": {split: len(values) for split, values in labels.items()},
         "dtype": np.dtype(dtype).name,
         "shards": shards,
+        "labels": {
+            split: _write_array(run, folder, f"labels-{split}.npy", values)
+            for split, values in labels.items()
+        },
+        "run": run.dir.owner,
     }
     run.attempt.check()
     write_json(folder / "manifest.json", manifest)
     run.list_artifact(
-        "codes-manifest",
-        "codes/manifest.json",
+        CODES_MANIFEST,
+        f"{CODES}/manifest.json",
         sha256_file(folder / "manifest.json"),
         (folder / "manifest.json").stat().st_size,
     )
@@ -304,31 +311,37 @@ def _npy_bytes(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _finished_shard(folder: Path, name: str, shape: tuple[int, ...]) -> dict[str, Any] | None:
-    """The manifest entry of a shard that an earlier attempt wrote and that still verifies."""
-    note = folder / f"{name}.json"
-    if not note.exists():
+def _finished_shard(run_dir: RunDir, name: str, shape: tuple[int, ...]) -> dict[str, Any] | None:
+    """The manifest entry of a shard that an earlier attempt wrote and that still verifies.
+
+    A shard without a good note is made again, also one whose note does not say whose it is;
+    MisplacedError for another run's.
+    """
+    path = run_dir.path / CODES / name
+    note = path.with_name(f"{name}.json")
+    try:
+        entry = read_json(note)
+    except (FileNotFoundError, DamagedError):
         return None
-    entry = read_json(note)
-    path = folder / name
-    if not path.exists() or sha256_file(path) != entry["sha256"] or entry["shape"] != list(shape):
+    if not isinstance(entry, dict) or (owner := entry.pop("run", None)) is None:
         return None
-    return entry
+    run_dir.check_owner(note, owner, "or remove both: the shard is made again")
+    if entry.get("file") != name or entry.get("shape") != list(shape) or not path.exists():
+        return None
+    return entry if sha256_file(path) == entry.get("sha256") else None
 
 
-def _write_shard(run: Run, folder: Path, name: str, codes: np.ndarray) -> dict[str, Any]:
-    content = _npy_bytes(codes)
+def _write_array(run: Run, folder: Path, name: str, values: np.ndarray) -> dict[str, Any]:
+    """Writes an array durably; gives its entry in the manifest."""
+    content = _npy_bytes(values)
     run.attempt.check()
     write_bytes(folder / name, content)
-    entry = {
+    return {
         "file": name,
         "sha256": hashlib.sha256(content).hexdigest(),
         "bytes": len(content),
-        "shape": list(codes.shape),
+        "shape": list(values.shape),
     }
-    # The note comes after the shard: a shard without one is written again.
-    write_json(folder / f"{name}.json", entry)
-    return entry
 
 
 def code_statistics(codes_NL: np.ndarray, num_codes: int) -> dict[str, Any]:
@@ -395,26 +408,39 @@ def _entropy(counts: np.ndarray) -> float:
 
 
 class Codes:
-    """A finished code set, read through memory maps."""
+    """A finished code set, read through memory maps after it was compared with its hashes."""
 
     def __init__(self, run_dir: RunDir) -> None:
-        folder = run_dir.path / "codes"
-        self.manifest = read_json(folder / "manifest.json")
+        self.manifest = codes_manifest(run_dir)
         self.codebook_size = int(self.manifest["codebook_size"])
         self.tokens_per_image = int(self.manifest["tokens_per_image"])
         self.num_classes = int(self.manifest["num_classes"])
         rows, columns = self.manifest["grid"]
         self.grid = (int(rows), int(columns))
-        self._folder = folder
+        self._run_dir = run_dir
+
+    def verify(self, warn: Callable[[str], None]) -> Codes:
+        """The set itself, if all its files are those that were recorded; DamagedError names the
+        first that is not. `warn` is told of labels for which no hash was recorded.
+        """
+        nameless = code_files(self._run_dir, self.manifest, sorted(self.manifest["shards"]))
+        if nameless and len(nameless) <= len(self.manifest["shards"]):  # random codes have none
+            warn(
+                f"codes {self._run_dir.id}: {', '.join(nameless)} cannot be verified, because the "
+                "manifest was made before labels were listed in it"
+            )
+        return self
 
     def split(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Codes [images, crops, L] and labels [images] of "train" or "val"."""
+        code_files(self._run_dir, self.manifest, [name])
+        folder = self._run_dir.path / CODES
         shards = [
-            np.load(self._folder / entry["file"], mmap_mode="r", allow_pickle=False)
+            np.load(folder / entry["file"], mmap_mode="r", allow_pickle=False)
             for entry in self.manifest["shards"][name]
         ]
         codes = shards[0] if len(shards) == 1 else np.concatenate(shards)
-        labels = np.load(self._folder / f"labels-{name}.npy", allow_pickle=False)
+        labels = np.load(folder / f"labels-{name}.npy", allow_pickle=False)
         return codes, labels
 
 

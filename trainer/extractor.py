@@ -22,9 +22,10 @@ from torch import Tensor, nn
 
 from results_db.durable import DamagedError, sha256_file
 from results_db.record import RunDir, read_endpoint
+from results_db.verify import artifact_file
 
-from . import data, state
-from .config import ExtractorConfig, decode_run
+from . import data, state, stored
+from .config import ExtractorConfig
 from .flops import EXTRACTOR_SIDE_MAX as SIDE_MAX
 from .metrics import Value
 from .optim import clip_gradients, derive_seed, make_optimizer, set_learning_rate
@@ -173,7 +174,7 @@ class Extractor:
 def load_extractor(path: Path, device: torch.device) -> Extractor:
     """The extractor of a finished run. DamagedError names a file that is not the run's."""
     run_dir = RunDir(path)
-    config = decode_run("extractor", run_dir.config()["config"])
+    config: ExtractorConfig = stored.read(run_dir).config
     model = Classifier(config.width, config.data.num_classes)
     state.load_weights(run_dir, {"extractor": model})
     return Extractor(
@@ -191,13 +192,7 @@ def _artifact(run_dir: RunDir, name: str) -> np.ndarray:
     endpoint = read_endpoint(run_dir)
     if endpoint is None:
         raise DamagedError(f"{run_dir.path}: the extractor run has no endpoint")
-    listed = {entry["name"]: entry for entry in endpoint["artifacts"]}
-    if name not in listed:
-        raise DamagedError(f"{run_dir.endpoint_path}: lists no artifact {name!r}")
-    path = run_dir.artifacts_path / listed[name]["file"]
-    if sha256_file(path) != listed[name]["sha256"]:
-        raise DamagedError(f"{path}: its sha256 is not the endpoint's")
-    return np.load(path, allow_pickle=False)
+    return np.load(artifact_file(run_dir, endpoint, name), allow_pickle=False)
 
 
 def _augment(x_BCHW: Tensor, config: ExtractorConfig, seed: int) -> Tensor:

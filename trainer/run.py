@@ -26,6 +26,7 @@ import results_db
 from results_db import spool
 from results_db.durable import (
     DamagedError,
+    MisplacedError,
     append_line,
     canonical_json,
     sweep_temporaries,
@@ -35,7 +36,7 @@ from results_db.masking import mask_secrets
 from results_db.provenance import cpu_name
 from results_db.record import Attempt, Conflict, Fenced, RunDir, claim, may_follow, read_endpoint
 
-from . import dist, flops, parts, startup, trunks
+from . import dist, flops, parts, startup, stored, trunks
 from .config import (
     SHARED_KINDS,
     STRICT,
@@ -43,8 +44,6 @@ from .config import (
     PositiveInt,
     Share,
     decode,
-    decode_run,
-    run_id,
 )
 from .metrics import Value
 from .optim import Diverged
@@ -123,8 +122,7 @@ class Run:
 
     def parent_config(self, role: str) -> Any:
         """The decoded config of a parent."""
-        stored = self.parents[role].config()
-        return decode_run(stored["kind"], stored["config"])
+        return stored.read(self.parents[role]).config
 
     def parent_endpoint(self, role: str) -> dict[str, Any]:
         """The endpoint of a parent, which is finished."""
@@ -249,30 +247,24 @@ def execute(path: str | os.PathLike[str], stop: Stop, after: int | None = None) 
         run_dir = RunDir(path)
         # Caches of data sets lie in the home of the run, whatever the shell that started us says.
         os.environ["TOKENLAW_HOME"] = str(run_dir.home)
-        stored = run_dir.config()
-        config = decode_run(stored["kind"], stored["config"])
-        found = run_id(run_dir.kind, config, stored.get("parents", {}))
-        if found != run_dir.id:
-            raise ValueError(
-                f"{run_dir.config_path}: its content has the id {found}, "
-                f"the folder says {run_dir.id}"
-            )
+        config, ids = stored.read(run_dir)
         settings = read_settings(run_dir)
         parents = {
             role: RunDir.of(run_dir.home, parent_kind(run_dir.home, parent), parent)
-            for role, parent in stored.get("parents", {}).items()
+            for role, parent in ids.items()
         }
         check_trunk(run_dir.kind, config, parents)
+        endpoint = _own_endpoint(run_dir)
+        above = () if endpoint is not None else parents.items()
+        ends = [(role, parent, read_endpoint(parent)) for role, parent in above]
     except (ValueError, DamagedError, FileNotFoundError) as error:
         return Outcome(Path(path), "failed", type(error).__name__, _first_line(error))
-    endpoint = read_endpoint(run_dir)
     if endpoint is not None:
         # A writer may have died between the endpoint and the end of its own tidying up.
         for folder in (run_dir.path, run_dir.attempts_path):
             sweep_temporaries(folder)
         return Outcome(run_dir.path, endpoint["status"])
-    for role, parent in parents.items():
-        ended = read_endpoint(parent)
+    for role, parent, ended in ends:
         if ended is None or not may_follow(role, ended["status"]):
             state = "unfinished" if ended is None else ended["status"]
             return Outcome(
@@ -296,6 +288,16 @@ def execute(path: str | os.PathLike[str], stop: Stop, after: int | None = None) 
     except (ValueError, OSError) as error:
         return Outcome(run_dir.path, "failed", _class_of(error), _first_line(error))
     return _attempt(Run(run_dir, config, parents, settings, attempt, device, stop))
+
+
+def _own_endpoint(run_dir: RunDir) -> dict[str, Any] | None:
+    """The run's endpoint; None also for a damaged one, which the next is written in place of."""
+    try:
+        return read_endpoint(run_dir)
+    except MisplacedError:
+        raise
+    except DamagedError:
+        return None
 
 
 def _attempt(run: Run) -> Outcome:
@@ -354,10 +356,7 @@ def check_trunk(kind: str, config: Any, parents: Mapping[str, RunDir]) -> None:
     """ValueError unless the run fits the segment whose state it takes over."""
     if kind not in trunks.KINDS:
         return
-    found = None
-    if trunks.ROLE in parents:
-        stored = parents[trunks.ROLE].config()
-        found = decode_run(stored["kind"], stored["config"]), stored.get("parents", {})
+    found = stored.read(parents[trunks.ROLE]) if trunks.ROLE in parents else None
     trunks.check_parent(kind, config, {role: p.id for role, p in parents.items()}, found)
 
 
@@ -374,7 +373,7 @@ def wait_for_first(run_dir: RunDir, stop: Stop) -> Outcome:
 
     Should it fail, it ends with an error, and the launcher of the group ends the others.
     """
-    while (endpoint := read_endpoint(run_dir)) is None:
+    while (endpoint := _own_endpoint(run_dir)) is None:
         if stop.requested:
             return Outcome(run_dir.path, "preempted", "Preempted", "stopped while waiting")
         time.sleep(0.2)
@@ -534,7 +533,7 @@ def ancestor_flops(run_dir: RunDir) -> dict[str, float]:
     The trunk that a run took over is no ancestor here: `flops_train` has it already.
     """
     found: dict[str, float] = {}
-    for role, parent in run_dir.config().get("parents", {}).items():
+    for role, parent in stored.read(run_dir).parents.items():
         if role != trunks.ROLE and parent not in found:
             folder = RunDir.of(run_dir.home, parent_kind(run_dir.home, parent), parent)
             endpoint = read_endpoint(folder)

@@ -14,8 +14,8 @@ from torch import Tensor
 from results_db.durable import write_bytes
 from results_db.record import RunDir, read_endpoint
 
-from . import data
-from .config import DataConfig, SamplingConfig, decode_run
+from . import data, stored
+from .config import DataConfig, SamplingConfig
 from .encode import load_tokenizer
 from .evaluate import picture
 from .optim import derive_seed
@@ -80,8 +80,9 @@ def _samples(
 ) -> list[Tensor]:
     """uint8 [n, 3, H, W] for each class. A sample depends on (seed, class, number) alone."""
     generator, config = load_generator(run_dir, device)
-    codes_dir = RunDir.of(run_dir.home, "codes", run_dir.config()["parents"]["codes"])
-    tokenizer_dir = RunDir.of(run_dir.home, "tokenizer", codes_dir.config()["parents"]["tokenizer"])
+    codes_dir = RunDir.of(run_dir.home, "codes", stored.read(run_dir).parents["codes"])
+    tokenizer_id = stored.read(codes_dir).parents["tokenizer"]
+    tokenizer_dir = RunDir.of(run_dir.home, "tokenizer", tokenizer_id)
     tokenizer, quantizer, _ = load_tokenizer(tokenizer_dir, device)
     sizes = legal_sizes(tokenizer_dir, generator.tokens_per_image)
     sampling = SamplingConfig(cfg_scale=1.0 if cfg is None else cfg)
@@ -102,9 +103,7 @@ def _reconstructions(
     run_dir: RunDir, classes: Sequence[int] | None, n: int, device: torch.device
 ) -> list[Tensor]:
     """Two rows for each class: `n` validation images, and their reconstructions."""
-    stored = run_dir.config()
-    config = decode_run("tokenizer", stored["config"])
-    described: DataConfig = config.data
+    described: DataConfig = stored.read(run_dir).config.data
     images = data.open_images(described, read_settings(run_dir), "val")
     tokenizer, quantizer, _ = load_tokenizer(run_dir, device)
     rows = []

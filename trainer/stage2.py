@@ -18,8 +18,8 @@ from torch import Tensor
 
 from results_db.record import RunDir
 
-from . import cross_entropy, data, dist, float8, flops, startup, state, trunks
-from .config import GeneratorConfig, decode_run
+from . import cross_entropy, data, dist, float8, flops, startup, state, stored, trunks
+from .config import GeneratorConfig
 from .encode import Codes, train_subset
 from .generator import Generator
 from .gradients import GradientAverager
@@ -49,9 +49,8 @@ def build(
 
 def load_generator(run_dir: RunDir, device: torch.device) -> tuple[Generator, GeneratorConfig]:
     """The generator of a finished run, in eval mode, and its config."""
-    stored = run_dir.config()
-    config = decode_run("generator", stored["config"])
-    codes = Codes(RunDir.of(run_dir.home, "codes", stored["parents"]["codes"]))
+    config, parents = stored.read(run_dir)
+    codes = Codes(RunDir.of(run_dir.home, "codes", parents["codes"]))
     generator = build(config, codes, device, initial=False)
     state.load_weights(run_dir, {"generator": generator})
     return generator.eval().requires_grad_(False), config
@@ -62,7 +61,7 @@ def legal_sizes(run_dir: RunDir, tokens_per_image: int) -> list[int] | None:
 
     `run_dir` is that of the tokenizer.
     """
-    config = decode_run("tokenizer", run_dir.config()["config"])
+    config = stored.read(run_dir).config
     sizes = config.quantizer.config.codebook_sizes(tokens_per_image)
     return None if sizes is None else list(sizes)
 
@@ -101,7 +100,8 @@ def train(run: Run) -> Result:
     device = run.device
 
     # --------------------------------------------------------------------------------- setup
-    codes = Codes(run.parents["codes"])
+    # Each process reads the files, so each verifies them.
+    codes = dist.done_by_all(lambda: Codes(run.parents["codes"]).verify(run.warn))
     kernels_ready = compile_generator(config, codes.codebook_size, codes.tokens_per_image, device)
     train_codes, train_labels = codes.split("train")
     chosen = train_subset(len(train_labels), config.num_train)
@@ -123,7 +123,7 @@ def train(run: Run) -> Result:
             block.compile()
     illegal = None
     if config.mask_illegal:
-        tokenizer_id = run.parents["codes"].config()["parents"]["tokenizer"]
+        tokenizer_id = stored.read(run.parents["codes"]).parents["tokenizer"]
         tokenizer_dir = RunDir.of(run.dir.home, "tokenizer", tokenizer_id)
         sizes = legal_sizes(tokenizer_dir, codes.tokens_per_image)
         if sizes is not None:

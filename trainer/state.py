@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from results_db.durable import (
     DamagedError,
+    MisplacedError,
     canonical_json,
     read_json,
     remove_folder,
@@ -24,6 +25,7 @@ from results_db.durable import (
     verify_folder,
 )
 from results_db.record import RunDir
+from results_db.verify import FINAL, folder_cure, staged_manifest
 
 from . import dist, tensor_files, trunks
 from .adamw import AdamW
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
     from .run import Run
 
 KEEP = 2  # the newest, and the one before in case the newest is damaged
-FINAL = "final"
 _NAME = re.compile(r"step-(\d{8})-a(\d{3,6})")
 
 
@@ -84,8 +85,9 @@ def load(
     """Restores the newest checkpoint that verifies; gives (step, extra), or None if there is none.
 
     A damaged one is named in the log and the one before is taken. When all are damaged the run
-    refuses: starting over in silence would hide a broken disk. Of several processes the first
-    chooses, and the others take the same one.
+    refuses: starting over in silence would hide a broken disk. It refuses another run's as well,
+    which would be dropped in time. Of several processes the first chooses, and the others take the
+    same one.
     """
     found = _first_sound(run, modules, optimizers) if dist.rank() == 0 else None
     step, attempt, extra = found or (-1, -1, {})
@@ -108,6 +110,8 @@ def _first_sound(
     for step, attempt, path in found:
         try:
             state = read_folder(path, modules, optimizers)
+        except MisplacedError:
+            raise
         except DamagedError as error:
             run.warn(f"checkpoint {path.name} is damaged ({error}); taking the one before")
             continue
@@ -135,8 +139,10 @@ def save_final(
     run.attempt.check()
     if final.exists():
         try:
-            verify_folder(final)
+            _verified(final)
             return
+        except MisplacedError:
+            raise
         except DamagedError:
             remove_folder(final)
     write_folder(final, run.attempt.number, step, modules, optimizers or {}, {})
@@ -174,8 +180,9 @@ def write_folder(
     optimizers: Mapping[str, AdamW],
     extra: Mapping[str, Any],
 ) -> None:
-    """One durable folder of weights and states."""
-    with stage_folder(path, attempt, meta={"step": step}) as folder:
+    """One durable folder of weights and states, which says whose it is."""
+    meta = {"step": step, "run": _run_of(path).owner}
+    with stage_folder(path, attempt, meta=meta) as folder:
         for name, module in modules.items():
             tensor_files.write(folder.file(f"{name}.safetensors"), module.state_dict())
         for name, optimizer in optimizers.items():
@@ -190,8 +197,11 @@ def read_folder(
     modules: Mapping[str, nn.Module],
     optimizers: Mapping[str, AdamW],
 ) -> dict[str, Any]:
-    """Verifies a folder, then fills modules and optimisers from it; gives state.json."""
-    manifest = verify_folder(path)
+    """Verifies a folder, then fills modules and optimisers from it; gives state.json.
+
+    Raises: DamagedError, or MisplacedError where it is of another run than it lies in.
+    """
+    manifest = _verified(path)
     needed = {f"{name}.safetensors" for name in modules}
     needed |= {f"{name}.optimizer.safetensors" for name in optimizers} | {"state.json"}
     if missing := sorted(needed - set(manifest["files"])):
@@ -203,6 +213,21 @@ def read_folder(
     state = read_json(path / "state.json")
     assert isinstance(state, dict)
     return state
+
+
+def _verified(path: Path) -> dict[str, Any]:
+    """The manifest of a folder of weights, after all files were compared with it."""
+    run_dir = _run_of(path)
+    staged_manifest(run_dir, path)
+    try:
+        return verify_folder(path)
+    except DamagedError as error:
+        raise DamagedError(f"{error}; {folder_cure(run_dir, path)}") from error
+
+
+def _run_of(path: Path) -> RunDir:
+    """The run in whose folder RUN/final or RUN/checkpoints/NAME lies."""
+    return RunDir(path.parent if path.name == FINAL else path.parent.parent)
 
 
 def _read(path: Path) -> dict[str, Tensor]:

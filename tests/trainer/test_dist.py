@@ -145,6 +145,15 @@ def test_a_wrong_number_of_processes_is_refused(tmp_path, monkeypatch, kind, ann
 # ------------------------------------------------------------------------------------ one process
 
 
+def test_what_fails_in_one_process_fails_in_all(monkeypatch):
+    assert dist.done_by_all(lambda: 3) == 3
+    with pytest.raises(OSError, match="mine"):
+        dist.done_by_all(lambda: (_ for _ in ()).throw(OSError("mine")).__next__())
+    monkeypatch.setattr(dist, "any_true", lambda flag: True)
+    with pytest.raises(RuntimeError, match="another process of the group failed"):
+        dist.done_by_all(lambda: 3)
+
+
 def test_without_a_group_everything_is_the_identity():
     value = torch.tensor([1.0, 2.0])
     assert not dist.active() and (dist.rank(), dist.world_size()) == (0, 1)
