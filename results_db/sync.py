@@ -76,8 +76,8 @@ class Report:
             name = min(entries)
             reason = " ".join(entries[name].split())[:300]
             lines.append(
-                f"{_count(len(entries), 'run')} in quarantine, so values may be missing or old; the"
-                f" first is {name}: {reason}; mend or remove it, then `tokenlaw sync`"
+                f"{_count(len(entries), 'run')} in quarantine, so values may be missing or old;"
+                f" the first is {name}: {reason}; mend or remove it, then `tokenlaw sync`"
             )
         plans = [each for each in self.problems if each[0] not in entries]
         if plans:
