@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from . import report_text
+from . import text as report_text
 
 if TYPE_CHECKING:
-    from .result import Comparison, Fit, Fits, Frontier, Prediction
+    from .laws.fitted import Fit, Fits, Prediction
+    from .result import Comparison, Frontier
 
 LIMIT = 1500  # characters
 LINES = 12  # parameters, arms or points that are listed

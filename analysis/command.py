@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import parts, report_text
+from ..trainer import parts
+from . import text
+from .as_json import encode, number
 from .direction import told
-from .fit import fit as fit_table
-from .frontier import compare
-from .predict import law_of, outside, predict
-from .result import Fit, encode, number
+from .frontiers.compare import compare
+from .laws.fit import fit as fit_table
+from .laws.fitted import Fit, law_of, outside, predict
 from .table import POOLED, column_for
 
 # Long arrays that a JSON answer leaves out; `Fit.to_json` keeps them.
@@ -137,7 +138,7 @@ def frontier(
 
 def render_text(answer: dict[str, Any]) -> str:
     """The same answer (of `fit` or `frontier`) as lines for a terminal, with the checklist."""
-    return report_text.render(answer)
+    return text.render(answer)
 
 
 def _short(answer: dict[str, Any]) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import parts
-from .fit import fit_data, law_named
+from ..trainer import parts
+from .laws.fit import fit_data, law_named
 from .table import prepare
 
 

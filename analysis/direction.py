@@ -15,10 +15,9 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from trainer.parts import DIRECTIONS, directions
-
-from .codes import notice
+from ..trainer.accounting.directions import DIRECTIONS, directions
 from .metric_words import Reading, read_words
+from .notices import notice
 from .result import Comparison
 from .table import Data
 

@@ -14,8 +14,7 @@ import numpy as np
 import pandas as pd
 
 from .brief import Brief
-from .codes import notice
-from .result import LeftOut, Notice
+from .notices import LeftOut, Notice, notice
 from .vocabulary import FLOPS_RULES
 from .where import keep
 

@@ -30,9 +30,9 @@ import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 from scipy.optimize import minimize  # noqa: E402
 
-from analysis.fit import fit, fit_groups  # noqa: E402
-from analysis.frontier import compare  # noqa: E402
-from analysis.table import read  # noqa: E402
+from tokenlaw.analysis.frontiers.compare import compare  # noqa: E402
+from tokenlaw.analysis.laws.fit import fit, fit_groups  # noqa: E402
+from tokenlaw.analysis.table import read  # noqa: E402
 
 DELTA = 1e-3
 AXES = {"x": "Training FLOP", "n": "Model Size", "y": "loss", "where": "loss < 3.44"}

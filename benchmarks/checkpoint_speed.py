@@ -22,8 +22,8 @@ from unittest import mock
 import torch
 from torch import nn
 
-from results_db import durable
-from trainer import tensor_files
+from tokenlaw.results_db import durable
+from tokenlaw.trainer.loop import tensor_files
 
 WAYS = ("one after the other", "meanwhile")
 

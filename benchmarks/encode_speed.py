@@ -4,12 +4,12 @@
     python benchmarks/encode_speed.py --quantizers [--tiny]
     python benchmarks/encode_speed.py --kernels [--tiny]
 
-A VQ-16 of random weights turns uint8 images of 256 px into codes by `trainer.encode.Coder`, as a
-codes run does (bf16, channels last, by kernels), and codes into uint8 images; the share of the
+A VQ-16 of random weights turns uint8 images of 256 px into codes by `trainer.kinds.codes.Coder`, as
+a codes run does (bf16, channels last, by kernels), and codes into uint8 images; the share of the
 matrix product measured in the same call counts the convolutions and attention of encoder or
-decoder.
-Correctness, in the same run: in fp32 its codes are those of the plain eager modules but for ties;
-in bf16 they lie as near to those of fp32 as the codes of the plain eager modules in bf16 do.
+decoder. Correctness, in the same run: in fp32 its codes are those of the plain eager modules but
+for ties; in bf16 they lie as near to those of fp32 as the codes of the plain eager modules in bf16
+do.
 
 `--quantizers`: a forward and backward pass of the quantizers at 64 images x 256 tokens, their peak
 memory, and what they add to a step of VQ-16 at three times LlamaGen's rate. Codes are compared with
@@ -34,9 +34,10 @@ import torch.nn.functional as F
 from generator_step import ended, list_kernels, passed
 from torch import Tensor
 
-from trainer import data, kernels, parts
-from trainer.encode import Coder
-from trainer.quantizers import _lookup
+from tokenlaw.trainer import kernels, parts
+from tokenlaw.trainer.kinds.codes import Coder
+from tokenlaw.trainer.loop import data
+from tokenlaw.trainer.quantizers import _lookup
 
 SIDE = 256  # pixels
 LLAMAGEN = {"encode": 715.0, "decode": 428.0}  # images/s on one H200, its own code
@@ -92,8 +93,8 @@ def measure_images(
 ) -> None:
     device = "cpu" if tiny else "cuda"
     side = 32 if tiny else SIDE
-    tokenizer_part = parts.load("trainer.tokenizers", "vqgan")
-    quantizer_part = parts.load("trainer.quantizers", "vq")
+    tokenizer_part = parts.load("tokenizers", "vqgan")
+    quantizer_part = parts.load("quantizers", "vq")
     how = tokenizer_part.Config(ch=8, ch_mult=(1, 1, 2)) if tiny else tokenizer_part.Config()
     lookup = quantizer_part.Config(codebook_size=num_codes)
     torch.manual_seed(0)
@@ -230,7 +231,7 @@ def measure_quantizers(tiny: bool) -> None:
         f" {'both ms':>9} {'of a step':>10} {'GiB':>7} {'same codes':>11}"
     )
     for name, fields in cases:
-        module = parts.load("trainer.quantizers", name)
+        module = parts.load("quantizers", name)
         config = module.Config(**fields)
         torch.manual_seed(0)
         quantizer = module.Quantizer(config).to(device)
@@ -268,9 +269,9 @@ def measure_kernels(tiny: bool) -> None:
     """The kernels that only encoding has, at the shapes of 128 images of 256 px, beside plain code;
     both are compared with float64.
     """
-    from trainer.kernels.few_channels import few_channels
-    from trainer.kernels.nearest import nearest
-    from trainer.kernels.wide_attention import wide_attention
+    from tokenlaw.trainer.kernels.few_channels import few_channels
+    from tokenlaw.trainer.kernels.nearest import nearest
+    from tokenlaw.trainer.kernels.wide_attention import wide_attention
 
     device, half = ("cpu", torch.float16) if tiny else ("cuda", torch.bfloat16)
     images, side, channels = (1, 16, 16) if tiny else (128, 256, 128)

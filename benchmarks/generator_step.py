@@ -2,14 +2,14 @@
 
     python benchmarks/generator_step.py [--generators 111M] [--only NAME ...] [--profile] [--tiny]
 
-The model, loss, clipping and optimiser of `trainer.stage2` on random codes, batch 256 x 256 tokens,
-V = 16384, bf16, QK-norm, dropout 0.1: as it is trained, and in variants that each change one thing,
-all in one process. "torch.compile" has plain blocks and loss compiled in place of our kernels.
-`--profile` lists the kernels of a step as it is trained, by time. The loss of every variant is
-shown: those that only compute in another way must end at nearly the same one. Correctness, in the
-same run: the gradients of a small batch are compared with those of plain code in fp32, and may be
-no further from them than those of plain code in bf16 are (and a fifth more). `--tiny` is the same
-at sizes for a CPU, where there are no kernels.
+The model, loss, clipping and optimiser of `trainer.kinds.generator` on random codes, batch 256 x
+256 tokens, V = 16384, bf16, QK-norm, dropout 0.1: as it is trained, and in variants that each
+change one thing, all in one process. "torch.compile" has plain blocks and loss compiled in place of
+our kernels. `--profile` lists the kernels of a step as it is trained, by time. The loss of every
+variant is shown: those that only compute in another way must end at nearly the same one.
+Correctness, in the same run: the gradients of a small batch are compared with those of plain code
+in fp32, and may be no further from them than those of plain code in bf16 are (and a fifth more).
+`--tiny` is the same at sizes for a CPU, where there are no kernels.
 """
 
 from __future__ import annotations
@@ -30,10 +30,13 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from trainer import count, cross_entropy, kernels, startup
-from trainer.config import LlamaConfig, OptimConfig
-from trainer.generator import Generator
-from trainer.optim import clip_gradients, make_optimizer
+from tokenlaw.trainer import kernels
+from tokenlaw.trainer.accounting import counts as count
+from tokenlaw.trainer.accounting.config import LlamaConfig, OptimConfig
+from tokenlaw.trainer.fast_start import startup
+from tokenlaw.trainer.loop import cross_entropy
+from tokenlaw.trainer.loop.optim import clip_gradients, make_optimizer
+from tokenlaw.trainer.models.llama import Generator
 
 CLASSES, STEPS, WARMUP = 1000, 10, 3
 SLACK = 1.2

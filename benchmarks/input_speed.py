@@ -3,10 +3,10 @@
     python benchmarks/input_speed.py [--images 200] [--threads 1 2 4]
 
 Writes an image folder of ImageNet-like JPEGs (500 x 375, about 110 kB on average in ImageNet) cut
-from scikit-learn's two bundled photographs, and reads it through `trainer.data`, as training and
-tokenising do. Each job is timed in CPU seconds of the process as well as in wall seconds, so that a
-busy machine does not change images per core-second. Correctness is checked in the same run: ten
-crops equal those cut one by one from the decoded file.
+from scikit-learn's two bundled photographs, and reads it through `trainer.loop.data`, as training
+and tokenising do. Each job is timed in CPU seconds of the process as well as in wall seconds, so
+that a busy machine does not change images per core-second. Correctness is checked in the same run:
+ten crops equal those cut one by one from the decoded file.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from trainer import data
-from trainer.config import DataConfig, decode, part
-from trainer.datasets import imagefolder
+from tokenlaw.trainer.accounting.config import DataConfig, decode, part
+from tokenlaw.trainer.datasets import imagefolder
+from tokenlaw.trainer.loop import data
 
 SIDE, RATIO, BATCH = 256, 1.1, 64
 

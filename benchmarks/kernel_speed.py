@@ -23,13 +23,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer import cross_entropy
-from trainer.flops import llama_hidden
-from trainer.generator import rope_table, rotate
-from trainer.kernels import causal_attention as attention
-from trainer.kernels import residual_norm
-from trainer.kernels.swiglu import swiglu
-from trainer.kernels.token_loss import token_loss_and_gradient
+from tokenlaw.trainer.accounting.flops import llama_hidden
+from tokenlaw.trainer.kernels import causal_attention as attention
+from tokenlaw.trainer.kernels import residual_norm
+from tokenlaw.trainer.kernels.swiglu import swiglu
+from tokenlaw.trainer.kernels.token_loss import token_loss_and_gradient
+from tokenlaw.trainer.loop import cross_entropy
+from tokenlaw.trainer.models.llama import rope_table, rotate
 
 EPS, SLACK = 1e-5, 1.5
 ATTENTION_TILES = ((128, 32, 8), (64, 64, 4), (64, 32, 4), (64, 16, 4))  # inner tile, warps

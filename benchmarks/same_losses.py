@@ -36,11 +36,14 @@ import numpy as np
 import torch
 from train_speed import CLASSES, finish, lay_out, tokenizer_tree
 
-from results_db.record import RunDir
-from trainer import calibrate, count, cross_entropy, kernels
-from trainer.config import part, to_tree
-from trainer.encode import Codes
-from trainer.run import Stop, execute
+from tokenlaw.results_db.record import RunDir
+from tokenlaw.trainer import calibrate, kernels
+from tokenlaw.trainer.accounting import counts as count
+from tokenlaw.trainer.accounting.config import part, to_tree
+from tokenlaw.trainer.loop import cross_entropy
+from tokenlaw.trainer.loop.code_sets import Codes
+from tokenlaw.trainer.run import Stop
+from tokenlaw.trainer.worker import execute
 
 LARGEST_NATS = 1e-3  # difference of generator losses
 TIMES_ORDER = 1.5  # of what another order of sums does to the plain generator, on average

@@ -4,7 +4,7 @@
                                       [--variants default int8] [--attention] [--profile] [--tiny]
 
 Generators of random weights draw 256 codes an image with a key-value cache and guidance 1.75 in
-bf16, by `trainer.sampler.Sampler`, as evaluations do; "set-up" is what recording took, the
+bf16, by `trainer.sampling.sampler.Sampler`, as evaluations do; "set-up" is what recording took, the
 compilation of kernels not in Triton's cache included. The variant int8 is `kv_cache: int8`; "as
 fp32" is how many codes of greatest probability are those of fp32 before one is not. The VQ-16
 decoder turns codes into images, as in evaluations: of a large batch a piece at a time.
@@ -36,11 +36,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer import count, data, kernels, parts, sampling, startup
-from trainer.config import LlamaConfig, SamplingConfig
-from trainer.evaluate import in_pieces
-from trainer.generator import Generator
-from trainer.sampler import Sampler
+from tokenlaw.trainer import kernels, parts
+from tokenlaw.trainer.accounting import counts as count
+from tokenlaw.trainer.accounting.config import LlamaConfig, SamplingConfig
+from tokenlaw.trainer.fast_start import startup
+from tokenlaw.trainer.kinds.evaluation import in_pieces
+from tokenlaw.trainer.loop import data
+from tokenlaw.trainer.models.llama import Generator
+from tokenlaw.trainer.sampling import draw
+from tokenlaw.trainer.sampling.sampler import Sampler
 
 VOCABULARY, CLASSES, GRID = 16_384, 1000, (16, 16)
 LLAMAGEN = {("111M", 32): 138.0, ("111M", 256): 374.0, ("343M", 32): 64.0, ("343M", 256): 157.0}
@@ -102,7 +106,7 @@ def check(generator: Generator, device: str) -> None:
     # is drawn, and all after it follow. Draws count up to the first that differs.
     many_B = torch.arange(16, device=device)
     found = Sampler(generator)(many_B, range(16), GUIDED)
-    alike_BL = (found == sampling.sample(generator, many_B, range(16), GUIDED)).cumprod(1)
+    alike_BL = (found == draw.sample(generator, many_B, range(16), GUIDED)).cumprod(1)
     differ = 16 - int(alike_BL[:, -1].sum())
     share = differ / (int(alike_BL.sum()) + differ)
     assert share <= DRAWN_OTHERWISE, f"{share:.1%} of the draws differ from those of plain code"
@@ -115,7 +119,7 @@ def cache_bytes(model: LlamaConfig, length: int) -> float:
 
 def time_attention(model: LlamaConfig, batch: int, length: int, rate: float) -> None:
     """Microseconds of one layer's call, in a graph of as many layers as caches fit the model."""
-    from trainer.kernels import cached_attention
+    from tokenlaw.trainer.kernels import cached_attention
 
     rows, heads, size = 2 * batch, model.heads, model.width // model.heads
     caches = torch.randn(model.layers, 2, rows, heads, length, size, device="cuda").bfloat16()
@@ -203,7 +207,7 @@ def main() -> None:
         generator = made(named[size], vocabulary, grid, device)
         check(generator, device)
         cast = copy.deepcopy(generator)
-        sampling.cast_matrices(cast, torch.bfloat16)
+        draw.cast_matrices(cast, torch.bfloat16)
         limit = rate / cache_bytes(named[size], length)
         for batch, variant in itertools.product(chosen.batches, chosen.variants):
             class_B = torch.arange(batch, device=device) % CLASSES
@@ -230,7 +234,7 @@ def main() -> None:
                 f"{alike:.1f}",
             )
             del sampler  # and its cache
-    module = parts.load("trainer.tokenizers", "vqgan")
+    module = parts.load("tokenizers", "vqgan")
     config = module.Config(ch=16, ch_mult=[1, 1, 2]) if chosen.tiny else module.Config()
     side = 16 * grid[0] // (4 if chosen.tiny else 1)
     tokenizer = module.Tokenizer(config, 8, side).to(device).eval().requires_grad_(False)
@@ -267,7 +271,7 @@ def draw_and_decode(
     """
     clock = time.perf_counter()
     codebook = torch.randn(generator.codebook_size, 8, device=device)
-    sampling.cast_matrices(generator, torch.bfloat16)
+    draw.cast_matrices(generator, torch.bfloat16)
     kept = torch.zeros((), device=device)
     second = torch.cuda.Stream() if device == "cuda" else None
     with torch.autocast(device, torch.bfloat16):

@@ -51,10 +51,10 @@ def first_step(size: str, tiny: bool, began: float) -> None:
     stamp("torch")
     from generator_step import CLASSES, make_step
 
-    from trainer import count, startup
-    from trainer.config import GeneratorConfig, LlamaConfig, NumericsConfig
-    from trainer.kernels import compiler
-    from trainer.kernels.ahead import compile_generator
+    from tokenlaw.trainer.accounting import counts as count
+    from tokenlaw.trainer.accounting.config import GeneratorConfig, LlamaConfig, NumericsConfig
+    from tokenlaw.trainer.fast_start import compiler, startup
+    from tokenlaw.trainer.fast_start.ahead import compile_generator
 
     stamp("trainer")
     if not tiny:

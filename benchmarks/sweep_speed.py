@@ -27,12 +27,15 @@ from typing import Any, NamedTuple
 
 import torch
 
-from results_db.record import RunDir, read_attempts, read_endpoint
-from sweeps.grid import Axis, Grid, part
-from sweeps.plan import Plan, make_plan, write_run
-from sweeps.study import load_study
-from trainer import calibrate, count
-from trainer.config import to_tree
+from tokenlaw.results_db.record import RunDir, read_endpoint
+from tokenlaw.results_db.state import read_attempts
+from tokenlaw.sweeps.grid import Axis, Grid, part
+from tokenlaw.sweeps.plan import make_plan, write_run
+from tokenlaw.sweeps.planned import Plan
+from tokenlaw.sweeps.study import load_study
+from tokenlaw.trainer import calibrate
+from tokenlaw.trainer.accounting import counts as count
+from tokenlaw.trainer.accounting.config import to_tree
 
 SIZES, ITERATIONS = ("52M", "111M", "212M"), (20, 50, 100, 200)
 
@@ -89,7 +92,7 @@ def prepare(plan: Plan, home: Path, device: str) -> None:
     for run in plan.runs:
         if run.kind in ("extractor", "tokenizer", "codes"):
             folder = write_run(home, run, settings)
-            command = [sys.executable, "-m", "trainer", str(folder)]
+            command = [sys.executable, "-m", "tokenlaw.trainer", str(folder)]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
@@ -163,7 +166,7 @@ def measure(home: Path, workers: int, device: str, tiny: bool) -> None:
     plan = make_plan(load_study(me, option), home=home, data=data)
     prepare(plan, home, device)
     environment = {**os.environ, **compile_caches(home)}
-    command = [sys.executable, "-m", "sweeps", "launch", me, "--home", str(home), "--data", data]
+    command = [sys.executable, "-m", "tokenlaw", "launch", me, "--home", str(home), "--data", data]
     command += ["--device", device, "--workers", str(workers), "--yes", "--quiet"]
     command += [word for pair in option.items() for word in ("--option", "=".join(pair))]
     began = time.time()

@@ -3,10 +3,11 @@
     python benchmarks/tokenizer_step.py [--only NAME ...] [--batches 64] [--profile] [--tiny]
     python benchmarks/tokenizer_step.py --no-check --tiles 2048:4:32:1 1024:4:64:3
 
-The modules, losses, clipping and optimisers of `trainer.stage1` on random images that are on the
-GPU: VQ-16 at 256 px, K = 16384, bf16, with PatchGAN and a VGG16 perceptual loss (random weights),
-as it is trained and in variants that each change one thing, all in one process. The losses of the
-last step are shown: variants only compute in another way, so they end at nearly the same ones.
+The modules, losses, clipping and optimisers of `trainer.kinds.tokenizer` on random images that are
+on the GPU: VQ-16 at 256 px, K = 16384, bf16, with PatchGAN and a VGG16 perceptual loss (random
+weights), as it is trained and in variants that each change one thing, all in one process. The
+losses of the last step are shown: variants only compute in another way, so they end at nearly the
+same ones.
 
 In the same run, before: encoder and decoder with kernels beside the plain eager modules, outputs
 and all gradients, in fp32 and, as far from fp32 as the plain modules are, in bf16; both losses with
@@ -31,10 +32,11 @@ import torch
 from generator_step import list_kernels, timed
 from torch import Tensor
 
-from trainer import kernels, stage1
-from trainer.config import decode_run, part
-from trainer.losses import patchgan, random_vgg
-from trainer.optim import clip_gradients, make_optimizer, optimizer_of
+from tokenlaw.trainer import kernels
+from tokenlaw.trainer.accounting.config import decode_run, part
+from tokenlaw.trainer.loop.optim import clip_gradients, make_optimizer, optimizer_of
+from tokenlaw.trainer.losses import patchgan, random_vgg
+from tokenlaw.trainer.models import build
 
 # What each variant changes: what runs by kernels, what is made twice.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -80,7 +82,7 @@ def make_step(
     does not run by kernels runs eagerly, module by module.
     """
     device, layout = x_BCHW.device, torch.channels_last
-    tokenizer, quantizer = stage1.build(config, device)
+    tokenizer, quantizer = build.build_tokenizer(config, device)
     torch.manual_seed(1)
     vgg = random_vgg.Loss(random_vgg.Config()).to(device)
     small = {"ndf": 8, "n_layers": 2} if device.type == "cpu" else {}
@@ -137,7 +139,7 @@ def measure(name: str, step: Callable[[], tuple[Tensor, Tensor]], batch: int, de
 def check(config: Any, x_BCHW: Tensor) -> str:
     """Compares kernels with plain modules, forward and backward; AssertionError if they differ."""
     device = x_BCHW.device
-    plain, _ = stage1.build(config, device)
+    plain, _ = build.build_tokenizer(config, device)
     torch.manual_seed(2)
     for parameter in plain.parameters():  # biases and scales that matter
         parameter.data += (
@@ -245,9 +247,9 @@ def seconds(work: Callable[[], Any]) -> float:
 
 def show_kernels(batch: int, side: int, tiling: Any = None) -> None:
     """Time of the kernels on the largest activations, beside that of as many bytes copied."""
-    from trainer.kernels import group_norm as module
-    from trainer.kernels.group_norm import group_norm
-    from trainer.kernels.spread import spread
+    from tokenlaw.trainer.kernels import group_norm as module
+    from tokenlaw.trainer.kernels.group_norm import group_norm
+    from tokenlaw.trainer.kernels.spread import spread
 
     if tiling is not None:
         module.FORWARD = module.BACKWARD = tiling
@@ -325,7 +327,7 @@ def main() -> None:
         if not chosen.tiny:
             show_kernels(min(batches), side)
     if chosen.tiles:
-        from trainer.kernels.group_norm import Tiling
+        from tokenlaw.trainer.kernels.group_norm import Tiling
 
         for tile in chosen.tiles:
             show_kernels(min(batches), side, Tiling(*map(int, tile.split(":"))))

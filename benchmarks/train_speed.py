@@ -6,8 +6,8 @@
 Lays out real run folders over random codes (generators: batch 256 x 256 tokens, V = 16384, the
 recipe of LlamaGen with dropout 0.1 and QK-norm, bf16) and over random 256 px images (tokenizer:
 VQ-16 with PatchGAN and a VGG perceptual loss, whose weights do not matter for speed), does them by
-`python -m trainer` and reads log.jsonl. Beside each figure stand the ceilings measured in the same
-call: an 8192^3 bf16 matrix product and a device copy.
+`python -m tokenlaw.trainer` and reads log.jsonl. Beside each figure stand the ceilings measured in
+the same call: an 8192^3 bf16 matrix product and a device copy.
 
 `--gpus 2` measures two GPUs first, at the batch of one each, which also fills the compile cache;
 then one. The multiple is that of these two.
@@ -31,10 +31,12 @@ from typing import Any
 
 import torch
 
-from results_db.durable import write_json
-from results_db.record import RunDir, claim
-from trainer import calibrate, count, flops
-from trainer.config import decode_run, part, to_tree
+from tokenlaw.results_db.durable import write_json
+from tokenlaw.results_db.record import RunDir, claim
+from tokenlaw.trainer import calibrate
+from tokenlaw.trainer.accounting import counts as count
+from tokenlaw.trainer.accounting import flops
+from tokenlaw.trainer.accounting.config import decode_run, part, to_tree
 
 TOKENS, VOCABULARY, CLASSES = 256, 16384, 1000
 LLAMAGEN = {"111M": 590e3, "343M": 213e3, "775M": 93.7e3}  # tokens/s on one H200, its own script
@@ -97,7 +99,7 @@ def measure(run: RunDir, units_per_step: int, cold: bool, gpus: int = 1) -> dict
         shutil.rmtree(run.home / "compiled", ignore_errors=True)
     started = time.time()
     group = ["torch.distributed.run", f"--nproc-per-node={gpus}", "-m"] if gpus > 1 else []
-    command = [sys.executable, "-m", *group, "trainer", str(run.path)]
+    command = [sys.executable, "-m", *group, "tokenlaw.trainer", str(run.path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode != 0:
         print(done.stderr[-3000:])

@@ -4,11 +4,10 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from .durable import DamagedError
 from .endpoint import KINDS
-from .record import read_attempts
 from .rundir import RunDir
-from .state import read_endpoint
+from .state import read_attempts, read_endpoint
+from .strict_json import DamagedError
 from .verify import (
     CODES,
     CODES_MANIFEST,

@@ -11,13 +11,10 @@ All calls are looked up on `os` when they are made, so that a fault harness can 
 import contextlib
 import errno
 import hashlib
-import json
-import math
 import os
 import re
 import secrets
 import shutil
-import socket
 import stat
 import time
 from collections.abc import Iterator
@@ -26,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from . import hashes
+from .processes import host_name, process_is_alive
+from .strict_json import DamagedError, canonical_json, read_json
 
 MANIFEST = "manifest.json"
 _PREFIX = ".tmp-"
@@ -42,51 +41,8 @@ _hashed: dict[tuple[int, ...], dict[str, Any]] = {}
 _in_flight: set[str] = set()
 
 
-class DamagedError(RuntimeError):
-    """A file is missing, truncated, altered or not what it claims to be; the message names it."""
-
-
 class MisplacedError(DamagedError):
     """A file or folder belongs to another run than the one where it lies."""
-
-
-def canonical_json(obj: Any) -> str:
-    """The one JSON text of `obj`: sorted keys, no spaces, ASCII.
-
-    Raises:
-        ValueError: a NaN, an infinity or a key that is not a string; the message gives the place.
-    """
-    _refuse_non_json(obj, "")
-    return json.dumps(obj, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def read_json(path: str | os.PathLike[str], *, limit_bytes: int = 16 << 20) -> Any:
-    """The strictly decoded content of a JSON file: no NaN or infinity, no key given twice.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        DamagedError: not a plain file, larger than `limit_bytes`, or not such JSON.
-    """
-    path = Path(path)
-    info = os.stat(path, follow_symlinks=False)
-    if not stat.S_ISREG(info.st_mode):
-        raise DamagedError(f"{path}: not a plain file")
-    if info.st_size > limit_bytes:
-        raise DamagedError(f"{path}: {info.st_size} bytes, at most {limit_bytes} are read")
-    with open(path, "rb") as file:
-        data = file.read(limit_bytes + 1)
-    try:
-        content = json.loads(
-            data.decode("utf-8"),
-            parse_constant=_refuse_constant,
-            parse_float=_finite_float,
-            object_pairs_hook=_unique_keys,
-        )
-        if b"\\u" in data:
-            _refuse_unstorable_text(content)
-        return content
-    except (ValueError, RecursionError) as error:
-        raise DamagedError(f"{path}: not strict JSON: {error}") from error
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
@@ -310,30 +266,6 @@ def remember_hash(path: str | os.PathLike[str], sha256: str) -> None:
         _hashed[hashes.version(info)] = {"sha256": sha256, "bytes": info.st_size}
 
 
-def process_is_alive(pid: int) -> bool:
-    """Whether a process of this host runs; one that has ended but was not reaped counts as dead."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            # The command name, in brackets, may hold any byte: the state is what follows the last
-            # bracket.
-            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
-    except (FileNotFoundError, ProcessLookupError):
-        if os.path.exists("/proc/self/stat"):
-            return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def host_name() -> str:
-    """This host's name, as claims and temporary names carry it."""
-    return re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname())[:64]
-
-
 @contextlib.contextmanager
 def _temporary(final: Path) -> Iterator[Path]:
     """A fresh temporary path beside `final`; whatever is left there at the end is removed."""
@@ -435,51 +367,3 @@ def _checked_name(name: str) -> str:
             f"file name: {name!r}, allowed is a relative path that stays inside the folder"
         )
     return name
-
-
-def _refuse_non_json(obj: Any, place: str) -> None:
-    if isinstance(obj, float):
-        if not math.isfinite(obj):
-            raise ValueError(f"{place or 'value'}: {obj}, allowed are finite numbers and null")
-    elif isinstance(obj, dict):
-        for key, value in obj.items():
-            if not isinstance(key, str):
-                raise ValueError(f"{place or 'object'}: key {key!r}, allowed are strings")
-            _refuse_non_json(value, f"{place}.{key}" if place else key)
-    elif isinstance(obj, list | tuple):
-        for index, value in enumerate(obj):
-            _refuse_non_json(value, f"{place}[{index}]")
-
-
-def _refuse_unstorable_text(obj: Any) -> None:
-    """Half characters and NUL, which JSON can spell and databases cannot hold."""
-    if isinstance(obj, str):
-        obj.encode()
-        if "\0" in obj:
-            raise ValueError("text with a NUL character")
-    elif isinstance(obj, dict):
-        for key, value in obj.items():
-            _refuse_unstorable_text(key)
-            _refuse_unstorable_text(value)
-    elif isinstance(obj, list):
-        for value in obj:
-            _refuse_unstorable_text(value)
-
-
-def _refuse_constant(text: str) -> Any:
-    raise ValueError(f"{text} is not a JSON number")
-
-
-def _finite_float(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text[:40]} is not a finite number")
-    return value
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} given twice")
-    return result

@@ -4,7 +4,7 @@ import math
 import re
 from typing import Any
 
-from .durable import canonical_json
+from .strict_json import canonical_json
 
 SCHEME = 1
 KINDS = ("extractor", "tokenizer", "codes", "generator", "evaluation")

@@ -14,9 +14,11 @@ from pathlib import Path
 from sqlalchemy import Connection, Engine, insert, select
 
 from . import tables
-from .durable import DamagedError, canonical_json, create_exclusive, host_name, read_json
+from .durable import create_exclusive
 from .endpoint import check_name
 from .engine import sqlite_path
+from .processes import host_name
+from .strict_json import DamagedError, canonical_json, read_json
 
 FILE = "home.json"
 

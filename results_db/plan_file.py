@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .durable import DamagedError, read_json
 from .endpoint import KINDS, check_name
+from .strict_json import DamagedError, read_json
 
 _LIMIT_BYTES = 1 << 30  # a plan of 100,000 runs is well below
 _NOT_FACTS = frozenset({"id", "kind", "parents", "members", "config"})

@@ -10,11 +10,15 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from .durable import host_name, read_json
+from .processes import host_name
+from .strict_json import read_json
 
 SNAPSHOT_COMMIT = (
     ".tokenlaw-commit.json"  # beside the packages of a code snapshot, which is no git repository
 )
+# The folder that holds the package tokenlaw: a checkout, a code snapshot or site-packages. Links
+# are kept, because tokenlaw/results_db of a checkout is a link to results_db.
+CODE_ROOT = Path(__file__).absolute().parents[2]
 _PACKAGES = (
     "torch",
     "torchvision",
@@ -40,7 +44,7 @@ def provenance(root: Path | None = None) -> dict[str, Any]:
     The commit is that of the snapshot file beside the packages if there is one, else git's; None
     when neither is.
     """
-    commit, dirty = _commit(root or Path(__file__).resolve().parent.parent)
+    commit, dirty = _commit(root or CODE_ROOT)
     return {"commit": commit, "dirty": dirty, "versions": dict(_versions()), "host": host_name()}
 
 

@@ -14,11 +14,11 @@ from sqlalchemy import Connection, Engine, Text, cast, func, select
 
 from . import spool, tables
 from .columns import LONG_COLUMNS, WIDE_COLUMNS
-from .durable import canonical_json, read_json
 from .endpoint import COLUMNS, KINDS, check_name
 from .engine import opened, reading
 from .rundir import RunDir, default_home
 from .state import read_endpoint
+from .strict_json import canonical_json, read_json
 from .sync import ingest
 from .verify import artifact_file
 from .wide import Members, Runs, Values, wide_rows

@@ -3,39 +3,31 @@
 import contextlib
 import os
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from . import spool
-from .durable import (
-    DamagedError,
-    MisplacedError,
-    canonical_json,
-    create_exclusive,
-    host_name,
-    read_json,
-    sha256_file,
-    sweep_temporaries,
-    sync_folder,
-)
+from .durable import MisplacedError, create_exclusive, sha256_file, sweep_temporaries, sync_folder
 from .endpoint import SCHEME, check_endpoint, check_name, same_result
 from .masking import mask_secrets
+from .processes import host_name, process_start
 from .provenance import provenance
 from .rundir import RunDir, default_home
 from .state import (
+    _CLAIM_FIELDS,
     GRACE_SECONDS,
+    OUTCOMES,
     STATES,
     Heartbeat,
     RunStatus,
     State,
     may_follow,
     now_text,
-    process_start,
     read_endpoint,
     run_state,
     run_status,
 )
+from .strict_json import DamagedError, canonical_json
 
 __all__ = [
     "GRACE_SECONDS",
@@ -58,27 +50,7 @@ __all__ = [
     "run_status",
 ]
 
-OUTCOMES = ("done", "failed", "preempted", "diverged", "fenced")
 _ERROR_CHARACTERS = 4000
-_CLAIM_FIELDS: dict[str, type] = {
-    "host": str,
-    "pid": int,
-    "job": str,
-    "executor": str,
-    "commit": str,
-    "dirty": bool,
-    "versions": dict,
-    "hardware": str,
-    "started_at": str,
-}
-_END_FIELDS: dict[str, type] = {
-    "outcome": str,
-    "error_class": str,
-    "error": str,
-    "step": int,
-    "ended_at": str,
-    "seconds": float,
-}
 
 
 class Fenced(RuntimeError):
@@ -275,40 +247,6 @@ def _sweep(run: RunDir) -> None:
     sweep_temporaries(run.attempts_path)
     for folder in (run.path, run.checkpoints_path, run.artifacts_path):
         sweep_temporaries(folder, all_writers=True)
-
-
-def read_attempts(
-    run_dir: str | os.PathLike[str] | RunDir, numbers: Sequence[int] | None = None
-) -> list[dict[str, Any]]:
-    """All attempts of a run (or those of these numbers), oldest first: the claim's fields, then
-    `end`, the end's fields or None.
-
-    Raises:
-        DamagedError: a record is not a JSON object, or a field is of a wrong type.
-    """
-    run = RunDir(run_dir)
-    attempts = []
-    for number in run.attempts() if numbers is None else numbers:
-        record = _read_record(run.attempt_path(number), _CLAIM_FIELDS) or {}
-        end = _read_record(run.attempt_end_path(number), _END_FIELDS)
-        attempts.append({**record, "attempt": number, "end": end})
-    return attempts
-
-
-def _read_record(path: Path, fields: dict[str, type]) -> dict[str, Any] | None:
-    try:
-        content = read_json(path)
-    except FileNotFoundError:
-        return None
-    if not isinstance(content, dict):
-        raise DamagedError(f"{path}: not a JSON object")
-    for name, kind in fields.items():
-        value = content.get(name)
-        good = isinstance(value, int | float) if kind is float else isinstance(value, kind)
-        too_large = isinstance(value, int) and abs(value) >= 2**63
-        if value is not None and (not good or too_large):
-            raise DamagedError(f"{path}: {name}: {str(value)[:80]!r}, allowed is {kind.__name__}")
-    return content
 
 
 def _storable(text: str) -> str:

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import tables
-from .durable import DamagedError, canonical_json
 from .endpoint import COLUMNS, value_key
 from .plan_file import PlanFile
-from .record import read_attempts
 from .rundir import RunDir, attempt_numbers
-from .state import read_endpoint
+from .state import read_attempts, read_endpoint
+from .strict_json import DamagedError, canonical_json
 
 _ENDPOINT_FACTS = ("reason", "commit", "dirty", "versions", "finished_at")
 _END_COLUMNS = ("outcome", "error_class", "error", "step", "ended_at", "seconds")

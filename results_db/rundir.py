@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .durable import DamagedError, MisplacedError, read_json
+from .durable import MisplacedError
 from .endpoint import KINDS, check_name
+from .strict_json import DamagedError, read_json
 
 _ATTEMPT_FILE = re.compile(r"(\d{3,6})\.json")
 

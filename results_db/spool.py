@@ -15,17 +15,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .durable import (
-    DamagedError,
-    canonical_json,
-    read_json,
-    sweep_temporaries,
-    write_bytes,
-    write_json,
-)
+from .durable import sweep_temporaries, write_bytes, write_json
 from .endpoint import KINDS, is_name
 from .masking import mask_secrets
 from .rundir import RunDir
+from .strict_json import DamagedError, canonical_json, read_json
 
 QUARANTINE = "quarantine"
 _REASON = ".reason.json"
@@ -189,27 +183,3 @@ def _checked(path: Path) -> Marker:
     if content != {"kind": kind, "id": run_id}:
         raise DamagedError(f"{path.name}: the content does not say what the name says")
     return Marker(path=path, kind=kind, run_id=run_id)
-
-
-def record_remote(home: str | os.PathLike[str], run_dir: str | os.PathLike[str] | RunDir) -> bool:
-    """For a job: tells a PostgreSQL database of a run's news at once; returns whether it was told.
-
-    With SQLite a job does nothing here, because only the process on the user's machine writes it.
-    A failure is logged and leaves the marker, which the next command's ingest takes: a database
-    that is away never fails a run.
-    """
-    if not os.environ.get("TOKENLAW_DB", "").startswith("postgresql"):
-        return False
-    # The database's packages are heavy, and most jobs get no further than the line above.
-    from . import engine, sync
-
-    run = RunDir(run_dir)
-    try:
-        with engine.opened(home) as opened:
-            report = sync.ingest_run(home, opened, run)
-    except (engine.StoreError, OSError, ValueError) as error:
-        _log.warning("%s: not recorded in the database now: %s", run.path, error)
-        return False
-    for line in report.lines():
-        _log.warning("%s", line)
-    return report.ok

@@ -3,21 +3,19 @@
 import json
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from .durable import (
-    DamagedError,
-    canonical_json,
-    host_name,
-    process_is_alive,
-    read_json,
     replace_fast,
 )
 from .endpoint import KINDS, check_endpoint
+from .processes import host_name, process_is_alive, process_start
 from .rundir import RunDir
+from .strict_json import DamagedError, canonical_json, read_json
 
 State = Literal["planned", "waiting", "running", "done", "diverged", "failed", "preempted", "lost"]
 STATES: tuple[State, ...] = (
@@ -152,17 +150,6 @@ class Heartbeat:
         return True
 
 
-def process_start(pid: int) -> int | None:
-    """When a process of this host started, in clock ticks after boot: tells a re-used pid. None
-    when unknown.
-    """
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[19])
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-
-
 def _endpoint_status(run: RunDir) -> Literal["done", "diverged"] | None:
     # A check of every value is ingest's work; here a file that is JSON and names its run and status
     # is enough, because a planner asks this of tens of thousands of runs.
@@ -271,3 +258,63 @@ def read_endpoint(run_dir: str | os.PathLike[str] | RunDir) -> dict[str, Any] | 
         raise DamagedError(f"{run.endpoint_path}: {error}; {run.redo}") from error
     run.check_owner(run.endpoint_path, {"kind": endpoint["kind"], "id": endpoint["run_id"]})
     return endpoint
+
+
+OUTCOMES = ("done", "failed", "preempted", "diverged", "fenced")
+
+
+_CLAIM_FIELDS: dict[str, type] = {
+    "host": str,
+    "pid": int,
+    "job": str,
+    "executor": str,
+    "commit": str,
+    "dirty": bool,
+    "versions": dict,
+    "hardware": str,
+    "started_at": str,
+}
+
+
+_END_FIELDS: dict[str, type] = {
+    "outcome": str,
+    "error_class": str,
+    "error": str,
+    "step": int,
+    "ended_at": str,
+    "seconds": float,
+}
+
+
+def read_attempts(
+    run_dir: str | os.PathLike[str] | RunDir, numbers: Sequence[int] | None = None
+) -> list[dict[str, Any]]:
+    """All attempts of a run (or those of these numbers), oldest first: the claim's fields, then
+    `end`, the end's fields or None.
+
+    Raises:
+        DamagedError: a record is not a JSON object, or a field is of a wrong type.
+    """
+    run = RunDir(run_dir)
+    attempts = []
+    for number in run.attempts() if numbers is None else numbers:
+        record = _read_record(run.attempt_path(number), _CLAIM_FIELDS) or {}
+        end = _read_record(run.attempt_end_path(number), _END_FIELDS)
+        attempts.append({**record, "attempt": number, "end": end})
+    return attempts
+
+
+def _read_record(path: Path, fields: dict[str, type]) -> dict[str, Any] | None:
+    try:
+        content = read_json(path)
+    except FileNotFoundError:
+        return None
+    if not isinstance(content, dict):
+        raise DamagedError(f"{path}: not a JSON object")
+    for name, kind in fields.items():
+        value = content.get(name)
+        good = isinstance(value, int | float) if kind is float else isinstance(value, kind)
+        too_large = isinstance(value, int) and abs(value) >= 2**63
+        if value is not None and (not good or too_large):
+            raise DamagedError(f"{path}: {name}: {str(value)[:80]!r}, allowed is {kind.__name__}")
+    return content

@@ -27,9 +27,9 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from . import tables
-from .durable import DamagedError
 from .plan_file import PlanFile, PlannedRun
 from .rows import Rows, RunFiles, config_columns, edge_rows, member_rows, read_run, run_rows
+from .strict_json import DamagedError
 
 BATCH_RUNS = 200  # runs in one transaction
 FINAL = ("done", "diverged")

@@ -9,13 +9,13 @@ from typing import TypeVar
 from sqlalchemy import Connection, Engine, select, union
 
 from . import homes, spool, store, tables
-from .durable import DamagedError
 from .endpoint import KINDS, is_name
 from .engine import reading, transact
 from .plan_file import PlanFile, PlannedRun, current_plan_path, read_plan, study_names
 from .rows import RunFiles, read_run
 from .rundir import RunDir
 from .store import Replaced, batches
+from .strict_json import DamagedError
 
 _LISTED = 20  # lines about replaced values; a report as JSON has all
 

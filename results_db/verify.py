@@ -11,10 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from .durable import DamagedError, read_json, read_manifest, sha256_file
+from .durable import read_manifest, sha256_file
 from .endpoint import artifact_path, is_name
 from .rundir import RunDir
 from .state import read_endpoint
+from .strict_json import DamagedError, read_json
 
 CODES = "codes"  # folder of a code set in its run
 CODES_MANIFEST = "codes-manifest"  # the manifest's name among the artifacts

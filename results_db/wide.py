@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .columns import TOKENIZER_PREFIX, WIDE_COLUMNS, WIDE_PREFIXES, WIDE_SUFFIXES
-from .durable import canonical_json
 from .endpoint import COLUMNS
+from .strict_json import canonical_json
 
 # run id -> memberships: {"study", "arm", "axes", "primary", "planned"}
 Members = dict[str, list[dict[str, Any]]]

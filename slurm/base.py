@@ -18,17 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from results_db.record import RunDir, run_status
-
-from .bundling import Bundling
+from ..results_db.provenance import CODE_ROOT
+from ..results_db.record import RunDir, run_status
 from .intents import Intent, Launched
 from .resources import Resources
 
 Phase = Literal["queued", "running", "gone", "unknown"]
 
-# The folder that holds the packages: what a worker needs on its path, wherever it is started.
 PROCESSES = "TOKENLAW_PROCESSES"  # how many a run is to have; the trainer refuses any other number
-CODE_ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -225,15 +222,15 @@ def shared_environment(code: Path) -> dict[str, str]:
 
 
 def trainer_command(*arguments: str, python: str = sys.executable) -> list[str]:
-    """The command of a process that trains: `python -m trainer ...`."""
-    # -P: a folder called `trainer` where the user happens to be must not be imported.
-    return [python, "-P", "-m", "trainer", *arguments]
+    """The command of a process that trains: `python -m tokenlaw.trainer ...`."""
+    # -P: a folder called `tokenlaw` where the user happens to be must not be imported.
+    return [python, "-P", "-m", "tokenlaw.trainer", *arguments]
 
 
 def group_command(size: int, nodes: int = 1) -> list[str]:
     """The command of a worker that does each run with `size` processes, on `nodes` of its job."""
     sizes = [str(size), str(nodes)] if nodes > 1 else [str(size)]
-    return [sys.executable, "-P", "-m", "slurm.group", *sizes]
+    return [sys.executable, "-P", "-m", "tokenlaw.slurm.worker.group", *sizes]
 
 
 def free_after(run: RunDir) -> int | None:
@@ -249,5 +246,16 @@ def free_after(run: RunDir) -> int | None:
 
 
 def run_line(run: RunDir, after: int) -> str:
-    """What `python -m trainer -` reads for a run: claim it only right after attempt `after`."""
+    """Return the line that a worker reads for a run: claim it only right after attempt `after`."""
     return f"{run.path}\t{after}\n"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bundling:
+    """How jobs are filled."""
+
+    minutes: float = 30.0  # fill up to this much estimated work
+    least_jobs: int = 4  # but make so many jobs, where there are enough runs, to use several GPUs
+    margin: float = 2.0  # time asked for: margin x estimate + `extra_minutes`
+    extra_minutes: float = 10.0  # start of the job, imports, data
+    most_minutes: int | None = None  # time limit of the partition

@@ -13,10 +13,8 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from results_db.record import RunDir
-
-from .base import Job
-from .bundling import Bundling
+from ..results_db.record import RunDir
+from .base import Bundling, Job
 from .resources import Resources
 
 # kind -> the role of the parent in whose job it runs

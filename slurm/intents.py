@@ -17,17 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from results_db.durable import (
-    DamagedError,
-    canonical_json,
-    create_exclusive,
-    host_name,
-    process_is_alive,
-    read_json,
-    write_json,
-)
-from results_db.record import now_text
-from results_db.state import process_start
+from ..results_db.durable import create_exclusive, write_json
+from ..results_db.processes import host_name, process_is_alive, process_start
+from ..results_db.record import now_text
+from ..results_db.strict_json import DamagedError, canonical_json, read_json
 
 _HOME_ID = "home-id"
 _TOKEN = re.compile(r"tl-([0-9a-f]{8})-(\d{6})")

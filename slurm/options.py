@@ -6,9 +6,8 @@ import dataclasses
 from collections.abc import Collection
 from typing import Any, TypeVar
 
-from trainer.config import KINDS
-from trainer.parts import nearest
-
+from ..trainer.accounting.config import KINDS
+from ..trainer.parts import nearest
 from .base import Context
 from .resources import Resources, from_options
 

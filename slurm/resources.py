@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from results_db.masking import mask_secrets
+from ..results_db.masking import mask_secrets
 
 _DIRECTIVE = re.compile(r"[a-z][a-z0-9-]{0,63}")
 # A value stands on an #SBATCH line of a shell script: no blanks, quotes or shell characters.

@@ -17,8 +17,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from results_db.durable import canonical_json, create_exclusive, read_json, write_json
-from results_db.record import RunDir, now_text, read_attempts, run_status
+from ..results_db.durable import create_exclusive, write_json
+from ..results_db.record import RunDir, now_text, run_status
+from ..results_db.state import read_attempts
+from ..results_db.strict_json import canonical_json, read_json
 
 STUCK_ATTEMPTS = 4  # lost or preempted in a row with no step gained: something kills the run
 FAILURES = 2  # tries that may end in an exception or out of memory, of each class

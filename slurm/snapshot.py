@@ -20,12 +20,10 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from results_db.durable import stage_folder, write_json
-from results_db.provenance import SNAPSHOT_COMMIT, provenance
+from ..results_db.durable import stage_folder, write_json
+from ..results_db.provenance import CODE_ROOT, SNAPSHOT_COMMIT, provenance
 
-from .base import CODE_ROOT
-
-PACKAGES = ("sweeps", "slurm", "trainer", "results_db", "analysis")
+PACKAGE = "tokenlaw"
 _SHOWN = 5  # changed files named in the warning
 
 
@@ -67,7 +65,7 @@ def take(home: Path, *, root: Path = CODE_ROOT, working_tree: bool = False) -> S
 
 def _changed(root: Path) -> list[str]:
     """Files of the packages that differ from the commit, new ones included."""
-    status = _git(root, "status", "--porcelain", "--", *_present(root)).decode()
+    status = _git(root, "status", "--porcelain", "--", *_places(root)).decode()
     return [line[3:] for line in status.splitlines()]
 
 
@@ -98,30 +96,43 @@ def _stored(home: Path, name: str, files: dict[str, bytes], content: dict[str, o
 
 
 def _files_of_commit(root: Path, commit: str) -> dict[str, bytes]:
-    archive = _git(root, "archive", "--format=tar", commit, *_present(root))
+    places = _places(root)
+    archive = _git(root, "archive", "--format=tar", commit, *places)
     files = {}
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         for member in tar:
             file = tar.extractfile(member) if member.isfile() else None
             if file is not None:
-                files[member.name] = file.read()
+                folder, _, inside = member.name.partition("/")
+                files[f"{places[folder]}/{inside}"] = file.read()
     return files
 
 
 def _files_of_tree(root: Path) -> dict[str, bytes]:
     files = {}
-    for package in _present(root):
-        for folder, folders, names in os.walk(root / package):
+    for place, package in _places(root).items():
+        for folder, folders, names in os.walk(root / place):
             folders[:] = sorted(name for name in folders if name != "__pycache__")
             for name in sorted(names):
                 path = Path(folder) / name
                 if path.is_file() and not path.is_symlink():
-                    files[path.relative_to(root).as_posix()] = path.read_bytes()
+                    inside = path.relative_to(root / place).as_posix()
+                    files[f"{package}/{inside}"] = path.read_bytes()
     return files
 
 
-def _present(root: Path) -> list[str]:
-    return [package for package in PACKAGES if (root / package).is_dir()]
+def _places(root: Path) -> dict[str, str]:
+    """Return the folders of `root` that hold the code, and where a snapshot puts each.
+
+    In a checkout `tokenlaw/trainer` is a link to `trainer`; a snapshot and an installed package
+    have plain folders inside `tokenlaw`.
+    """
+    places = {PACKAGE: PACKAGE}
+    for entry in sorted((root / PACKAGE).iterdir()):
+        if entry.is_symlink():
+            folder = entry.resolve().relative_to(root.resolve()).as_posix()
+            places[folder] = f"{PACKAGE}/{entry.name}"
+    return places
 
 
 def _digest(files: dict[str, bytes]) -> str:

@@ -1,7 +1,7 @@
 """Times shapes of runs where the runs would train: `tokenlaw plan --calibrate`.
 
-An executor starts one process, `python -m trainer.calibrate SPEC RESULT`, with what a run asks for;
-both files lie in a folder of the home, which all nodes see.
+An executor starts one process, `python -m tokenlaw.trainer.calibrate SPEC RESULT`, with what a run
+asks for; both files lie in a folder of the home, which all nodes see.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from results_db.durable import read_json, write_json
-
+from ..results_db.durable import write_json
+from ..results_db.strict_json import read_json
 from .resources import Resources
 
 if TYPE_CHECKING:
@@ -30,7 +30,14 @@ _WORDS = 300  # characters of the last line of a log
 
 def command(folder: Path, python: str = sys.executable) -> list[str]:
     """The process that times what SPEC in `folder` asks for."""
-    return [python, "-P", "-m", "trainer.calibrate", str(folder / SPEC), str(folder / RESULT)]
+    return [
+        python,
+        "-P",
+        "-m",
+        "tokenlaw.trainer.calibrate",
+        str(folder / SPEC),
+        str(folder / RESULT),
+    ]
 
 
 def one_process(resources: Resources) -> Resources:

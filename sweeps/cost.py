@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from results_db.provenance import cpu_name
-from trainer import flops
-from trainer.config import (
+from ..results_db.provenance import cpu_name
+from ..trainer.accounting import flops
+from ..trainer.accounting.config import (
     CodesConfig,
     EvaluationConfig,
     ExtractorConfig,

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer import parts
-from trainer.config import canonical_json, decode_part
-
+from ..trainer import parts
+from ..trainer.accounting.config import canonical_json, decode_part
 from .grid import Tree
 
 COUNTS = ("num_classes", "num_train", "num_val")
@@ -30,7 +29,7 @@ class DataFacts:
             name, colon, folder = data.partition(":")
             if not colon or not folder:
                 raise ValueError(f"--data: {data!r}; allowed: NAME:FOLDER, e.g. parquet:images")
-            parts.load("trainer.datasets", name)
+            parts.load("datasets", name)
             self._name = name
             self.folder = str(Path(folder).expanduser().absolute())
 
@@ -42,7 +41,7 @@ class DataFacts:
             stated = dataset.get("name") if isinstance(dataset, Mapping) else dataset
             dataset = dataset if stated == self._name else self._name
         if dataset is None:
-            known = ", ".join(parts.names("trainer.datasets"))
+            known = ", ".join(parts.names("datasets"))
             raise ValueError(f"data.dataset: is required; allowed: {known}")
         key = canonical_json(dataset)
         if self.folder is None and all(tree.get(name) is not None for name in COUNTS):
@@ -50,7 +49,7 @@ class DataFacts:
             return {**tree, "dataset": dataset}
         if key not in self._known:
             decoded = _decoded(dataset)
-            module = parts.load("trainer.datasets", decoded.name)
+            module = parts.load("datasets", decoded.name)
             found = module.describe(decoded.config, Path(self.folder) if self.folder else None)
             self._known[key] = {name: getattr(found, name) for name in (*COUNTS, "digest")}
         return {**tree, "dataset": dataset, **self._known[key]}
@@ -66,6 +65,6 @@ class DataFacts:
 
 def _decoded(dataset: Any) -> Any:
     try:
-        return decode_part("trainer.datasets", dataset)
+        return decode_part("datasets", dataset)
     except ValueError as error:
         raise ValueError(f"data.dataset: {error}") from None

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from trainer import parts, trunks
-
+from ..trainer import parts
+from ..trainer.accounting import trunks
 from . import cost
 from .data_facts import DataFacts
 from .grid import Axis, Grid, Tree
@@ -309,7 +309,7 @@ def _needs_extractor(configs: StageConfigs) -> bool:
     for metrics in configs.values_of("metrics"):
         for metric in metrics or ():
             name = metric["name"] if isinstance(metric, Mapping) else metric
-            module = parts.load("trainer.metrics", str(name))
+            module = parts.load("metrics", str(name))
             if vars(module).get("NEEDS_EXTRACTOR", False):
                 return True
     return False

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from trainer.parts import nearest
+from ..trainer.parts import nearest
 
 Tree = Mapping[str, Any]
 Scalar = str | int | float | bool | None
@@ -138,7 +138,7 @@ class Grid:
     """A study: settings of each stage, and what varies."""
 
     data: Tree  # dataset, resolution; counts and digest where the data are not at hand
-    tokenizer: Tree  # trainer.config.TokenizerConfig without its data
+    tokenizer: Tree  # trainer.accounting.config.TokenizerConfig without its data
     codes: Tree | None = None  # CodesConfig; None: its defaults where there is a generator
     generator: Tree | None = None  # GeneratorConfig; None: no stage 2
     extractor: Tree | None = None  # ExtractorConfig, for metrics that need a classifier of our own

@@ -7,8 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from trainer.parts import nearest
-
+from ..trainer.parts import nearest
 from .grid import Axis, Grid, Zipped, paths_of
 
 

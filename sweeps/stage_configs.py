@@ -2,8 +2,8 @@
 
 The axes of a study are few and its cells many, so a field of a config is decoded once for each
 combination of the axes that set something in it, and a config is put together from decoded fields.
-Checks across fields (`__post_init__`) run every time. `trainer.config.decode` and `run_id` are the
-slow path, which the tests compare with this one.
+Checks across fields (`__post_init__`) run every time. `trainer.accounting.config.decode` and
+`run_id` are the slow path, which the tests compare with this one.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from trainer.config import CONFIGS, SCHEME, canonical_json, decode, id_tree
-
+from ..trainer.accounting.config import CONFIGS, SCHEME, canonical_json, decode, id_tree
 from .data_facts import DataFacts
 from .grid import Axis, Grid, Tree, assigned, paths_of, split_path
 
@@ -24,7 +23,7 @@ _Decoded = tuple[Any, str]  # a field's value, and its text in the id ("" when l
 
 
 def run_id_of_text(kind: str, config_text: str, parents: Mapping[str, str]) -> str:
-    """`trainer.config.run_id`, from the config's text in the id."""
+    """`trainer.accounting.config.run_id`, from the config's text in the id."""
     roles = ",".join(f'"{role}":"{parents[role]}"' for role in sorted(parents))
     text = f'{{"config":{config_text},"kind":"{kind}","parents":{{{roles}}},"scheme":{SCHEME}}}'
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from results_db.record import RunDir, may_follow, run_state
-from trainer.config import KINDS
-
-from . import calibration, cost
+from ..results_db.record import RunDir, may_follow, run_state
+from ..trainer.accounting.config import KINDS
+from . import cost
+from . import rates as calibration
 from .graph import Draft
 
 MOST_ENDPOINTS = 2000  # of other studies, read for their throughput

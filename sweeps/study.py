@@ -12,11 +12,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from trainer import parts
-
+from ..trainer import parts
 from .grid import Grid
 
-FOLDER = "sweeps.studies"
+FOLDER = "studies"
 
 
 def names() -> tuple[str, ...]:

@@ -1,9 +1,9 @@
 """Trunks in a plan: runs with the wsd schedule become branches of segments that they share.
 
-What a branch and a segment are called follows from the run alone (trainer/trunks.py): a segment's
-id says where it ends. So a plan only decides where each new segment begins, which is as late as
-something planned or finished allows; ids never depend on which other durations a study has, and
-what is finished stays of use whatever is added later.
+What a branch and a segment are called follows from the run alone (trainer/accounting/trunks.py): a
+segment's id says where it ends. So a plan only decides where each new segment begins, which is as
+late as something planned or finished allows; ids never depend on which other durations a study has,
+and what is finished stays of use whatever is added later.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from results_db.durable import read_json
-from results_db.record import RunDir, run_state
-from trainer import trunks
-from trainer.config import CONFIGS, canonical_json, decode_run, id_tree
-
+from ..results_db.record import RunDir, run_state
+from ..results_db.strict_json import read_json
+from ..trainer.accounting import trunks
+from ..trainer.accounting.config import CONFIGS, canonical_json, decode_run, id_tree
 from .stage_configs import run_id_of_text
 
 MOST_FOLDERS = 5000  # of other studies, looked at for segments that are finished
@@ -39,8 +38,10 @@ _FIELDS = {
 
 
 class _Ids:
-    """`trainer.config.run_id` for many runs that have most of their settings in common. The text of
-    a field is made once; a first segment has no parent `trunk` that would have to be left out.
+    """Make the ids of many runs that have most of their settings in common.
+
+    They equal `trainer.accounting.config.run_id`. The text of a field is made once; a first segment
+    has no parent `trunk` that would have to be left out.
     """
 
     def __init__(self) -> None:

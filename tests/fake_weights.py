@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from trainer import pretrained
+from tokenlaw.trainer.models import pretrained
 
 
 def save(content: object, path: Path) -> tuple[str, str]:

@@ -9,8 +9,8 @@ from typing import Any
 import tiny
 import torch
 
-from results_db.record import RunDir
-from trainer.metrics import Batch, Context
+from tokenlaw.results_db.record import RunDir
+from tokenlaw.trainer.metrics import Batch, Context
 
 
 def extractor(home: Path, resolution: int = 16, iterations: int = 60) -> RunDir:

@@ -16,13 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from results_db.durable import sha256_file, write_json
-from results_db.endpoint import same_result
-from results_db.record import RunDir, read_endpoint
-from trainer import config as configs
-from trainer.config import part
-from trainer.datasets import digits
-from trainer.run import Outcome, Stop, execute
+from tokenlaw.results_db.durable import sha256_file, write_json
+from tokenlaw.results_db.endpoint import same_result
+from tokenlaw.results_db.record import RunDir, read_endpoint
+from tokenlaw.trainer.accounting import config as configs
+from tokenlaw.trainer.accounting.config import part
+from tokenlaw.trainer.datasets import digits
+from tokenlaw.trainer.run import Stop
+from tokenlaw.trainer.worker import Outcome, execute
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -259,13 +260,13 @@ def environment(**changes: str) -> dict[str, str]:
 
 
 def command(*run_dirs: RunDir) -> list[str]:
-    return [sys.executable, "-m", "trainer", *(str(run_dir.path) for run_dir in run_dirs)]
+    return [sys.executable, "-m", "tokenlaw.trainer", *(str(run_dir.path) for run_dir in run_dirs)]
 
 
 def run_command(
     *run_dirs: RunDir, timeout: float = 120, **changes: str
 ) -> subprocess.CompletedProcess[str]:
-    """`python -m trainer RUN_DIR...`, waited for."""
+    """`python -m tokenlaw.trainer RUN_DIR...`, waited for."""
     return subprocess.run(
         command(*run_dirs),
         cwd=ROOT,

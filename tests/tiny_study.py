@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sweeps.grid import Axis, Grid, part
+from tokenlaw.sweeps.grid import Axis, Grid, part
 
 ADAM = {"lr_peak": 1e-3, "beta1": 0.9, "beta2": 0.95}
 

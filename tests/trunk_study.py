@@ -1,6 +1,6 @@
 """A study of generators of several lengths, for what is planned and launched but not trained."""
 
-from sweeps.grid import Axis, Grid, part
+from tokenlaw.sweeps.grid import Axis, Grid, part
 
 DATA = {
     "dataset": part("digits", split_seed=0),

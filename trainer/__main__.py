@@ -1,5 +1,7 @@
-"""`python -m trainer RUN_DIR...` does runs one after another; `python -m trainer -` reads folders
-from stdin, one a line, and prints a JSON line for each finished run."""
+"""Do runs one after another: `python -m tokenlaw.trainer RUN_DIR...`.
+
+With `-` for RUN_DIR the folders come from stdin, one a line. Each finished run prints a JSON line.
+"""
 
 from __future__ import annotations
 
@@ -10,24 +12,16 @@ import sys
 import threading
 from collections.abc import Iterator
 
-from results_db.masking import mask_tracebacks
-
-from .startup import collector_paused, die_with_parent
+from ..results_db.masking import mask_tracebacks
+from ..results_db.processes import collector_paused, die_with_parent
 
 with collector_paused():
-    from . import dist
-    from .kernels import compiler
-    from .run import (
-        EXIT_BAD_INPUT,
-        EXIT_DONE,
-        EXIT_TRY_AGAIN,
-        Stop,
-        execute,
-        outcome_line,
-        refuse_mixed_trees,
-    )
+    from .fast_start import compiler
+    from .loop import distributed
+    from .run import EXIT_BAD_INPUT, EXIT_DONE, EXIT_TRY_AGAIN, Stop
+    from .worker import execute, outcome_line
 
-USAGE = "usage: python -m trainer RUN_DIR... | python -m trainer -   (run folders on stdin)"
+USAGE = "usage: python -m tokenlaw.trainer RUN_DIR...   (- for RUN_DIR: run folders on stdin)"
 
 
 def main(arguments: list[str]) -> int:
@@ -35,7 +29,6 @@ def main(arguments: list[str]) -> int:
     if not arguments or arguments[0].startswith("--"):
         print(USAGE, file=sys.stderr)
         return EXIT_BAD_INPUT
-    refuse_mixed_trees()
     stop = Stop()
     for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
         signal.signal(number, stop.request)
@@ -49,17 +42,17 @@ def main(arguments: list[str]) -> int:
         # wins.
         path, _, after = line.partition("\t") if from_stdin else (line, "", "")
         outcome = execute(path, stop, after=int(after) if after else None)
-        if dist.requested_rank() == 0:
+        if distributed.requested_rank() == 0:
             print(outcome_line(outcome), flush=True)
         if outcome.error:
             print(f"error: {outcome.run_dir.name}: {outcome.error}", file=sys.stderr, flush=True)
         worst = max(worst, outcome.exit_code)
         if stop.requested:
             return EXIT_TRY_AGAIN if worst in (EXIT_DONE, EXIT_TRY_AGAIN) else worst
-        if worst != EXIT_DONE and dist.requested_world_size() > 1:
+        if worst != EXIT_DONE and distributed.requested_world_size() > 1:
             # The processes of a group may have parted ways: the next run would mix their messages.
             return worst
-    dist.stop()
+    distributed.stop()
     return worst
 
 

@@ -1,4 +1,4 @@
-"""Times runs that do not exist yet: `python -m trainer.calibrate SPEC.json RESULT.json`.
+"""Times runs that do not exist yet: `python -m tokenlaw.trainer.calibrate SPEC.json RESULT.json`.
 
 The train loops themselves do a few iterations of each run, on random codes or on the study's images
 (random ones where those are not at hand), in a folder that is thrown away. SPEC and RESULT are
@@ -21,12 +21,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from results_db.durable import read_json, write_json
-from results_db.masking import mask_secrets, mask_tracebacks
-from results_db.record import RunDir, claim
-
-from . import flops, parts, startup
-from .config import (
+from ..results_db.durable import write_json
+from ..results_db.masking import mask_secrets, mask_tracebacks
+from ..results_db.record import RunDir, claim
+from ..results_db.strict_json import read_json
+from . import parts
+from .accounting import flops
+from .accounting.config import (
     CodesConfig,
     GeneratorConfig,
     TokenizerConfig,
@@ -35,18 +36,11 @@ from .config import (
     run_id,
     to_tree,
 )
-from .encode import Codes
-from .kernels import compiler
-from .optim import Diverged
-from .run import (
-    Run,
-    Settings,
-    Stop,
-    hardware_name,
-    pick_device,
-    prepare_numerics,
-    stage_function,
-)
+from .fast_start import compiler, startup
+from .loop.code_sets import Codes
+from .loop.optim import Diverged
+from .run import Run, Settings, Stop, hardware_name
+from .worker import pick_device, prepare_numerics, stage_function
 
 WARMUP = {"cpu": 2, "cuda": 8}  # iterations before the clock runs: compiling, first allocations
 WINDOWS = 5  # timed pieces, whose spread is the interval
@@ -243,7 +237,7 @@ def random_pictures(folder: Path, side: int, num_train: int) -> dict[str, Any]:
             coarse = random.integers(0, 256, (max(1, side // 16),) * 2 + (3,), dtype=np.uint8)
             picture = Image.fromarray(coarse).resize(shape, Image.Resampling.BICUBIC)
             picture.save(folder / split / "class0" / f"{index:05d}.jpg")
-    module = parts.load("trainer.datasets", "imagefolder")
+    module = parts.load("datasets", "imagefolder")
     facts = module.describe(module.Config(), folder)
     return {
         "dataset": "imagefolder",
@@ -276,7 +270,7 @@ def _peak(device: torch.device) -> int | None:
 
 def main(arguments: Sequence[str]) -> int:
     if len(arguments) != 2:
-        print("usage: python -m trainer.calibrate SPEC.json RESULT.json", file=sys.stderr)
+        print("usage: python -m tokenlaw.trainer.calibrate SPEC.json RESULT.json", file=sys.stderr)
         return 2
     spec, result = arguments
     if compiler.worthwhile():

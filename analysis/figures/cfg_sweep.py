@@ -12,9 +12,9 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .. import panels, style
 from ..direction import best_row, resolve
-from ..figures_command import Vectors
+from ..drawing import panels, style
+from ..drawing.index import Vectors
 
 NEEDS = ("arm", "run_id")
 OPTIONAL = (

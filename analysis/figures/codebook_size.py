@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .. import panels, style
+from ..drawing import panels, style
 
 NEEDS = ("arm", "run_id", "flops_train", "val_bits_per_image", "codebook_size")
 OPTIONAL = (

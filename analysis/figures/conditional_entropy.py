@@ -15,10 +15,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from trainer.vcq_schedules import codebook_sizes, null_conditional_bits
-
-from .. import panels, style
-from ..figures_command import Vectors
+from ...trainer.accounting.vcq_schedules import codebook_sizes, null_conditional_bits
+from ..drawing import panels, style
+from ..drawing.index import Vectors
 
 NEEDS = ("arm", "run_id", "codes_id", "codebook_size", "tokens_per_image")
 OPTIONAL = ("schedule", "k_min", "power", "params", "params_non_embedding", "size", "flops_train")

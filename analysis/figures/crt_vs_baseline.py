@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .. import panels, style
+from ..drawing import panels, style
 from ..result import Gain
 
 NEEDS = ("arm", "run_id", "flops_train", "val_loss")

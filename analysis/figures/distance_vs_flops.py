@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .. import panels
+from ..drawing import panels
 
 NEEDS = ("arm", "run_id", "flops_train")
 OPTIONAL = tuple(

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
-from .. import panels, style
+from ..drawing import panels, style
 
 NEEDS = ("arm", "run_id", "val_loss")
 OPTIONAL = (

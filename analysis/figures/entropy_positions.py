@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .. import panels, style
-from ..entropy import miller_madow
-from ..figures_command import Vectors
+from ..code_entropy import miller_madow
+from ..drawing import panels, style
+from ..drawing.index import Vectors
 
 NEEDS = ("arm", "run_id", "codes_id", "codebook_size")
 OPTIONAL = ("params", "params_non_embedding", "size", "flops_train", "tokens_per_image")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .. import panels, style
+from ..drawing import panels, style
 
 NEEDS = ("arm", "run_id", "codebook_size", "codebook_usage")
 OPTIONAL = ("codebook_dim", "tokenizer_blocks", "quantizer", "rfid", "rfcd", "lpips")

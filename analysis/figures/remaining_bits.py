@@ -13,10 +13,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from trainer.vcq_schedules import capacity_bits, t_star
-
-from .. import panels, style
-from ..figures_command import Vectors
+from ...trainer.accounting.vcq_schedules import capacity_bits, t_star
+from ..drawing import panels, style
+from ..drawing.index import Vectors
 from .conditional_entropy import sizes_of_codes
 
 NEEDS = ("arm", "run_id", "codes_id", "codebook_size", "tokens_per_image")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .. import panels, style
+from ..drawing import panels, style
 from ..published import read
 
 NEEDS = ("arm", "run_id", "gfid", "params", "tokens_per_image")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .. import panels, style
+from ..drawing import panels, style
 
 NEEDS = ("arm", "run_id", "tokenizer_params")
 OPTIONAL = (

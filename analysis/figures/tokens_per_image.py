@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .. import panels, style
+from ..drawing import panels, style
 
 NEEDS = ("arm", "run_id", "flops_train", "val_bits_per_image", "tokens_per_image")
 OPTIONAL = (

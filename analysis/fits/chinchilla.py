@@ -12,10 +12,9 @@ from typing import Final, final
 
 import numpy as np
 
-from .. import law as base
-from ..codes import notice
-from ..result import Notice
-from ..solve import Curve, Terms, grid_starts
+from ..laws import law as base
+from ..laws.solve import Curve, Terms, grid_starts
+from ..notices import Notice, notice
 from ..table import Data
 
 REQUIRES: Final = ("n", "d", "y")

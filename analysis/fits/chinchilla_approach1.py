@@ -14,10 +14,10 @@ from typing import Final, final
 
 import numpy as np
 
-from .. import law as base
-from .. import optimum
-from ..codes import notice
 from ..direction import signed
+from ..laws import law as base
+from ..laws import optimum
+from ..notices import notice
 from ..table import Data
 
 REQUIRES: Final = ("x", "n", "d", "y")

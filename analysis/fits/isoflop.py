@@ -17,11 +17,10 @@ from typing import Final, final
 
 import numpy as np
 
-from .. import law as base
-from .. import optimum
-from ..codes import notice
 from ..direction import signed
-from ..result import Notice
+from ..laws import law as base
+from ..laws import optimum
+from ..notices import Notice, notice
 from ..table import Data
 from . import chinchilla
 

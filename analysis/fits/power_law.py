@@ -8,11 +8,10 @@ from typing import Final, final
 
 import numpy as np
 
-from .. import law as base
-from ..codes import notice
-from ..optimum import lines
-from ..result import Notice
-from ..solve import Curve, OwnRows, Terms, grid_starts, newton
+from ..laws import law as base
+from ..laws.optimum import lines
+from ..laws.solve import Curve, OwnRows, Terms, grid_starts, newton
+from ..notices import Notice, notice
 from ..table import Data
 
 REQUIRES: Final = ("x", "y")

@@ -1,15 +1,14 @@
 """This machine: a pool of worker processes, each with a GPU of its own where there are any.
 
-A worker is `python -m trainer -`: it reads a run folder from its standard input, trains, answers
-with one line of JSON, and takes the next, so that imports and compilation are paid once. Workers
-end with this process, also when it is killed.
+A worker is `python -m tokenlaw.trainer -`: it reads a run folder from its standard input, trains,
+answers with one line of JSON, and takes the next, so that imports and compilation are paid once.
+Workers end with this process, also when it is killed.
 """
 
 from __future__ import annotations
 
 import heapq
 import itertools
-import json
 import os
 import selectors
 import signal
@@ -17,90 +16,31 @@ import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, final
 
-from results_db.masking import mask_secrets
-from results_db.record import RunDir
-
-from .. import base, devices, retry, timing
-from ..base import (
-    BaseExecutor,
-    Context,
-    Job,
-    JobReport,
-    free_after,
-    run_line,
-    worker_environment,
-)
+from ...results_db.masking import mask_secrets
+from .. import base, retry, timing
+from ..base import BaseExecutor, Context, Job, JobReport, free_after, run_line, worker_environment
 from ..resources import on_one_node
+from ..worker import devices
+from ..worker.pool import (
+    WorkersDoNotStart,
+    _answer,
+    _close_quietly,
+    _Command,
+    _memory_kills,
+    _signal,
+    _Task,
+    _why,
+    _Worker,
+)
 
 _PROCESSES = "processes"  # of a tokenizer's or generator's run, together; the one option
 _STILLBORN_LIMIT = 3  # workers in a row that end before they take up any run
 _END_SECONDS = 60.0  # for workers to save and leave after their input is closed
-_MEMORY_EVENTS = (
-    Path("/sys/fs/cgroup/memory.events"),
-    Path("/sys/fs/cgroup/memory/memory.oom_control"),
-    Path("/proc/vmstat"),
-)
-
-
-class WorkersDoNotStart(RuntimeError):
-    """Workers end before they take up any run; the message holds their last words."""
-
-
-@dataclass(slots=True)
-class _Task:
-    """A job here, with where it has got to."""
-
-    id: str
-    job: Job
-    next: int = 0  # index of the run that is given out next
-    report: JobReport = JobReport(phase="queued")
-
-
-@dataclass(frozen=True, slots=True)
-class _Command:
-    """What a worker is started by."""
-
-    words: list[str]
-    environment: Mapping[str, str]
-
-    def start(self) -> subprocess.Popen[bytes]:
-        # A session of its own: Ctrl-C reaches this process alone, which then asks the workers to
-        # save.
-        return subprocess.Popen(
-            self.words,
-            env=self.environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
-
-
 # Started while the launch was still being planned; for the first worker of exactly that command.
 _spare: tuple[_Command, subprocess.Popen[bytes]] | None = None
-
-
-@dataclass(slots=True)
-class _Worker:
-    """One process of the pool."""
-
-    process: subprocess.Popen[bytes]
-    slot: int  # which of the pool's places it fills
-    log_path: Path
-    task: _Task | None = None
-    answered: bool = False  # whether any run has come back from it
-    leaving: bool = False  # no run is given to it any more
-    kills_before: int = 0  # the machine's out-of-memory kills when its run began
-    output: dict[int, bytes] = field(default_factory=dict)  # unfinished line of each stream
-    words: str = ""  # the last line that it wrote
-
-    @property
-    def run(self) -> RunDir | None:
-        return None if self.task is None else self.task.job.run_dirs[self.task.next]
 
 
 @final
@@ -402,55 +342,3 @@ def _pool_size(context: Context, gpus: int, group_size: int) -> int:
             raise ValueError(f"workers: {context.workers} is not allowed; must be at least 1")
         return context.workers
     return max(1, (gpus or devices.usable_cores() // context.threads) // group_size)
-
-
-def _answer(line: bytes) -> dict[str, Any] | None:
-    """The worker's answer in a line of its output, or None: parts may print there too."""
-    if not line.startswith(b"{"):
-        return None
-    try:
-        content = json.loads(line)
-    except ValueError:
-        return None
-    return (
-        content if isinstance(content, dict) and {"run_dir", "outcome"} <= content.keys() else None
-    )
-
-
-def _why(code: int, words: str, memory: bool) -> str:
-    tail = f"; last words: {words[-300:]}" if words else ""
-    if memory:
-        return f"the worker was killed: out of memory{tail}"
-    if code < 0:
-        return f"the worker was ended by {signal.Signals(-code).name}{tail}"
-    return f"the worker ended with exit code {code}{tail}"
-
-
-def _signal(worker: _Worker, number: signal.Signals) -> None:
-    try:
-        os.killpg(worker.process.pid, number)
-    except ProcessLookupError:
-        pass  # it has ended by itself
-
-
-def _close_quietly(stream: Any) -> None:
-    try:
-        stream.close()
-    except BrokenPipeError:
-        pass  # what was left to write has no reader any more
-
-
-def _memory_kills() -> int:
-    """How many processes the kernel has killed for want of memory: in this container where it
-    tells, else on the machine.
-    """
-    for path in _MEMORY_EVENTS:
-        try:
-            lines = path.read_text().splitlines()
-        except OSError:
-            continue
-        for line in lines:
-            name, _, count = line.partition(" ")
-            if name == "oom_kill" and count.strip().isdigit():
-                return int(count)
-    return 0

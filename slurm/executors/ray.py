@@ -18,9 +18,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, final
 
-from .. import devices, intents, snapshot, timing
+from .. import intents, snapshot, timing
 from ..base import (
     BaseExecutor,
+    Bundling,
     Context,
     InQueue,
     Job,
@@ -29,9 +30,9 @@ from ..base import (
     Phase,
     shared_environment,
 )
-from ..bundling import Bundling
 from ..options import names, parse_options
 from ..resources import Resources, on_one_node
+from ..worker import devices
 
 _OBJECT_STORE_BYTES = 100 * 2**20  # nothing goes through it but exit codes
 _CONNECT_SECONDS = 5.0
@@ -137,7 +138,7 @@ class Executor(BaseExecutor):
             folder.mkdir(parents=True, exist_ok=True)
             runs = [str(run.path) for run in job.run_dirs]
             who = [self.context.token, "ray", name, str(job.resources.group_size)]
-            command = ["-P", "-m", "slurm.payload", *who, *runs]
+            command = ["-P", "-m", "tokenlaw.slurm.worker.payload", *who, *runs]
             options = {
                 "num_cpus": job.resources.cpus,
                 "num_gpus": job.resources.gpus,

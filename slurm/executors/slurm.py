@@ -23,6 +23,7 @@ from typing import Any, ClassVar, final
 from .. import intents, one_job, scheduler, snapshot, timing
 from ..base import (
     BaseExecutor,
+    Bundling,
     Context,
     InQueue,
     Job,
@@ -33,10 +34,9 @@ from ..base import (
     QueueUnknown,
     shared_environment,
 )
-from ..bundling import Bundling
 from ..options import names, parse_options
-from ..payload import Payload
 from ..resources import Resources
+from ..worker.payload import Payload
 
 _FIRST_LOOK_SECONDS = 2.0  # after a submission; then less and less often
 _SBATCH_SECONDS = 180.0  # patience with it: it tries again by itself when the controller is slow

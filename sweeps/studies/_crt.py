@@ -8,8 +8,7 @@ weights. Each is a field: `--set generator.model.residual_dropout=0.1`.
 
 from typing import Any
 
-from sweeps.grid import Axis, part
-
+from ..grid import Axis, part
 from ._imagenet import BF16, RECONSTRUCTION, samples
 
 # Table 4: name -> width, layers, heads.

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sweeps.grid import part
+from ..grid import part
 
 NUM_TRAIN, NUM_VAL = 1_281_167, 50_000
 DATA = {

@@ -9,8 +9,7 @@ Command: tokenlaw launch crt_ablation --on slurm --data imagefolder:IMAGENET. Ex
 train FLOPs.
 """
 
-from sweeps.grid import Axis, Grid, where
-
+from ..grid import Axis, Grid, where
 from . import _crt, _imagenet
 
 LAYERS = (2, 4, 6, 8)

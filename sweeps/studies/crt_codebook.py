@@ -9,8 +9,7 @@ Command: tokenlaw launch crt_codebook --on slurm --data imagefolder:IMAGENET. Ex
 1.4e22 train FLOPs, a third of them shared with crt_main.
 """
 
-from sweeps.grid import Axis, Grid
-
+from ..grid import Axis, Grid
 from . import _crt, _imagenet
 
 CODEBOOK_SIZES = (1_024, 16_384, 131_072)

@@ -8,8 +8,7 @@ Command: tokenlaw launch crt_dataset_size --on slurm --data imagefolder:IMAGENET
 7.7e20 train FLOPs.
 """
 
-from sweeps.grid import Axis, Grid
-
+from ..grid import Axis, Grid
 from . import _crt, _imagenet
 
 FRACTIONS = (16, 8, 4, 2, 1)

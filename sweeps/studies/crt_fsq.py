@@ -8,8 +8,7 @@ Command: tokenlaw launch crt_fsq --on slurm --data imagefolder:IMAGENET. Expecte
 FLOPs.
 """
 
-from sweeps.grid import Arm, Axis, Grid, part
-
+from ..grid import Arm, Axis, Grid, part
 from . import _crt, _imagenet
 
 # log2 of the nominal codebook size -> FSQ's recommended levels (1000, 4375, 15360, 64000 codes)

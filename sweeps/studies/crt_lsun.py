@@ -7,8 +7,7 @@ have no validation part, so 10,000 of their images are held out.
 Command: tokenlaw launch crt_lsun --on slurm --data lsun:LSUN. Expected cost: 7.0e20 train FLOPs.
 """
 
-from sweeps.grid import Axis, Grid, part
-
+from ..grid import Axis, Grid, part
 from . import _crt, _imagenet
 
 # category -> training images, validation images as LSUN has them, held out

@@ -7,8 +7,7 @@ Command: tokenlaw launch crt_main --on slurm --data imagefolder:IMAGENET. Expect
 train FLOPs in all; `tokenlaw plan crt_main --hardware "NVIDIA H100"` gives GPU-hours.
 """
 
-from sweeps.grid import Grid
-
+from ..grid import Grid
 from . import _crt, _imagenet
 
 

@@ -10,8 +10,7 @@ Command: tokenlaw launch crt_opt --on slurm --data imagefolder:IMAGENET. Expecte
 FLOPs.
 """
 
-from sweeps.grid import Grid
-
+from ..grid import Grid
 from . import _crt, _imagenet
 
 

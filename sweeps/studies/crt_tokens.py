@@ -10,8 +10,7 @@ train FLOPs; the runs of 256 tokens are those of crt_main.
 
 from typing import Any
 
-from sweeps.grid import Axis, Grid
-
+from ..grid import Axis, Grid
 from . import _crt, _imagenet
 
 

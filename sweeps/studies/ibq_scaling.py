@@ -13,8 +13,7 @@ train FLOPs. fp16 became bf16; codes are made beforehand (ten crops) and not at 
 
 from typing import Any
 
-from sweeps.grid import Axis, Grid, part, where
-
+from ..grid import Axis, Grid, part, where
 from . import _imagenet
 
 TOKENIZER_EPOCHS, TOKENIZER_BATCH = 330, 256

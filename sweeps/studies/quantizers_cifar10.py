@@ -9,8 +9,7 @@ Command: tokenlaw launch quantizers-cifar10 --data parquet:FOLDER --workers 4
 
 import dataclasses
 
-from sweeps.grid import Axis, Grid, part
-
+from ..grid import Axis, Grid, part
 from . import quickstart_cifar10
 
 NAME = "quantizers-cifar10"

@@ -7,7 +7,7 @@ classifier trained on the digits for Inception. The regulariser's weight is 0.3,
 in the first 2,000 images a weight of 4 maps every image to one code, the most predictable of all.
 """
 
-from sweeps.grid import Axis, Grid, part
+from ..grid import Axis, Grid, part
 
 ADAM = {"lr_peak": 1e-3, "warmup_iterations": 20, "beta1": 0.9, "beta2": 0.95}
 NO_DROPOUT = {"token_dropout": 0.0, "residual_dropout": 0.0, "ffn_dropout": 0.0}

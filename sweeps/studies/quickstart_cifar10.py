@@ -11,7 +11,7 @@ Command: tokenlaw quickstart quickstart-cifar10 --scale gpu --data parquet:FOLDE
 
 from typing import Any
 
-from sweeps.grid import Axis, Grid, part
+from ..grid import Axis, Grid, part
 
 NAME = "quickstart-cifar10"
 NO_DROPOUT = {"token_dropout": 0.0, "residual_dropout": 0.0, "ffn_dropout": 0.0}

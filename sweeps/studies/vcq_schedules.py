@@ -19,8 +19,7 @@ train FLOPs.
 
 from typing import Any
 
-from sweeps.grid import Arm, Axis, Grid, part
-
+from ..grid import Arm, Axis, Grid, part
 from . import _imagenet
 
 TOKENIZER_ITERATIONS, GENERATOR_ITERATIONS = 1_300_000, 1_000_000

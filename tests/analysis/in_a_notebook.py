@@ -78,25 +78,27 @@ def main(folder: Path, names: list[str]) -> None:
     pd.set_option("display.max_rows", 7)
     before = settings()
 
-    import analysis
+    from tokenlaw import analysis
 
     for module in pkgutil.walk_packages(analysis.__path__, "analysis."):
         importlib.import_module(module.name)
     after_import = differences(before)
 
-    from analysis import figures_command, parts, report, style
-    from analysis.fit import fit
+    from tokenlaw.analysis.drawing import index, style
+    from tokenlaw.analysis.laws.fit import fit
+    from tokenlaw.analysis.report import sections as report
+    from tokenlaw.trainer import parts
 
     one = None
     for name in names:
         df = fixture_table.table(fixture_table.STUDY_OF.get(name, "main"))
         options = {"bootstrap": 5}
-        picture = figures_command.make(df, name, options=options, vectors=fixture_table.vectors(df))
+        picture = index.make(df, name, options=options, vectors=fixture_table.vectors(df))
         assert picture._repr_png_().startswith(b"\x89PNG")
         one = picture if name == "loss_vs_flops" else one
     assert one is not None
     df = fixture_table.table()
-    figures_command.draw_all(df, folder, ("distance_vs_loss",), dpi=40)
+    index.draw_all(df, folder, ("distance_vs_loss",), dpi=40)
     report.write(df, folder / "report.html", bootstrap=5, only=("loss_vs_flops",))
     fit(df, "power_law", y="gfcd", bootstrap=20)
     after_calls = differences(before)
@@ -108,12 +110,12 @@ def main(folder: Path, names: list[str]) -> None:
 
     parts.load("figures", "distance_vs_loss").draw = broken
     try:
-        figures_command.make(df, "distance_vs_loss")
+        index.make(df, "distance_vs_loss")
     except ValueError as error:
         assert "half way" in str(error)
     after_failure = differences(before)
 
-    plain = hashlib.sha256(figures_command.image(one, "png", 60)).hexdigest()
+    plain = hashlib.sha256(index.image(one, "png", 60)).hexdigest()
     changed = {"import": after_import, "calls": after_calls, "failure": after_failure}
     print(json.dumps({"changed": changed, "loss_vs_flops": plain}))
 

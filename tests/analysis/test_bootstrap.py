@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis import bootstrap
-from analysis.coverage import coverage
-from analysis.fit import fit
-from analysis.table import prepare
+from tokenlaw.analysis.coverage import coverage
+from tokenlaw.analysis.laws import bootstrap
+from tokenlaw.analysis.laws.fit import fit
+from tokenlaw.analysis.table import prepare
 
 
 def line(num: int, noise: float = 0.01, seed: int = 0) -> pd.DataFrame:
@@ -133,7 +133,7 @@ def test_draws_of_a_straight_line_have_the_textbook_error() -> None:
 
 
 def test_one_newton_step_stands_in_for_refits_of_large_tables() -> None:
-    from analysis import fit as module
+    from tokenlaw.analysis.laws import fit as module
 
     frame = line(400, noise=0.02).assign(loss=lambda table: table["loss"] + 1.0)
     keywords = {"options": {"floor": "free"}, "loss": "l2", "by": "run", "bootstrap": 400}

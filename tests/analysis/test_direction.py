@@ -9,12 +9,14 @@ import pandas as pd
 import pytest
 from fixture_table import table as study_table
 
-from analysis import command, direction, figures_command, panels, report, vocabulary
-from analysis.fit import fit
-from analysis.frontier import compare
-from analysis.metric_words import read_words
-from results_db.columns import WIDE_PREFIXES
-from sweeps.cli import main
+from tokenlaw.analysis import command, direction, vocabulary
+from tokenlaw.analysis.drawing import index, panels
+from tokenlaw.analysis.frontiers.compare import compare
+from tokenlaw.analysis.laws.fit import fit
+from tokenlaw.analysis.metric_words import read_words
+from tokenlaw.analysis.report import sections as report
+from tokenlaw.results_db.columns import WIDE_PREFIXES
+from tokenlaw.sweeps.cli.app import main
 
 HIGHER = """
 acc|accuracy|acc1|acc@1|ACC|top-1|top1|top5|top-5|Top-1 Acc|top-1 accuracy (%)|imagenet_top1|
@@ -252,7 +254,7 @@ def test_the_ringed_guidance_scale_is_the_best(metric: str, end: str) -> None:
         {"arm": "vq", "run_id": f"r{at}", "cfg_scale": 1.0 + at, metric: value, "status": "done"}
         for at, value in enumerate((4.0, 2.0, 3.0, 5.0))
     ]
-    picture = figures_command.make(pd.DataFrame(rows), "cfg_sweep", options={"distance": metric})
+    picture = index.make(pd.DataFrame(rows), "cfg_sweep", options={"distance": metric})
     assert picture.table is not None
     assert f"the scale with the {end} value" in picture.table.attrs["note"]
     rings = [line for line in picture.figure.axes[0].lines if line.get_markerfacecolor() == "none"]
@@ -294,8 +296,8 @@ def test_the_prefixes_are_those_of_the_wide_table() -> None:
 def test_gains_and_figures_take_the_same_arm_as_reference(
     arms: tuple[str, str], first: str
 ) -> None:
-    from analysis import style
-    from analysis.figures import crt_vs_baseline
+    from tokenlaw.analysis.drawing import style
+    from tokenlaw.analysis.figures import crt_vs_baseline
 
     frame = falling("loss", arms=arms)
     assert compare(frame, x="C", y="loss", group="arm", bootstrap=0).reference == first
@@ -304,7 +306,7 @@ def test_gains_and_figures_take_the_same_arm_as_reference(
 
 
 def test_the_rules_of_flops_have_one_home() -> None:
-    from analysis import style
+    from tokenlaw.analysis.drawing import style
 
     frame = study_table()
     found = compare(frame, x="flops_train", y="val_bits_per_image", group="arm", bootstrap=0)

@@ -18,8 +18,10 @@ import pytest
 from PIL import Image
 from text_boxes import collisions, outside
 
-from analysis import figures_command, panels, parts, published, style, vectors
-from analysis.figures import (
+from tokenlaw.analysis import published
+from tokenlaw.analysis.drawing import index as figures_command
+from tokenlaw.analysis.drawing import panels, style, vectors
+from tokenlaw.analysis.figures import (
     ablation,
     crt_vs_baseline,
     distance_vs_flops,
@@ -27,6 +29,7 @@ from analysis.figures import (
     loss_vs_flops,
     vcq_schedules,
 )
+from tokenlaw.trainer import parts
 
 ROOT = Path(__file__).resolve().parents[2]
 FEW = {"bootstrap": 20}
@@ -365,7 +368,7 @@ def test_the_same_table_gives_the_same_files_in_another_process(
 ) -> None:
     script = (
         "import sys; sys.path[:0] = [sys.argv[1], sys.argv[1] + '/tests/analysis']\n"
-        "import fixture_table; from analysis import figures_command\n"
+        "import fixture_table; from tokenlaw.analysis.drawing import index as figures_command\n"
         "df = fixture_table.table().sample(frac=1.0, random_state=1)\n"
         f"figures_command.draw_all(df, sys.argv[2], {THREE[2:]!r}, options={FEW!r}, dpi=60)\n"
     )

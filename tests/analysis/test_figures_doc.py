@@ -9,8 +9,9 @@ from pathlib import Path
 import fixture_table
 import pytest
 
-from analysis import figures as folder
-from analysis import figures_command, parts
+from tokenlaw.analysis import figures as folder
+from tokenlaw.analysis.drawing import index
+from tokenlaw.trainer import parts
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "figures.md").read_text()
 
@@ -31,11 +32,9 @@ def test_the_example_is_a_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     code = re.findall(r"```python\n(.*?)```", PAGE, flags=re.S)[-1]
     (tmp_path / "psnr_vs_usage.py").write_text(code)
     monkeypatch.setattr(folder, "__path__", [*folder.__path__, str(tmp_path)])
-    monkeypatch.delitem(sys.modules, "analysis.figures.psnr_vs_usage", raising=False)
-    (drawn,) = figures_command.draw_all(
-        fixture_table.table(), tmp_path / "out", ("psnr_vs_usage",), dpi=50
-    )
+    monkeypatch.delitem(sys.modules, "tokenlaw.analysis.figures.psnr_vs_usage", raising=False)
+    (drawn,) = index.draw_all(fixture_table.table(), tmp_path / "out", ("psnr_vs_usage",), dpi=50)
     assert drawn.status == "drawn"
     assert len(drawn.files) == 3
     assert len(drawn.run_ids) == 47
-    sys.modules.pop("analysis.figures.psnr_vs_usage", None)
+    sys.modules.pop("tokenlaw.analysis.figures.psnr_vs_usage", None)

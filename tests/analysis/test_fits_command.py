@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import command
-from analysis.codes import CODES
-from analysis.fit import fit
-from analysis.result import Fits
-from analysis.table import read
+from tokenlaw.analysis import command
+from tokenlaw.analysis.laws.fit import fit
+from tokenlaw.analysis.laws.fitted import Fits
+from tokenlaw.analysis.notices import CODES
+from tokenlaw.analysis.table import read
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -396,8 +396,9 @@ def test_the_page_explains_every_code_and_no_other() -> None:
 
 def test_nothing_heavy_is_imported() -> None:
     code = (
-        "import sys; import analysis.command, analysis.entropy, analysis.coverage; "
-        "from analysis import parts; [parts.load('fits', one) for one in parts.names('fits')]; "
+        "import sys; from tokenlaw.analysis import code_entropy, command; "
+        "from tokenlaw.trainer import parts; "
+        "[parts.load('fits', law) for law in parts.names('fits')]; "
         "heavy = {'torch', 'matplotlib', 'sqlalchemy', 'sklearn', 'ray', 'submitit'}; "
         "print(sorted(heavy & set(sys.modules)))"
     )

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog, minimize
 
-from analysis.fits.chinchilla import chinchilla_terms
-from analysis.solve import (
+from tokenlaw.analysis.fits.chinchilla import chinchilla_terms
+from tokenlaw.analysis.laws.solve import (
     Terms,
     grid_starts,
     least_absolute,

@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 from fixture_home import make_home
 
-from analysis import figures_command, report, vectors
-from results_db import read
+from tokenlaw.analysis.drawing import index, vectors
+from tokenlaw.analysis.report import sections as report
+from tokenlaw.results_db import read
 
 DRAWN = ("distance_vs_flops", "entropy_positions")
 FEW = {"bootstrap": 20}
@@ -28,7 +29,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_study_draws_like_its_exported_table(home: Path, tmp_path: Path, name: str) -> None:
     df = read.endpoints("made", wide=True, home=home)
     from_home = vectors.from_home(home)
-    ours = figures_command.make(df, name, options=FEW, vectors=from_home)
+    ours = index.make(df, name, options=FEW, vectors=from_home)
     assert set(ours.run_ids) & set(df["run_id"]) or name == "entropy_positions"
 
     exported = pd.read_csv(io.StringIO(read.flat(df).to_csv(index=False)))
@@ -36,14 +37,12 @@ def test_a_study_draws_like_its_exported_table(home: Path, tmp_path: Path, name:
         _export(from_home, tmp_path, identity, "val_loss_per_position.npy")
     for identity in df["codes_id"].unique():
         _export(from_home, tmp_path, identity, "entropy.npz")
-    theirs = figures_command.make(
-        exported, name, options=FEW, vectors=vectors.from_folder(tmp_path)
-    )
+    theirs = index.make(exported, name, options=FEW, vectors=vectors.from_folder(tmp_path))
     assert theirs.data_hash == ours.data_hash
-    assert figures_command.image(theirs, "png", 40) == figures_command.image(ours, "png", 40)
+    assert index.image(theirs, "png", 40) == index.image(ours, "png", 40)
 
 
-def _export(get: figures_command.Vectors, folder: Path, identity: str, name: str) -> None:
+def _export(get: index.Vectors, folder: Path, identity: str, name: str) -> None:
     (folder / identity).mkdir(exist_ok=True)
     content = get(identity, name)
     if isinstance(content, dict):
@@ -65,8 +64,8 @@ def test_the_report_of_a_study_draws_its_vectors_too(home: Path, tmp_path: Path)
 def test_vectors_that_are_not_there_are_one_clear_line(home: Path, tmp_path: Path) -> None:
     df = read.endpoints("made", wide=True, home=home)
     with pytest.raises(ValueError, match="needs the vectors"):
-        figures_command.make(df, "conditional_entropy")
+        index.make(df, "conditional_entropy")
     with pytest.raises(ValueError, match="is missing"):
-        figures_command.make(df, "conditional_entropy", vectors=vectors.from_folder(tmp_path))
+        index.make(df, "conditional_entropy", vectors=vectors.from_folder(tmp_path))
     with pytest.raises(ValueError, match="not a folder"):
         vectors.from_folder(tmp_path / "nowhere")

@@ -20,12 +20,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import analysis
-from analysis import entropy, figures_command
-from analysis.brief import Brief
-from analysis.fit import fit
-from analysis.frontier import compare
-from analysis.table import prepare
+from tokenlaw import analysis
+from tokenlaw.analysis import code_entropy
+from tokenlaw.analysis.brief import Brief
+from tokenlaw.analysis.drawing import index
+from tokenlaw.analysis.frontiers.compare import compare
+from tokenlaw.analysis.laws.fit import fit
+from tokenlaw.analysis.table import prepare
 
 ROOT = Path(__file__).resolve().parents[2]
 INLINE = "module://matplotlib_inline.backend_inline"
@@ -41,7 +42,7 @@ def test_calls_change_nothing_of_the_users_process(
     named = {"MPLBACKEND": backend} if backend else {}
     environment = {key: value for key, value in os.environ.items() if key != "MPLBACKEND"}
     environment |= named | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(tests)])}
-    names = figures_command.names() if all_figures else ("loss_vs_flops",)
+    names = index.names() if all_figures else ("loss_vs_flops",)
     done = subprocess.run(
         [sys.executable, tests / "in_a_notebook.py", tmp_path, *names],
         env=environment,
@@ -52,8 +53,8 @@ def test_calls_change_nothing_of_the_users_process(
     )
     answer = json.loads(done.stdout.splitlines()[-1])
     assert answer["changed"] == {"import": [], "calls": [], "failure": []}
-    plain = figures_command.make(fixture_table.table(), "loss_vs_flops", options={"bootstrap": 5})
-    ours = hashlib.sha256(figures_command.image(plain, "png", 60)).hexdigest()
+    plain = index.make(fixture_table.table(), "loss_vs_flops", options={"bootstrap": 5})
+    ours = hashlib.sha256(index.image(plain, "png", 60)).hexdigest()
     assert answer["loss_vs_flops"] == ours, "a theme of the user's moved the bytes"
 
 
@@ -88,7 +89,7 @@ def results() -> dict[str, Any]:
     front = two.frontiers["arm-00"]
     codes = np.random.default_rng(0).integers(0, 64, (500, 64))
     table = fixture_table.table()
-    picture = figures_command.make(table, "loss_vs_flops", options={"bootstrap": 20})
+    picture = index.make(table, "loss_vs_flops", options={"bootstrap": 20})
     return {
         "fits": groups,
         "many fits": fit(many_runs(2000, 40), "power_law", bootstrap=0, with_checks=False),
@@ -104,7 +105,7 @@ def results() -> dict[str, Any]:
         "crossover": two.crossovers[0],
         "left out": one.left_out,
         "checks": pooled.checks,
-        "positions": entropy.positions(codes, 64),
+        "positions": code_entropy.positions(codes, 64),
         "picture": picture,
     }
 
@@ -149,6 +150,6 @@ def test_every_class_that_holds_arrays_has_a_short_form() -> None:
 
 
 def test_a_picture_shows_itself() -> None:
-    picture = figures_command.make(fixture_table.table(), "distance_vs_loss")
+    picture = index.make(fixture_table.table(), "distance_vs_loss")
     assert repr(picture).startswith("Picture: distance_vs_loss: ")
     assert picture._repr_png_().startswith(b"\x89PNG")

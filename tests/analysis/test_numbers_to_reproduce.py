@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import command
-from analysis.coverage import coverage
-from analysis.fit import fit, hold_out
-from analysis.frontier import compare
-from analysis.table import read
+from tokenlaw.analysis import command
+from tokenlaw.analysis.coverage import coverage
+from tokenlaw.analysis.frontiers.compare import compare
+from tokenlaw.analysis.laws.fit import fit, hold_out
+from tokenlaw.analysis.table import read
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("TOKENLAW_DATA", ROOT.parent / "shared" / "data"))

@@ -12,9 +12,11 @@ import fixture_table
 import pandas as pd
 import pytest
 
-from analysis import interactive, report, report_tables
-from analysis.frontier import compare
-from analysis.report_page import Html, html, interval, number, table
+from tokenlaw.analysis.frontiers.compare import compare
+from tokenlaw.analysis.report import interactive
+from tokenlaw.analysis.report import sections as report
+from tokenlaw.analysis.report import tables as report_tables
+from tokenlaw.analysis.report.page import Html, html, interval, number, table
 
 BROWSER = next(
     (p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.where import MAX_LENGTH, keep
+from tokenlaw.analysis.where import MAX_LENGTH, keep
 
 FRAME = pd.DataFrame(
     {

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from analysis import style
+from tokenlaw.analysis.drawing import style
 
 SLACK = 0.6  # pixels at 100 dpi by which boxes may touch: a box is taller than its letters
 

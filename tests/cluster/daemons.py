@@ -19,7 +19,6 @@ _started: list[subprocess.Popen[str]] = []
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TOYS = ROOT / "tests" / "slurm"
-PACKAGES = ("sweeps", "slurm", "trainer", "results_db", "analysis")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,12 +180,10 @@ def end_launches() -> None:
 
 
 def make_project(path: Path) -> Project:
-    """Copies the packages to `path`, with the stand-in as `python -m trainer`."""
-    for package in PACKAGES:
-        shutil.copytree(
-            ROOT / package, path / package, ignore=shutil.ignore_patterns("__pycache__")
-        )
-    shutil.copy(TOYS / "fake_trainer.py", path / "trainer" / "__main__.py")
+    """Copies the packages to `path`, with the stand-in as `python -m tokenlaw.trainer`."""
+    package = path / "tokenlaw"
+    shutil.copytree(ROOT / "tokenlaw", package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(TOYS / "fake_trainer.py", package / "trainer" / "__main__.py")
     return Project(path=path)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from toy import two_stage_plan
 
-from slurm import launch
+from tokenlaw.slurm import launch
 
 
 def main() -> int:

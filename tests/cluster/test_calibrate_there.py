@@ -21,7 +21,7 @@ def start(home: Path, environment: Mapping[str, str], *options: str) -> subproce
     common = ["--home", str(home), "--calibrate", "--json", "--resource", "working_tree=true"]
     return kept(
         subprocess.Popen(
-            [sys.executable, "-P", "-m", "sweeps", "plan", STUDY, *common, *options],
+            [sys.executable, "-P", "-m", "tokenlaw", "plan", STUDY, *common, *options],
             env={**os.environ, **environment, "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -15,10 +15,10 @@ from fake_trainer import behave
 from sqlalchemy import select
 from toy import attempts, folder, two_stage_plan
 
-from results_db import tables
-from results_db.engine import opened, reading
-from results_db.record import RunDir, read_endpoint
-from sweeps.plan import PlannedRun
+from tokenlaw.results_db import tables
+from tokenlaw.results_db.engine import opened, reading
+from tokenlaw.results_db.record import RunDir, read_endpoint
+from tokenlaw.sweeps.planned import PlannedRun
 
 pytestmark = pytest.mark.cluster
 
@@ -49,7 +49,7 @@ def test_a_relay_over_three_places(
 
     first = project.start(home, slurm, wait=True, **common)
     until(lambda: done(home) >= 1, "a generator is done on SLURM")
-    command = [sys.executable, "-P", "-m", "sweeps", "cancel", "toy", "--home", str(home)]
+    command = [sys.executable, "-P", "-m", "tokenlaw", "cancel", "toy", "--home", str(home)]
     environment = {**os.environ, **slurm.environment, **database, "PYTHONPATH": str(project.path)}
     subprocess.run(command, env=environment, check=True, capture_output=True)
     ended(first)
@@ -88,7 +88,7 @@ def tokenlaw(*arguments: str, home: Path, place: Place | None = None) -> str:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment |= dict(place.environment) if place else {}
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "sweeps", *arguments, "--home", str(home)],
+        [sys.executable, "-P", "-m", "tokenlaw", *arguments, "--home", str(home)],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -126,7 +126,7 @@ def test_the_quick_start_study_to_its_figures(slurm: Place, tmp_path: Path) -> N
     on = ["--on", "slurm", "--wait", "--resource", "poll_seconds=1", "--checkpoint-seconds", "0"]
     on += ["--resource", "working_tree=true", "--resource", "partition=low"]
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "sweeps", *common, *on, "--home", str(there)],
+        [sys.executable, "-P", "-m", "tokenlaw", *common, *on, "--home", str(there)],
         env={**os.environ, **slurm.environment, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -141,7 +141,7 @@ def test_the_quick_start_study_to_its_figures(slurm: Place, tmp_path: Path) -> N
     text = process.communicate(timeout=600)[0]
     assert process.returncode == 0, text[-4000:]
 
-    from results_db.endpoint import same_result
+    from tokenlaw.results_db.endpoint import same_result
 
     runs = [RunDir(path.parent) for path in sorted(here.glob("*/*/endpoint.json"))]
     assert len(runs) == 15

@@ -12,9 +12,9 @@ import pytest
 from fake_trainer import endpoint
 from sqlalchemy import func, select, text
 
-from results_db import spool, sync, tables
-from results_db.engine import StoreError, opened, reading
-from results_db.record import RunDir, claim
+from tokenlaw.results_db import remote, spool, sync, tables
+from tokenlaw.results_db.engine import StoreError, opened, reading
+from tokenlaw.results_db.record import RunDir, claim
 
 pytestmark = pytest.mark.cluster
 
@@ -112,7 +112,7 @@ def test_a_server_that_dies_in_mid_commit(database: str, postgres: Any, tmp_path
     def jobs() -> None:
         for number, run in enumerate(runs):
             # Never an error, whether it was told or not.
-            spool.record_remote(tmp_path, run)
+            remote.record_remote(tmp_path, run)
             if number == 3:
                 ready.set()
                 killed.wait(30)
@@ -126,7 +126,7 @@ def test_a_server_that_dies_in_mid_commit(database: str, postgres: Any, tmp_path
     writer.join(60)
     assert writer.exitcode == 0
     began = time.monotonic()
-    assert spool.record_remote(tmp_path, runs[10]) is False
+    assert remote.record_remote(tmp_path, runs[10]) is False
     assert time.monotonic() - began < 60
     with pytest.raises(StoreError), opened(tmp_path):
         pass
@@ -150,7 +150,7 @@ def test_the_password_is_nowhere(database: str, tmp_path: Path) -> None:
     run = finished(tmp_path, 1)
     secret = database.replace("postgres@", "postgres:hunter2@")
     environment = {**os.environ, "TOKENLAW_DB": secret, "PYTHONPATH": str(HERE.parent.parent)}
-    code = "import sys; from results_db import spool; spool.record_remote(sys.argv[1], sys.argv[2])"
+    code = "import sys; from tokenlaw.results_db import remote; remote.record_remote(*sys.argv[1:])"
     command = ["python", "-c", code, str(tmp_path), str(run.path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert "hunter2" not in done.stdout + done.stderr

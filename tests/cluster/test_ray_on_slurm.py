@@ -15,7 +15,7 @@ def test_a_study_in_one_allocation(project: Project, slurm: Place, tmp_path: Pat
     commands = tmp_path / "bin"
     commands.mkdir()
     (commands / "tokenlaw").write_text(
-        f'#!/bin/sh\nPYTHONPATH={project.path} exec {sys.executable} -P -m sweeps "$@"\n'
+        f'#!/bin/sh\nPYTHONPATH={project.path} exec {sys.executable} -P -m tokenlaw "$@"\n'
     )
     (commands / "tokenlaw").chmod(0o755)
     interpreter = Path(sys.executable).parent

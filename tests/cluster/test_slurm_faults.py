@@ -13,9 +13,10 @@ from daemons import ROOT, Launched, Place, Project, ended, kept, until
 from fake_trainer import behave
 from toy import attempts, folder, two_stage_plan
 
-from results_db import read
-from results_db.endpoint import same_result
-from results_db.record import RunDir, read_attempts, read_endpoint
+from tokenlaw.results_db import read
+from tokenlaw.results_db.endpoint import same_result
+from tokenlaw.results_db.record import RunDir, read_endpoint
+from tokenlaw.results_db.state import read_attempts
 
 pytestmark = pytest.mark.cluster
 
@@ -138,7 +139,7 @@ def trained(home: Path, place: Mapping[str, str], *options: str) -> subprocess.P
     words += ["--home", str(home), "--device", "cpu", "--yes", "--quiet", *options]
     return kept(
         subprocess.Popen(
-            [sys.executable, "-P", "-m", "sweeps", "launch", *words],
+            [sys.executable, "-P", "-m", "tokenlaw", "launch", *words],
             env={**os.environ, **place, "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -45,7 +45,7 @@ def mark_done(home: Path, plan: object, kinds: tuple[str, ...]) -> None:
     """Endpoints for all runs of some kinds, as if they were trained."""
     from fake_trainer import endpoint
 
-    from results_db.record import RunDir, claim
+    from tokenlaw.results_db.record import RunDir, claim
 
     for run in plan.runs:
         if run.kind in kinds:
@@ -84,7 +84,17 @@ def test_300_runs_take_few_calls(project: Project, slurm: Place, tmp_path: Path)
 
     wrapped = counting(tmp_path / "bin2", "squeue")
     environment = {**os.environ, **slurm.environment, **wrapped, "PYTHONPATH": str(project.path)}
-    command = [sys.executable, "-P", "-m", "sweeps", "status", "toy", "--home", str(home), "--runs"]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "tokenlaw",
+        "status",
+        "toy",
+        "--home",
+        str(home),
+        "--runs",
+    ]
     began, before = time.monotonic(), spent_seconds()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     seconds, work = time.monotonic() - began, spent_seconds() - before

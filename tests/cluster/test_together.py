@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from daemons import ROOT, Place, kept, until
 
-from results_db.record import RunDir, read_attempts, read_endpoint
+from tokenlaw.results_db.record import RunDir, read_endpoint
+from tokenlaw.results_db.state import read_attempts
 
 pytestmark = pytest.mark.cluster
 
@@ -25,7 +26,7 @@ def start(home: Path, environment: Mapping[str, str], *options: str) -> subproce
     common = ["--home", str(home), "--device", "cpu", "--yes", "--quiet"]
     return kept(
         subprocess.Popen(
-            [sys.executable, "-P", "-m", "sweeps", "launch", STUDY, *common, *options],
+            [sys.executable, "-P", "-m", "tokenlaw", "launch", STUDY, *common, *options],
             env={**os.environ, **environment, "PYTHONPATH": str(ROOT), _MARK: str(home)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -1,7 +1,7 @@
 """One tokenizer and one or more generators whose every random number is a function of the step
 alone, so that several processes give the curve of one."""
 
-from sweeps.grid import Axis, Grid, part
+from tokenlaw.sweeps.grid import Axis, Grid, part
 
 ADAM = {"lr_peak": 1e-3, "beta1": 0.9, "beta2": 0.95}
 

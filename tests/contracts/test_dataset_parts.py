@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from trainer import config as configs
-from trainer import parts
+from tokenlaw.trainer import parts
+from tokenlaw.trainer.accounting import config as configs
 
-FOLDER = "trainer.datasets"
+FOLDER = "datasets"
 
 
 def _png(seed):

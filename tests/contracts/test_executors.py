@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from slurm.base import BaseExecutor, Context
-from trainer import parts
+from tokenlaw.slurm.base import BaseExecutor, Context
+from tokenlaw.trainer import parts
 
 FOLDER = Path(__file__).resolve().parent.parent.parent / "slurm" / "executors"
-NAMES = parts.names("slurm.executors")
+NAMES = parts.names("executors")
 VERBS = ("submit", "poll", "cancel", "close")
 
 
@@ -22,7 +22,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 def executor(name: str) -> type[BaseExecutor]:
-    found = parts.load("slurm.executors", name).Executor
+    found = parts.load("executors", name).Executor
     assert isinstance(found, type)
     return found
 
@@ -53,7 +53,7 @@ def test_its_verbs_are_those_of_the_base(name: str) -> None:
 
 def test_its_module_can_be_read_without_heavy_packages(name: str) -> None:
     code = (
-        f"import sys, slurm.executors.{name}; "
+        f"import sys, tokenlaw.slurm.executors.{name}; "
         "print([m for m in ('torch', 'submitit', 'ray', 'sqlalchemy') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -85,6 +85,6 @@ def test_it_knows_the_names_of_its_options(name: str) -> None:
 
 
 def test_without_a_launch_its_queue_is_empty(name: str, tmp_path: Path) -> None:
-    from slurm import queued
+    from tokenlaw.slurm.follow import queue
 
-    assert queued.look(tmp_path).runs == {}
+    assert queue.look(tmp_path).runs == {}

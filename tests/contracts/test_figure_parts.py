@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from analysis import figures_command, parts
+from tokenlaw.analysis.drawing import index
+from tokenlaw.trainer import parts
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "analysis"))
 
@@ -25,7 +26,7 @@ OPTIONS = {"bootstrap": 20, "seed": 3}
 
 DPI = 60
 
-_made: dict[str, figures_command.Picture] = {}
+_made: dict[str, index.Picture] = {}
 _bytes: dict[str, bytes] = {}
 
 
@@ -33,14 +34,12 @@ def table_for(name: str) -> pd.DataFrame:
     return fixture_table.table(fixture_table.STUDY_OF.get(name, "main"))
 
 
-def make(
-    df: pd.DataFrame, name: str, *, vectors_of: pd.DataFrame | None = None
-) -> figures_command.Picture:
+def make(df: pd.DataFrame, name: str, *, vectors_of: pd.DataFrame | None = None) -> index.Picture:
     vectors = fixture_table.vectors(df if vectors_of is None else vectors_of)
-    return figures_command.make(df, name, options=OPTIONS, vectors=vectors)
+    return index.make(df, name, options=OPTIONS, vectors=vectors)
 
 
-def picture_of(name: str) -> figures_command.Picture:
+def picture_of(name: str) -> index.Picture:
     if name not in _made:
         _made[name] = make(table_for(name), name)
     return _made[name]
@@ -48,7 +47,7 @@ def picture_of(name: str) -> figures_command.Picture:
 
 def png_of(name: str) -> bytes:
     if name not in _bytes:
-        _bytes[name] = figures_command.image(picture_of(name), "png", dpi=DPI)
+        _bytes[name] = index.image(picture_of(name), "png", dpi=DPI)
     return _bytes[name]
 
 
@@ -92,21 +91,19 @@ def test_an_exported_table_in_any_order_gives_the_same_bytes(name: str) -> None:
     again, first = make(exported, name, vectors_of=df), picture_of(name)
     assert again.run_ids == first.run_ids
     assert again.data_hash == first.data_hash
-    assert figures_command.image(again, "png", dpi=DPI) == png_of(name)
+    assert index.image(again, "png", dpi=DPI) == png_of(name)
     if first.table is not None and again.table is not None:
-        assert figures_command.csv_text(again.table) == figures_command.csv_text(first.table)
+        assert index.csv_text(again.table) == index.csv_text(first.table)
 
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_missing_column_or_an_empty_table_is_one_clear_line(name: str) -> None:
     df = table_for(name)
-    prepared = figures_command.prepare(df)
+    prepared = index.prepare(df)
     for column in parts.load("figures", name).NEEDS:
         if column in ("arm", "run_id"):
             continue  # made up when they are missing
-        poorer = prepared.drop(
-            columns=[column, *figures_command.ALIASES.get(column, ())], errors="ignore"
-        )
+        poorer = prepared.drop(columns=[column, *index.ALIASES.get(column, ())], errors="ignore")
         with pytest.raises(ValueError, match=column) as caught:
             make(poorer, name, vectors_of=df)
         assert "\n" not in str(caught.value)

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from trainer import parts
-from trainer.config import OptimConfig, decode
+from tokenlaw.trainer import parts
+from tokenlaw.trainer.accounting.config import OptimConfig, decode
 
-FOLDER = "trainer.losses"
+FOLDER = "losses"
 SIZES = (32, 48, 64)
 LOADED = [(name, parts.load(FOLDER, name)) for name in parts.names(FOLDER)]
 PERCEPTUAL = [name for name, module in LOADED if module.ROLE == "perceptual"]

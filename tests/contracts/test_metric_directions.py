@@ -13,15 +13,16 @@ import pandas as pd
 import pytest
 import tiny
 
-from analysis import direction
-from analysis.frontier import compare
-from results_db import read
-from results_db.columns import WIDE_PREFIXES
-from trainer import parts
+from tokenlaw.analysis import direction
+from tokenlaw.analysis.frontiers.compare import compare
+from tokenlaw.results_db import read
+from tokenlaw.results_db.columns import WIDE_PREFIXES
+from tokenlaw.trainer import parts
+from tokenlaw.trainer.accounting import directions
 
-METRICS = "trainer.metrics"
-DECLARED = {name: better for name, better in parts.directions().items() if better is not None}
-NEITHER = sorted(set(parts.directions()) - set(DECLARED))
+METRICS = "metrics"
+DECLARED = {name: better for name, better in directions.directions().items() if better is not None}
+NEITHER = sorted(set(directions.directions()) - set(DECLARED))
 NEW_PART = tiny.ROOT / "tests/integration/new_parts/trainer/metrics/brightness.py"
 
 
@@ -75,7 +76,7 @@ def test_a_metric_of_no_direction_is_said_to_have_none(name: str) -> None:
 @pytest.mark.parametrize("name", parts.names(METRICS))
 def test_what_is_read_is_what_the_part_holds(name: str) -> None:
     module = parts.load(METRICS, name)
-    found = parts.declared_in(Path(str(module.__file__)))
+    found = directions.declared_in(Path(str(module.__file__)))
     if isinstance(module.BETTER, str):
         assert set(found.values()) == {module.BETTER} and name in found
     else:
@@ -93,7 +94,7 @@ def test_every_module_with_a_declaration_holds_what_is_read() -> None:
             dotted = ".".join(path.relative_to(tiny.ROOT).with_suffix("").parts)
             module = importlib.import_module(dotted)
             if isinstance(module.BETTER, dict):
-                assert parts.declared_in(path) == module.BETTER
+                assert directions.declared_in(path) == module.BETTER
 
 
 @pytest.mark.parametrize(
@@ -113,12 +114,12 @@ def test_a_declaration_that_cannot_be_read_is_refused(
     path = tmp_path / "odd.py"
     path.write_text(f'"""A part."""\n{text}\n')
     with pytest.raises(ValueError, match="odd.py: BETTER: ") as error:
-        parts.declared_in(path)
+        directions.declared_in(path)
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_part_of_ones_own_is_known_by_its_stage_letters() -> None:
-    found = parts.declared_in(NEW_PART)
+    found = directions.declared_in(NEW_PART)
     assert found == dict.fromkeys(("brightness", "rbrightness", "gbrightness"), "higher")
 
 
@@ -164,8 +165,8 @@ def test_every_recorded_value_carries_its_declaration(home: Path) -> None:
     seen = set()
     for path in endpoints:
         for value in measured.endpoint(tiny.RunDir(path.parent))["values"]:
-            assert value["metric"] in parts.directions(), f"{value['metric']} is not declared"
-            assert value.get("better") == parts.directions()[value["metric"]], value
+            assert value["metric"] in directions.directions(), f"{value['metric']} is not declared"
+            assert value.get("better") == directions.directions()[value["metric"]], value
             seen.add(value["metric"])
     assert {"train_entropy", "train_soft", "train_token_entropy", "train_lecam", "rfcd"} <= seen
 
@@ -173,7 +174,7 @@ def test_every_recorded_value_carries_its_declaration(home: Path) -> None:
 def test_it_is_in_both_tables(home: Path) -> None:
     long = read.endpoints(home=home)
     for metric, better in zip(long["metric"], long["better"], strict=True):
-        assert better == parts.directions()[metric] or (pd.isna(better) and metric in NEITHER)
+        assert better == directions.directions()[metric] or (pd.isna(better) and metric in NEITHER)
     wide = read.endpoints(home=home, wide=True)
     told = wide.attrs["better"]
     assert told["gfcd"] == told["tokenizer_train_loss"] == "lower"

@@ -10,11 +10,11 @@ import measured
 import pytest
 import torch
 
-from trainer import config as configs
-from trainer import parts
-from trainer.metrics import Batch, Distance, NeedsWeights, fid
+from tokenlaw.trainer import parts
+from tokenlaw.trainer.accounting import config as configs
+from tokenlaw.trainer.metrics import Batch, Distance, NeedsWeights, fid
 
-FOLDER = "trainer.metrics"
+FOLDER = "metrics"
 COUNT, TOKENS, CODES = 12, 4, 16
 SMALLEST = {"ms_ssim": 161}  # pixels, for metrics that need more than 32
 # Networks whose file is made here with random contents: options that declare its hash.

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from trainer import parts
-from trainer.config import decode
-from trainer.quantizers import Quantized
+from tokenlaw.trainer import parts
+from tokenlaw.trainer.accounting.config import decode
+from tokenlaw.trainer.quantizers import Quantized
 
-FOLDER = "trainer.quantizers"
+FOLDER = "quantizers"
 
 
 @pytest.fixture(params=parts.names(FOLDER))

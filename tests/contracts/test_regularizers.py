@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from trainer import parts
-from trainer.config import OptimConfig, decode
+from tokenlaw.trainer import parts
+from tokenlaw.trainer.accounting.config import OptimConfig, decode
 
-FOLDER = "trainer.regularizers"
+FOLDER = "regularizers"
 LATE = 10**9  # a step at which every ramp is over
 
 

@@ -13,9 +13,11 @@ from functools import cache
 
 import pytest
 
-from sweeps.plan import Plan, make_plan
-from sweeps.study import load_study, names
-from trainer import count, parts
+from tokenlaw.sweeps.plan import make_plan
+from tokenlaw.sweeps.planned import Plan
+from tokenlaw.sweeps.study import load_study, names
+from tokenlaw.trainer import parts
+from tokenlaw.trainer.accounting import counts as count
 
 STUDIES = names()
 # Those that stay without data; the others are ours, for small machines.
@@ -62,7 +64,7 @@ def test_every_generator_and_tokenizer_is_evaluated(name):
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_its_docstring_says_how_and_what_it_costs(name):
-    text = importlib.import_module(f"sweeps.studies.{name}").__doc__ or ""
+    text = importlib.import_module(f"tokenlaw.sweeps.studies.{name}").__doc__ or ""
     words = " ".join(text.split())
     assert "Command: tokenlaw " in words
     if name in PAPERS:
@@ -328,4 +330,4 @@ def test_cifar10_scales(tmp_path):
 
 def test_every_quantizer_is_in_some_study():
     used = {run.config.quantizer.name for name in STUDIES for run in runs(name, "tokenizer")}
-    assert {"vq", "fsq", "ibq", "vcq"} <= used <= set(parts.names("trainer.quantizers"))
+    assert {"vq", "fsq", "ibq", "vcq"} <= used <= set(parts.names("quantizers"))

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from trainer import parts
-from trainer.config import decode
+from tokenlaw.trainer import parts
+from tokenlaw.trainer.accounting.config import decode
 
-FOLDER = "trainer.tokenizers"
+FOLDER = "tokenizers"
 DIM = 8
 CANDIDATES = (32, 48, 64, 96, 128, 256)  # pixels
 

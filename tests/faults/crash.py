@@ -23,9 +23,9 @@ from typing import Any
 
 import tiny
 
-from results_db import spool
-from results_db import state as run_states
-from results_db.record import RunDir
+from tokenlaw.results_db import spool
+from tokenlaw.results_db import state as run_states
+from tokenlaw.results_db.record import RunDir
 
 # What may take space fails on a disk that is full; what gives it back does not.
 CREATING = ("rename", "replace", "link", "mkdir", "fsync")

@@ -9,8 +9,9 @@ from pathlib import Path
 import pandas
 import tiny
 
-from results_db import read
-from results_db.record import RunDir, read_attempts
+from tokenlaw.results_db import read
+from tokenlaw.results_db.record import RunDir
+from tokenlaw.results_db.state import read_attempts
 
 STUDY = tiny.ROOT / "tests" / "tiny_study.py"
 # Columns that clocks, attempts and the state of the repository fill.
@@ -28,7 +29,7 @@ PASSING = [
 
 def launch(home: Path, *options: str) -> subprocess.Popen[str]:
     """The command on two workers; what it says comes in one stream."""
-    command = [sys.executable, "-m", "sweeps", "launch", str(STUDY), "--home", str(home)]
+    command = [sys.executable, "-m", "tokenlaw", "launch", str(STUDY), "--home", str(home)]
     command += ["--device", "cpu", "--workers", "2", "--quiet", *options]
     return subprocess.Popen(
         command,

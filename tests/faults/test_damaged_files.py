@@ -11,12 +11,15 @@ from pathlib import Path
 import pytest
 import tiny
 
-from results_db import read, verify
-from results_db.durable import DamagedError, MisplacedError, sha256_file, write_json
-from results_db.record import RunDir
-from sweeps.cli import main
-from trainer import encode, trunks
-from trainer.config import decode_run, to_tree
+from tokenlaw.results_db import read, verify
+from tokenlaw.results_db.durable import MisplacedError, sha256_file, write_json
+from tokenlaw.results_db.record import RunDir
+from tokenlaw.results_db.strict_json import DamagedError
+from tokenlaw.sweeps.cli.app import main
+from tokenlaw.trainer.accounting import trunks
+from tokenlaw.trainer.accounting.config import decode_run, to_tree
+from tokenlaw.trainer.kinds import codes as encode
+from tokenlaw.trainer.loop import code_sets
 
 WSD = {"schedule": "wsd", "decay_share": 0.25, "warmup_iterations": 1}
 TREE = tiny.generator(iterations=4, optim={**tiny.ADAM, **WSD})
@@ -358,7 +361,7 @@ def test_homes_whose_folders_do_not_say_whose_they_are(studies, tmp_path, capsys
     # Another run's is noticed there as well: the endpoint has the hash of the manifest.
     shutil.copy(studies[1]["codes"].path / "codes" / "manifest.json", path)
     with pytest.raises(MisplacedError):
-        encode.Codes(ours["codes"])
+        code_sets.Codes(ours["codes"])
 
 
 # --------------------------------------------------------------------------------- tokenlaw doctor

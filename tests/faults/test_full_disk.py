@@ -14,7 +14,7 @@ import pytest
 import tiny
 from launched import assert_same_study, children, launch, runs_of
 
-from results_db.record import read_attempts
+from tokenlaw.results_db.state import read_attempts
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 

@@ -17,7 +17,7 @@ import tiny
 import torch
 from crash import Fault, points, problems, steady
 
-from trainer import state
+from tokenlaw.trainer.loop import checkpoints
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
@@ -116,8 +116,8 @@ def torn_load(run, modules, optimizers):
 
 
 def test_the_harness_finds_a_writer_that_saves_in_place(finished, scratch, monkeypatch, capsys):
-    monkeypatch.setattr(state, "save", torn_save)
-    monkeypatch.setattr(state, "load", torn_load)
+    monkeypatch.setattr(checkpoints, "save", torn_save)
+    monkeypatch.setattr(checkpoints, "load", torn_load)
     run_dir = finished["generator"]
     calls = points(tiny.not_begun(run_dir, scratch / "points-bad"))
     faults = [Fault("SIGKILL", at) for at in range(1, len(calls) + 1)]
@@ -130,7 +130,7 @@ def test_the_harness_finds_a_writer_that_saves_in_place(finished, scratch, monke
 
 
 def test_the_harness_finds_a_resume_that_is_not_exact(finished, scratch, monkeypatch):
-    real = state.load
+    real = checkpoints.load
 
     def forgetful(run, modules, optimizers):
         found = real(run, modules, optimizers)
@@ -140,7 +140,7 @@ def test_the_harness_finds_a_resume_that_is_not_exact(finished, scratch, monkeyp
                     values["exp_avg"].zero_()
         return found
 
-    monkeypatch.setattr(state, "load", forgetful)
+    monkeypatch.setattr(checkpoints, "load", forgetful)
     run_dir = finished["generator"]
     calls = points(tiny.not_begun(run_dir, scratch / "points-forgetful"))
     faults = [Fault("SIGKILL", at) for at in range(10, len(calls), 15)]

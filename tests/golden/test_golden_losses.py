@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from results_db.record import RunDir, claim
-from trainer.calibrate import random_codes
+from tokenlaw.results_db.record import RunDir, claim
+from tokenlaw.trainer.calibrate import random_codes
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 

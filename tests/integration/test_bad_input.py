@@ -15,8 +15,9 @@ import pytest
 import tiny
 from PIL import Image
 
-from results_db.record import RunDir, read_attempts, read_endpoint
-from sweeps.cli import main
+from tokenlaw.results_db.record import RunDir, read_endpoint
+from tokenlaw.results_db.state import read_attempts
+from tokenlaw.sweeps.cli.app import main
 
 STUDY = str(tiny.ROOT / "tests" / "tiny_study.py")
 
@@ -273,7 +274,7 @@ def test_a_launch_with_a_broken_database_loses_nothing(home, capsys):
 def test_the_command_itself(arguments, tmp_path):
     """As a process: the exit code and the one line are what a shell sees."""
     done = subprocess.run(
-        [sys.executable, "-m", "sweeps", *arguments, "--home", str(tmp_path / "home")],
+        [sys.executable, "-m", "tokenlaw", *arguments, "--home", str(tmp_path / "home")],
         cwd=tiny.ROOT,
         env=tiny.environment(),
         capture_output=True,

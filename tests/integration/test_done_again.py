@@ -83,7 +83,7 @@ def test_results_show_the_numbers_of_a_run_done_again(home: Path, tmp_path: Path
     def run(*words: str, mended: bool = False) -> subprocess.CompletedProcess[str]:
         folders = [str(tiny.ROOT)] + ([str(tmp_path / "mended")] if mended else [])
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
-        command = [sys.executable, "-m", "sweeps", *words]
+        command = [sys.executable, "-m", "tokenlaw", *words]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return done
@@ -111,7 +111,7 @@ def test_results_show_the_numbers_of_a_run_done_again(home: Path, tmp_path: Path
     # Damaged: every reader says so, on stderr.
     endpoint.write_text(content[:99])
     failed = subprocess.run(
-        [sys.executable, "-m", "sweeps", "sync"], capture_output=True, text=True, cwd=tiny.ROOT
+        [sys.executable, "-m", "tokenlaw", "sync"], capture_output=True, text=True, cwd=tiny.ROOT
     )
     assert failed.returncode == 1 and f"problem: generator-{second}: " in failed.stdout
     shown = run("results", "again", "--json")

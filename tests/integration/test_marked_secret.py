@@ -16,12 +16,13 @@ import pytest
 import tiny
 from sqlalchemy.exc import SQLAlchemyError
 
-from results_db import read
-from results_db.engine import StoreError
-from results_db.record import RunDir, read_attempts, read_endpoint
-from sweeps.cli import main
-from trainer import run as running
-from trainer.optim import Diverged
+from tokenlaw.results_db import read
+from tokenlaw.results_db.engine import StoreError
+from tokenlaw.results_db.record import RunDir, read_endpoint
+from tokenlaw.results_db.state import read_attempts
+from tokenlaw.sweeps.cli.app import main
+from tokenlaw.trainer import run as running
+from tokenlaw.trainer.loop.optim import Diverged
 
 STUDY = str(tiny.ROOT / "tests" / "tiny_study.py")
 SECRET, RAW = "mark/7Q@9z", "mark7Q9z"
@@ -110,10 +111,10 @@ def test_an_error_from_deep_inside(
 
 
 ENDS = {
-    "slurm.group": ([RAW], ""),
-    "slurm.payload": (["token", "ray", "job", "1", RAW], ""),
+    "tokenlaw.slurm.worker.group": ([RAW], ""),
+    "tokenlaw.slurm.worker.payload": (["token", "ray", "job", "1", RAW], ""),
     "trainer": (["-"], f"folder\t{RAW}\n"),
-    "trainer.calibrate": ([f"/nowhere/{RAW}.json", "result.json"], ""),
+    "tokenlaw.trainer.calibrate": ([f"/nowhere/{RAW}.json", "result.json"], ""),
 }
 
 
@@ -133,7 +134,7 @@ def test_a_process_that_ends_by_an_error(module: str) -> None:
 
 
 def test_a_job_tells_its_log_and_its_record_nothing(run: RunDir, home: Path, tmp_path) -> None:
-    """`python -m trainer` finds no database: the run is done all the same."""
+    """`python -m tokenlaw.trainer` finds no database: the run is done all the same."""
     said, lines = tmp_path / "said", set()
     place = tiny.environment(TOKENLAW_DB=AWAY, PGPASSWORD=SECRET)
     with said.open("wb") as log:

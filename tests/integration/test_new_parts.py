@@ -12,7 +12,6 @@ import pytest
 import tiny
 
 NEW = Path(__file__).parent / "new_parts"
-PACKAGES = ("sweeps", "slurm", "trainer", "results_db", "analysis")
 
 
 class Project:
@@ -20,12 +19,11 @@ class Project:
 
     def __init__(self, folder: Path) -> None:
         self.code, self.home = folder / "code", folder / "home"
-        for package in PACKAGES:
-            ignored = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(tiny.ROOT / package, self.code / package, ignore=ignored)
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(tiny.ROOT / "tokenlaw", self.code / "tokenlaw", ignore=ignored)
         shutil.copy(tiny.ROOT / "pyproject.toml", self.code)
         before = self.files()
-        shutil.copytree(NEW, self.code, dirs_exist_ok=True)
+        shutil.copytree(NEW, self.code / "tokenlaw", dirs_exist_ok=True)
         self.added = self.files() - before
 
     def files(self) -> set[Path]:
@@ -35,7 +33,7 @@ class Project:
         """stdout of `tokenlaw ARGUMENTS`; the test fails when it does."""
         environment = tiny.environment(PYTHONPATH=str(self.code), TOKENLAW_HOME=str(self.home))
         done = subprocess.run(
-            [sys.executable, "-P", "-m", "sweeps", *arguments],
+            [sys.executable, "-P", "-m", "tokenlaw", *arguments],
             cwd=self.code,
             env=environment,
             capture_output=True,
@@ -52,7 +50,7 @@ def project(tmp_path_factory):
 
 
 def test_one_new_file_in_every_folder(project):
-    from trainer.parts import EXPOSES
+    from tokenlaw.trainer.parts import EXPOSES
 
     folders = {".".join(path.parent.parts) for path in project.added}
     assert folders == set(EXPOSES)

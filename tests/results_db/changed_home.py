@@ -8,8 +8,8 @@ import shutil
 from made_home import finish, make_run, planned, value, write_plan
 from sqlalchemy import select
 
-from results_db import record, spool, sync, tables
-from results_db.engine import opened
+from tokenlaw.results_db import record, spool, sync, tables
+from tokenlaw.results_db.engine import opened
 
 RUNS = (("tokenizer", "t1"), ("tokenizer", "both"), ("codes", "c1"), ("generator", "g1"))
 RUNS += (("generator", "g2"), ("generator", "both"))

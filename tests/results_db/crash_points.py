@@ -6,7 +6,7 @@ import shutil
 import signal
 from contextlib import contextmanager
 
-from results_db import durable
+from tokenlaw.results_db import durable
 
 _OS_CALLS = ("fsync", "rename", "replace", "link", "mkdir", "unlink", "open")
 

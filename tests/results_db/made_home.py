@@ -5,7 +5,7 @@ import json
 import os
 from pathlib import Path
 
-from results_db import durable, record
+from tokenlaw.results_db import durable, record
 
 
 def make_run(home, kind, run_id, *, parents=None, config=None):

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from made_home import finish, make_run, planned, value, write_plan  # noqa: E402
 
-from results_db import engine, sync  # noqa: E402
+from tokenlaw.results_db import engine, sync  # noqa: E402
 
 
 def main() -> None:

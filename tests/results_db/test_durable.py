@@ -13,7 +13,7 @@ import time
 import pytest
 from crash_points import failing_at, killed_at, ticks
 
-from results_db import durable
+from tokenlaw.results_db import durable, processes, strict_json
 
 OLD, NEW = b"old content" * 50, b"the new content" * 50
 
@@ -349,7 +349,7 @@ def damage_escape(folder):
 def test_a_damaged_folder_is_refused_by_name(damage, names, staged):
     durable.verify_folder(staged / "step-1")
     damage(staged / "step-1")
-    with pytest.raises(durable.DamagedError, match=names):
+    with pytest.raises(strict_json.DamagedError, match=names):
         durable.verify_folder(staged / "step-1")
 
 
@@ -370,7 +370,7 @@ def test_an_exception_in_the_block_leaves_nothing(tmp_path):
 
 
 def test_sweeping_takes_the_dead_and_leaves_the_living(tmp_path):
-    host = durable.host_name()
+    host = processes.host_name()
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     living = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
@@ -404,11 +404,11 @@ def test_a_zombie_process_is_not_alive():
     if child == 0:
         os._exit(0)
     deadline = time.monotonic() + 20
-    while durable.process_is_alive(child) and time.monotonic() < deadline:
+    while processes.process_is_alive(child) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert not durable.process_is_alive(child)
+    assert not processes.process_is_alive(child)
     os.waitpid(child, 0)
-    assert durable.process_is_alive(os.getpid())
+    assert processes.process_is_alive(os.getpid())
 
 
 @pytest.mark.parametrize(
@@ -429,27 +429,27 @@ def test_a_zombie_process_is_not_alive():
 )
 def test_what_is_not_strict_json_is_damaged(text, tmp_path):
     (tmp_path / "x.json").write_bytes(text)
-    with pytest.raises(durable.DamagedError, match=r"x\.json"):
-        durable.read_json(tmp_path / "x.json")
+    with pytest.raises(strict_json.DamagedError, match=r"x\.json"):
+        strict_json.read_json(tmp_path / "x.json")
 
 
 def test_large_files_and_links_are_not_read(tmp_path):
     durable.write_json(tmp_path / "x.json", {"a": 1})
-    assert durable.read_json(tmp_path / "x.json") == {"a": 1}
-    with pytest.raises(durable.DamagedError, match="at most 3"):
-        durable.read_json(tmp_path / "x.json", limit_bytes=3)
+    assert strict_json.read_json(tmp_path / "x.json") == {"a": 1}
+    with pytest.raises(strict_json.DamagedError, match="at most 3"):
+        strict_json.read_json(tmp_path / "x.json", limit_bytes=3)
     (tmp_path / "y.json").symlink_to(tmp_path / "x.json")
-    with pytest.raises(durable.DamagedError, match="not a plain file"):
-        durable.read_json(tmp_path / "y.json")
+    with pytest.raises(strict_json.DamagedError, match="not a plain file"):
+        strict_json.read_json(tmp_path / "y.json")
 
 
 def test_numbers_that_are_not_finite_are_refused_by_place(tmp_path):
     with pytest.raises(ValueError, match=r"a\.b\[1\]: nan"):
         durable.write_json(tmp_path / "x.json", {"a": {"b": [1.0, float("nan")]}})
     with pytest.raises(ValueError, match="key 1"):
-        durable.canonical_json({"a": {1: 2}})
+        strict_json.canonical_json({"a": {1: 2}})
     assert os.listdir(tmp_path) == []
-    assert durable.canonical_json({"b": 1, "a": [0.1, None, "\u00e9"]}) == (
+    assert strict_json.canonical_json({"b": 1, "a": [0.1, None, "\u00e9"]}) == (
         '{"a":[0.1,null,"\\u00e9"],"b":1}'
     )
 
@@ -467,7 +467,7 @@ def test_a_line_after_a_torn_one_stands_alone(tmp_path):
 
 def test_host_names_fit_file_names(monkeypatch):
     monkeypatch.setattr(socket, "gethostname", lambda: "gpu 1/a@b")
-    assert durable.host_name() == "gpu-1-a-b"
+    assert processes.host_name() == "gpu-1-a-b"
 
 
 def test_a_large_file_is_read_for_its_hash_again_only_once_it_has_changed(tmp_path, monkeypatch):
@@ -488,7 +488,7 @@ def test_a_large_file_is_read_for_its_hash_again_only_once_it_has_changed(tmp_pa
     before = os.stat(large)
     large.write_bytes(b"12346")
     os.utime(large, ns=(before.st_atime_ns, before.st_mtime_ns))  # its own time does not hide it
-    with pytest.raises(durable.DamagedError, match="large"):
+    with pytest.raises(strict_json.DamagedError, match="large"):
         durable.verify_folder(tmp_path / "folder")
 
 

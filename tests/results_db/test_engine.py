@@ -13,8 +13,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from made_home import finish, make_run, value
 
-from results_db import engine, read, store, sync, tables
-from results_db.engine import StoreError, opened
+from tokenlaw.results_db import engine, read, store, sync, tables
+from tokenlaw.results_db.engine import StoreError, opened
 
 SCHEMAS = Path(__file__).parent / "schemas"
 VERSIONS = sorted(Path(engine.__file__).parent.glob("migrations/versions/[0-9]*_*.py"))
@@ -111,7 +111,7 @@ def test_a_process_killed_in_a_migration_leaves_no_half_schema(tmp_path):
     code = (
         "import os, signal, sys\n"
         "from alembic import op\n"
-        "from results_db import engine\n"
+        "from tokenlaw.results_db import engine\n"
         "real = op.create_index\n"
         "def index(name, *arguments, **options):\n"
         "    real(name, *arguments, **options)\n"

@@ -19,9 +19,9 @@ from changed_home import ChangedHome, check_writers_at_once, done_again
 from made_home import finish, make_run, make_study, value
 from sqlalchemy import select
 
-from results_db import engine, read, record, spool, sync, tables
-from results_db.engine import StoreError, opened
-from sweeps import doctor
+from tokenlaw.results_db import engine, read, record, remote, spool, sync, tables
+from tokenlaw.results_db.engine import StoreError, opened
+from tokenlaw.sweeps.cli import doctor
 
 pytestmark = pytest.mark.cluster
 
@@ -125,7 +125,7 @@ def _write(home, own, barrier, results):
     barrier.wait()
     try:
         for name in (*own, "common"):
-            told = spool.record_remote(home, record.RunDir.of(home, "tokenizer", name))
+            told = remote.record_remote(home, record.RunDir.of(home, "tokenizer", name))
             assert told, name
         results.put("")
     except BaseException as error:
@@ -194,7 +194,7 @@ def test_a_server_that_is_away_costs_nothing(home, server, caplog):
     server.stop()
     try:
         with caplog.at_level(logging.WARNING):
-            assert spool.record_remote(home, run) is False
+            assert remote.record_remote(home, run) is False
         assert "not recorded in the database now" in caplog.text
         assert server.password not in caplog.text
         assert record.run_state(run) == "done" and len(spool.pending(home)) == 1
@@ -248,7 +248,7 @@ def test_homes_that_share_a_server_remove_nothing_of_each_other(home):
     first, second = home / "first", home / "second"
     for folder, name in ((first, "a"), (first, "b"), (second, "c")):
         finish(make_run(folder, "tokenizer", name), [value("psnr", 1.0)])
-        assert spool.record_remote(folder, record.RunDir.of(folder, "tokenizer", name))
+        assert remote.record_remote(folder, record.RunDir.of(folder, "tokenizer", name))
     shutil.rmtree(first / "tokenizer" / "a")
     with opened(first) as opened_engine:
         assert sync.sync(first, opened_engine).kept == ["a", "c"]

@@ -12,8 +12,8 @@ import pytest
 from changed_home import ChangedHome, check_writers_at_once, done_again, dump
 from made_home import finish, make_run, make_study, planned, value, write_plan
 
-from results_db import homes, read, record, rows, spool, sync
-from results_db.engine import opened
+from tokenlaw.results_db import homes, read, record, rows, spool, sync
+from tokenlaw.results_db.engine import opened
 
 SCHEMAS = Path(__file__).parent / "schemas"
 

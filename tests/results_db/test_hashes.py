@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-import results_db
-from results_db import durable, hashes
+from tokenlaw import results_db
+from tokenlaw.results_db import durable, hashes, processes
 
 ROOT = Path(results_db.__file__).parent.parent
 
@@ -22,7 +22,7 @@ def memory(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(hashes, "LEAST_BYTES", 1)
     monkeypatch.setattr(hashes, "_SETTLED_SECONDS", -1.0)
-    return tmp_path / "cache" / "tokenlaw" / f"hashes-{durable.host_name()}"
+    return tmp_path / "cache" / "tokenlaw" / f"hashes-{processes.host_name()}"
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_an_edit_of_equal_size_and_time_is_seen(tmp_path, memory):
 
 def test_a_fresh_read_corrects_what_was_remembered(tmp_path, memory):
     path = file_of(tmp_path)
-    hashes.remember(durable.host_name(), os.stat(path), "0" * 64)
+    hashes.remember(processes.host_name(), os.stat(path), "0" * 64)
     another_process()
     assert durable.sha256_file(path) == "0" * 64  # as when a disk loses a bit after it was read
     true = durable.sha256_file(path, fresh=True)
@@ -135,7 +135,7 @@ def test_a_damaged_memory_is_passed_over_and_goes_on(damage, tmp_path, memory):
 @pytest.mark.parametrize("how", ["others may write", "a link", "a folder", "another user's"])
 def test_a_memory_that_another_user_may_have_made_is_not_used(how, tmp_path, memory, monkeypatch):
     path = file_of(tmp_path)
-    hashes.remember(durable.host_name(), os.stat(path), "0" * 64)
+    hashes.remember(processes.host_name(), os.stat(path), "0" * 64)
     another_process()
     if how == "others may write":
         memory.chmod(0o622)
@@ -159,13 +159,13 @@ def test_the_memory_stays_small(tmp_path, memory, monkeypatch):
         durable.sha256_file(file := file_of(tmp_path, b"%d" % number))
         assert memory.stat().st_size < 2500
     another_process()
-    assert hashes.known(durable.host_name(), os.stat(file)) == durable.sha256_file(file)
+    assert hashes.known(processes.host_name(), os.stat(file)) == durable.sha256_file(file)
     assert [path.name for path in memory.parent.iterdir()] == [memory.name]
 
 
 def test_writers_at_once(tmp_path, memory):
     code = (
-        "import os, sys; from results_db import hashes\n"
+        "import os, sys; from tokenlaw.results_db import hashes\n"
         "hashes.LEAST_BYTES = 0; hashes._SETTLED_SECONDS = -1.0\n"
         "for size in range(300):\n"
         "    info = os.stat_result((0, int(sys.argv[1]), 1, 1, 0, 0, size, 0, 0, 0))\n"

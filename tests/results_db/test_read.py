@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from made_home import finish, make_run, make_study, planned, value, write_plan
 
-from results_db import durable, read
+from tokenlaw.results_db import durable, read, strict_json
 
 
 @pytest.fixture(scope="module")
@@ -225,10 +225,10 @@ def test_artifacts_are_loaded_and_checked(tmp_path):
     with pytest.raises(ValueError, match="no finished run"):
         read.artifact("h", "loss", tmp_path)
     np.save(run.artifacts_path / "loss.npy", np.arange(3.0) + 1)
-    with pytest.raises(durable.DamagedError, match="sha256 differs"):
+    with pytest.raises(strict_json.DamagedError, match="sha256 differs"):
         read.artifact("g", "loss", tmp_path)
     (run.artifacts_path / "grid.png").unlink()
-    with pytest.raises(durable.DamagedError, match=r"grid\.png: missing"):
+    with pytest.raises(strict_json.DamagedError, match=r"grid\.png: missing"):
         read.artifact("g", "grid", tmp_path)
 
 
@@ -236,8 +236,8 @@ def test_a_large_study_is_read_in_seconds(tmp_path):
     """20,000 endpoint values, put into the database directly; five times as many take 4 s."""
     from sqlalchemy import insert
 
-    from results_db import tables
-    from results_db.engine import opened, transact
+    from tokenlaw.results_db import tables
+    from tokenlaw.results_db.engine import opened, transact
 
     count, seeds = 2_000, 8
     runs, edges, members, values = [], [], [], []

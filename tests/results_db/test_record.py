@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from made_home import finish, make_run, value
 
-from results_db import durable, record, spool, state
-from results_db.endpoint import check_endpoint, same_result
-from results_db.provenance import SNAPSHOT_COMMIT, provenance
+from tokenlaw.results_db import durable, processes, record, spool, state, strict_json
+from tokenlaw.results_db.endpoint import check_endpoint, same_result
+from tokenlaw.results_db.provenance import SNAPSHOT_COMMIT, provenance
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_a_claim_sweeps_what_dead_attempts_left(run):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     names = []
-    for host in (durable.host_name(), "another-host"):
+    for host in (processes.host_name(), "another-host"):
         for folder in (run.path, run.checkpoints_path, run.artifacts_path):
             folder.mkdir(exist_ok=True)
             path = folder / f".tmp-{host}@{dead.pid}@0123456789ab@step-1"
@@ -110,7 +110,7 @@ def test_an_attempt_ends_once_and_tells_no_password(run):
     assert (end["outcome"], end["error_class"], end["step"]) == ("failed", "OSError", 12)
     assert "hunter2" not in run.attempt_end_path(1).read_text() and "://***@db" in end["error"]
     assert end["seconds"] >= 0
-    assert record.read_attempts(run)[0]["end"] == end
+    assert state.read_attempts(run)[0]["end"] == end
     with pytest.raises(ValueError, match="outcome: 'great', allowed are done"):
         attempt.finish("great")
 
@@ -145,7 +145,7 @@ def test_a_damaged_endpoint_counts_as_missing_and_is_kept_aside(run):
     text = run.endpoint_path.read_text()
     run.endpoint_path.write_text(text[:40])
     assert record.run_state(run) != "done"
-    with pytest.raises(durable.DamagedError, match=r"endpoint\.json"):
+    with pytest.raises(strict_json.DamagedError, match=r"endpoint\.json"):
         record.read_endpoint(run)
     finish(run, [value("psnr", 1.0)])
     assert record.run_state(run) == "done"
@@ -281,7 +281,7 @@ def test_states_of_attempts_that_ended(run):
 
 def test_a_dead_process_of_this_host_is_lost_at_once(run):
     code = (
-        "import sys\nfrom results_db import record\n"
+        "import sys\nfrom tokenlaw.results_db import record\n"
         "record.claim(sys.argv[1], executor='local')\nprint(record.run_state(sys.argv[1]))"
     )
     root = Path(record.__file__).parent.parent

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from results_db import columns, engine, record
+from tokenlaw.results_db import columns, engine, record
 
 TEXT = (Path(engine.__file__).resolve().parents[1] / "docs" / "results.md").read_text()
 

@@ -9,8 +9,8 @@ from urllib.parse import quote
 import psycopg
 import pytest
 
-from results_db import address, engine, masking
-from results_db.engine import StoreError
+from tokenlaw.results_db import address, engine, masking
+from tokenlaw.results_db.engine import StoreError
 
 SECRET = "mark/7Q@9z"
 RAW = "mark7Q9z"  # where a special character would end it

@@ -6,8 +6,8 @@ import os
 import pytest
 from made_home import finish, make_run, value
 
-from results_db import record, spool, sync
-from results_db.engine import opened
+from tokenlaw.results_db import record, remote, spool, sync
+from tokenlaw.results_db.engine import opened
 
 
 def test_a_run_is_marked_when_claimed_and_when_done(tmp_path):
@@ -135,7 +135,7 @@ def test_a_new_attempt_between_reading_and_clearing_keeps_its_marker(tmp_path, m
 def test_jobs_do_not_open_sqlite(tmp_path, monkeypatch):
     run = make_run(tmp_path, "tokenizer", "abc")
     finish(run, [value("psnr", 1.5)])
-    assert spool.record_remote(tmp_path, run) is False
+    assert remote.record_remote(tmp_path, run) is False
     monkeypatch.setenv("TOKENLAW_DB", f"sqlite:///{tmp_path}/x.db")
-    assert spool.record_remote(tmp_path, run) is False
+    assert remote.record_remote(tmp_path, run) is False
     assert not list(tmp_path.glob("*.db")) and len(spool.pending(tmp_path)) == 1

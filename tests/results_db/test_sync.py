@@ -8,8 +8,8 @@ import time
 import pytest
 from made_home import finish, make_run, make_study, planned, value, write_plan
 
-from results_db import engine, record, spool, sync
-from results_db.engine import opened
+from tokenlaw.results_db import engine, record, spool, sync
+from tokenlaw.results_db.engine import opened
 
 TABLES = ("study", "run", "member", "edge", "attempt", "endpoint", "artifact")
 

@@ -8,8 +8,8 @@ import pytest
 from fake_cluster import FakeCluster
 from toy import FAKE_TRAINER
 
-from slurm import base, launch, snapshot
-from slurm.snapshot import Snapshot
+from tokenlaw.slurm import base, launch, snapshot
+from tokenlaw.slurm.snapshot import Snapshot
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Stands in for `python -m trainer -` in tests of launching: real claims and endpoints, no
+"""Stands in for `python -m tokenlaw.trainer -` in tests of launching: real claims and endpoints, no
 training.
 
 What a run does comes from `behaviour.json` in its folder: one object for each attempt, the last one
@@ -15,9 +15,9 @@ import threading
 import time
 from pathlib import Path
 
-from results_db import spool
-from results_db.durable import write_json
-from results_db.record import Fenced, RunDir, claim, read_endpoint
+from tokenlaw.results_db import remote
+from tokenlaw.results_db.durable import write_json
+from tokenlaw.results_db.record import Fenced, RunDir, claim, read_endpoint
 
 stopping = False
 
@@ -94,7 +94,7 @@ def execute(run: RunDir, after: int | None) -> dict[str, object]:
     status = behaviour.get("status", "done")
     try:
         attempt.write_endpoint(endpoint(run, status))
-        spool.record_remote(run.home, run)
+        remote.record_remote(run.home, run)
     except Fenced as error:
         attempt.finish("fenced", "Fenced", str(error))
         return answer | {"outcome": "fenced"}

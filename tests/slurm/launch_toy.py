@@ -5,7 +5,7 @@ from pathlib import Path
 
 from toy import FAKE_TRAINER, two_stage_plan
 
-from slurm import base, launch, snapshot
+from tokenlaw.slurm import base, launch, snapshot
 
 
 def main() -> int:

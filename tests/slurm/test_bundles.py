@@ -4,12 +4,11 @@ from pathlib import Path
 
 from toy import two_stage_plan
 
-from results_db.record import RunDir
-from slurm.base import Job
-from slurm.bundles import Task, make_jobs
-from slurm.bundling import Bundling
-from slurm.resources import Resources
-from sweeps.plan import Plan, PlannedRun
+from tokenlaw.results_db.record import RunDir
+from tokenlaw.slurm.base import Bundling, Job
+from tokenlaw.slurm.bundles import Task, make_jobs
+from tokenlaw.slurm.resources import Resources
+from tokenlaw.sweeps.planned import Plan, PlannedRun
 
 HOME = Path("/home-of-runs")
 

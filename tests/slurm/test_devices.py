@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from slurm import devices
+from tokenlaw.slurm.worker import devices
 
 
 @pytest.mark.parametrize(
@@ -55,8 +55,9 @@ def test_a_containers_share(
 
 def test_no_heavy_import_is_needed_to_ask() -> None:
     code = (
-        "import sys, slurm.status, slurm.control, slurm.launch, slurm.executors.local, "
-        "slurm.executors.slurm; "
+        "import sys; from tokenlaw.slurm import launch; "
+        "from tokenlaw.slurm.follow import cancel, status; "
+        "from tokenlaw.slurm.executors import local, slurm; "
         "print([m for m in ('torch', 'submitit', 'ray', 'sqlalchemy') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

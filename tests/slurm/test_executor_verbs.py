@@ -8,13 +8,13 @@ from fake_cluster import FakeCluster
 from fake_trainer import behave
 from toy import attempts, folder, two_stage_plan
 
-from results_db.record import RunDir
-from slurm.base import BaseExecutor, Context, Job
-from slurm.executors.local import Executor as Local
-from slurm.executors.slurm import Executor as Slurm
-from slurm.intents import open_intent
-from slurm.resources import Resources
-from sweeps.plan import write_run
+from tokenlaw.results_db.record import RunDir
+from tokenlaw.slurm.base import BaseExecutor, Context, Job
+from tokenlaw.slurm.executors.local import Executor as Local
+from tokenlaw.slurm.executors.slurm import Executor as Slurm
+from tokenlaw.slurm.intents import open_intent
+from tokenlaw.slurm.resources import Resources
+from tokenlaw.sweeps.plan import write_run
 
 PLAN = two_stage_plan(generators=2)
 

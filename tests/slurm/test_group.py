@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 from fake_cluster import FakeCluster
 
-from slurm import base, group
-from slurm.base import Context
-from slurm.executors.local import Executor as Local
-from slurm.executors.ray import Executor as Ray
-from slurm.executors.slurm import Options
-from slurm.options import parse_options
-from slurm.resources import Resources
+from tokenlaw.slurm import base
+from tokenlaw.slurm.base import Context
+from tokenlaw.slurm.executors.local import Executor as Local
+from tokenlaw.slurm.executors.ray import Executor as Ray
+from tokenlaw.slurm.executors.slurm import Options
+from tokenlaw.slurm.options import parse_options
+from tokenlaw.slurm.resources import Resources
+from tokenlaw.slurm.worker import group
 
 LINE = "runs/tokenizer/0123456789abcdef\t0\n"
 
@@ -103,7 +104,7 @@ def test_processes_on_several_nodes_are_one_step(
     assert done.answered and done.codes == [0]
     arguments, kept, port, own_session, line = json.loads(capfd.readouterr().out.splitlines()[0])
     asked = ["--overlap", "--nodes=2", "--ntasks-per-node=2", "--cpus-per-task=4", "--wait=20"]
-    asked += ["--kill-on-bad-exit=0", sys.executable, "-P", "-m", "slurm.step"]
+    asked += ["--kill-on-bad-exit=0", sys.executable, "-P", "-m", "tokenlaw.slurm.worker.step"]
     assert arguments == asked and line == LINE and port and own_session
     assert kept == ["node3", "7", None, "4"]
 
@@ -132,7 +133,7 @@ def test_codes_are_made_on_the_first_node_alone(
 @pytest.mark.parametrize("rank", [0, 3])
 def test_a_task_takes_its_place_from_slurm(rank: int) -> None:
     trainer = "import os; print([os.environ[n] for n in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE')])"
-    script = "import sys; from slurm import base, step\n"
+    script = "import sys; from tokenlaw.slurm import base; from tokenlaw.slurm.worker import step\n"
     script += f"base.trainer_command = lambda *_: [sys.executable, '-c', {trainer!r}]\nstep.main()"
     place = {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank // 2), "SLURM_NTASKS": "4"}
     done = subprocess.run(
@@ -189,7 +190,7 @@ def test_each_group_has_gpus_of_its_own(home: Path, monkeypatch: pytest.MonkeyPa
         seen.append((command[-2:], env["CUDA_VISIBLE_DEVICES"]))
         raise FileNotFoundError
 
-    monkeypatch.setattr("slurm.executors.local.subprocess.Popen", note)
+    monkeypatch.setattr("tokenlaw.slurm.executors.local.subprocess.Popen", note)
     for options, workers in (({"processes": 2}, 2), ({"generator.processes": 5}, 1), ({}, 5)):
         pool = Local(Context(home=home, study="", token="tl-0", options=options))
         assert pool.workers == workers
@@ -198,9 +199,9 @@ def test_each_group_has_gpus_of_its_own(home: Path, monkeypatch: pytest.MonkeyPa
                 pool._start(slot)
         pool.close()
     assert seen[:3] == [
-        (["slurm.group", "2"], "0,1"),
-        (["slurm.group", "2"], "2,3"),
-        (["slurm.group", "5"], "0,1,2,3,4"),
+        (["tokenlaw.slurm.worker.group", "2"], "0,1"),
+        (["tokenlaw.slurm.worker.group", "2"], "2,3"),
+        (["tokenlaw.slurm.worker.group", "5"], "0,1,2,3,4"),
     ]
     assert [gpu for _, gpu in seen[3:]] == ["0", "1", "2", "3", "4"]
     for wrong in ({"processes": 0}, {"gpus": 2}):

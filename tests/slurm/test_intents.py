@@ -6,8 +6,8 @@ import threading
 import time
 from pathlib import Path
 
-from slurm import intents
-from slurm.intents import Submission, await_turn, launches, open_intent
+from tokenlaw.slurm import intents
+from tokenlaw.slurm.intents import Submission, await_turn, launches, open_intent
 
 SUBMISSION = Submission(name="toy.x.1", tasks=(("codes/a",), ("generator/b", "evaluation/c")))
 

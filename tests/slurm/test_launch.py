@@ -15,14 +15,17 @@ import sqlalchemy
 from fake_trainer import behave
 from toy import attempts, folder, two_stage_plan
 
-from results_db.durable import process_is_alive
-from results_db.record import RunDir, read_attempts, run_state
-from slurm import base, devices, retry
-from slurm import launch as launch_module
-from slurm.base import Context
-from slurm.executors import local
-from slurm.launch import Summary, launch
-from sweeps.plan import Plan
+from tokenlaw.results_db.processes import process_is_alive
+from tokenlaw.results_db.record import RunDir, run_state
+from tokenlaw.results_db.state import read_attempts
+from tokenlaw.slurm import base, retry
+from tokenlaw.slurm import launch as launch_module
+from tokenlaw.slurm.base import Context
+from tokenlaw.slurm.executors import local
+from tokenlaw.slurm.launch import launch
+from tokenlaw.slurm.ledger import Summary
+from tokenlaw.slurm.worker import devices
+from tokenlaw.sweeps.planned import Plan
 
 CPU = {"device": "cpu"}
 SCRIPT = Path(__file__).with_name("launch_toy.py")
@@ -74,8 +77,8 @@ def test_everything_is_done_once_in_order(home: Path, fake_trainer: object) -> N
 
 
 def test_the_database_hears_of_it(home: Path, fake_command: object) -> None:
-    from results_db import spool, tables
-    from results_db.engine import opened, reading
+    from tokenlaw.results_db import spool, tables
+    from tokenlaw.results_db.engine import opened, reading
 
     run(two_stage_plan(), home)
     assert spool.pending(home) == []

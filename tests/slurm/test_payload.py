@@ -12,10 +12,13 @@ from fake_cluster import FakeCluster
 from fake_trainer import behave
 from toy import attempts, folder, two_stage_plan
 
-from results_db.record import RunDir, claim, read_attempts
-from slurm import payload, retry
-from slurm.payload import Done, Identity, Payload, RunsFailed, conclude, do_runs
-from sweeps.plan import Plan, write_run
+from tokenlaw.results_db.record import RunDir, claim
+from tokenlaw.results_db.state import read_attempts
+from tokenlaw.slurm import retry
+from tokenlaw.slurm.worker import payload
+from tokenlaw.slurm.worker.payload import Done, Identity, Payload, RunsFailed, conclude, do_runs
+from tokenlaw.sweeps.plan import write_run
+from tokenlaw.sweeps.planned import Plan
 
 
 def prepared(home: Path, plan: Plan) -> list[RunDir]:

@@ -5,8 +5,16 @@ import time
 
 import pytest
 
-from slurm import progress
-from slurm.progress import Lines, Quiet, Running, View, duration, make_display, summary_line
+from tokenlaw.slurm import progress
+from tokenlaw.slurm.progress import (
+    Lines,
+    Quiet,
+    Running,
+    View,
+    duration,
+    make_display,
+    summary_line,
+)
 
 RUNNING = Running(
     name="generator 0123abcd (crt)",

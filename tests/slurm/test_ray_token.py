@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from slurm.executors.ray import _show_token
+from tokenlaw.slurm.executors.ray import _show_token
 
 
 @pytest.fixture(autouse=True)

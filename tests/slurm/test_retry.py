@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from results_db.record import RunDir, claim
-from slurm import retry
-from slurm.retry import Ended, decide
+from tokenlaw.results_db.record import RunDir, claim
+from tokenlaw.slurm import retry
+from tokenlaw.slurm.retry import Ended, decide
 
 BASE = Ended(
     attempt=1,

@@ -3,7 +3,7 @@
 import pytest
 from fake_cluster import FakeCluster
 
-from slurm import scheduler
+from tokenlaw.slurm import scheduler
 
 
 @pytest.mark.parametrize(

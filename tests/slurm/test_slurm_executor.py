@@ -13,14 +13,16 @@ from fake_cluster import FakeCluster
 from fake_trainer import behave, endpoint
 from toy import folder, two_stage_plan
 
-from results_db.record import RunDir, claim
-from slurm import base, control, intents, queued, scheduler
-from slurm.executors import slurm as slurm_executor
-from slurm.launch import Summary, launch
-from slurm.resources import Resources
-from slurm.status import study_status
-from sweeps.plan import Plan
-from sweeps.watch import study_plan
+from tokenlaw.results_db.record import RunDir, claim
+from tokenlaw.slurm import base, intents, scheduler
+from tokenlaw.slurm.executors import slurm as slurm_executor
+from tokenlaw.slurm.follow import cancel, queue
+from tokenlaw.slurm.follow.runs import study_plan
+from tokenlaw.slurm.follow.status import study_status
+from tokenlaw.slurm.launch import launch
+from tokenlaw.slurm.ledger import Summary
+from tokenlaw.slurm.resources import Resources
+from tokenlaw.sweeps.planned import Plan
 
 SCRIPT = Path(__file__).with_name("launch_toy.py")
 
@@ -234,7 +236,7 @@ def test_a_queue_that_does_not_answer_changes_nothing(
 def test_a_queue_that_does_not_answer_refuses_a_launch(
     home: Path, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("slurm.launch._PATIENCE_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr("tokenlaw.slurm.launch._PATIENCE_SECONDS", (0.0, 0.0))
     run(two_stage_plan(), home)
     cluster.switch(queue_down=True)
     with pytest.raises(base.QueueUnknown, match="Unable to contact slurm controller"):
@@ -290,7 +292,7 @@ def test_a_job_whose_dependency_never_comes_true_is_gone(home: Path, cluster: Fa
     plan = two_stage_plan()
     run(plan, home)
     cluster.move("PENDING", reason="DependencyNeverSatisfied", jobs=["101_0", "101_1"])
-    assert queued.look(home).of(RunDir(folder(home, plan.runs[2]))) is None
+    assert queue.look(home).of(RunDir(folder(home, plan.runs[2]))) is None
     assert len(run(plan, home).submitted) == 4
     assert set(cluster.jobs()) == {"100", "102_0", "102_1"}, "and the old ones are taken out"
 
@@ -299,14 +301,14 @@ def test_one_queue_call_for_any_number_of_runs(home: Path, cluster: FakeCluster)
     plan = two_stage_plan(generators=30)
     run(plan, home, bundle_minutes=0.01)
     before = cluster.calls("squeue")
-    assert len(queued.look(home).runs) == 62
+    assert len(queue.look(home).runs) == 62
     assert cluster.calls("squeue") == before + 1
 
 
 def test_cancel_takes_only_this_studys_jobs_out(home: Path, cluster: FakeCluster) -> None:
     run(two_stage_plan(), home)
-    assert control.cancel(home, "another").jobs == 0
-    done = control.cancel(home, "toy")
+    assert cancel.cancel(home, "another").jobs == 0
+    done = cancel.cancel(home, "toy")
     assert done.jobs == 3 and done.notes == ()
     assert {job["state"] for job in cluster.jobs().values()} == {"CANCELLED"}
     assert len(run(two_stage_plan(), home).submitted) == 6
@@ -538,11 +540,11 @@ def test_a_failed_run_is_not_given_out_for_ever(home: Path, cluster: FakeCluster
         path.write_text(json.dumps(json.loads(path.read_text()) | {"commit": "c", "dirty": False}))
     code = {"commit": "c", "dirty": False, "versions": {}, "host": "h"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("slurm.launch.provenance", lambda: code)
+        patch.setattr("tokenlaw.slurm.launch.provenance", lambda: code)
         summary = run(plan, home)
     assert summary.submitted == () and [problem.id for problem in summary.failed] == [run_dir.id]
     assert "tokenlaw retry" in summary.failed[0].reason
-    from slurm import retry
+    from tokenlaw.slurm import retry
 
     retry.forgive(run_dir)
     assert len(run(plan, home).submitted) == 6

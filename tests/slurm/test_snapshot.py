@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from results_db.provenance import SNAPSHOT_COMMIT, provenance
-from slurm import snapshot
+from tokenlaw.results_db.provenance import SNAPSHOT_COMMIT, provenance
+from tokenlaw.slurm import snapshot
 
 
 @pytest.fixture

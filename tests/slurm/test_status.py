@@ -7,12 +7,12 @@ from pathlib import Path
 from fake_cluster import FakeCluster
 from toy import folder, two_stage_plan
 
-from results_db.plan_file import current_plan_path, read_plan
-from results_db.record import RunDir, claim
-from slurm.launch import launch
-from slurm.logs import output_files
-from slurm.status import StudyStatus, counts, study_status
-from sweeps.plan import Plan
+from tokenlaw.results_db.plan_file import current_plan_path, read_plan
+from tokenlaw.results_db.record import RunDir, claim
+from tokenlaw.slurm.follow.logs import output_files
+from tokenlaw.slurm.follow.status import StudyStatus, counts, study_status
+from tokenlaw.slurm.launch import launch
+from tokenlaw.sweeps.planned import Plan
 
 
 def launched(home: Path, **options: object) -> Plan:

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from fake_cluster import FakeCluster
 
-from slurm import one_job, timing
-from slurm.base import BaseExecutor, Context
-from slurm.executors.slurm import Executor
-from slurm.resources import Resources
+from tokenlaw.slurm import one_job, timing
+from tokenlaw.slurm.base import BaseExecutor, Context
+from tokenlaw.slurm.executors.slurm import Executor
+from tokenlaw.slurm.resources import Resources
 
 SPEC = {"device": "cpu", "jobs": []}
 RESULT = {"hardware": "NVIDIA Toy", "results": []}
@@ -54,7 +54,9 @@ def test_a_job_is_submitted_and_its_result_read(home: Path, cluster: FakeCluster
     # One process of the run's two.
     for line in ("gpus-per-node=1", "cpus-per-task=3", "partition=main", "account=mine", "time=60"):
         assert f"#SBATCH --{line}\n" in script
-    assert f"export TOKENLAW_HOME={home}\n" in script and " -m trainer.calibrate " in script
+    assert (
+        f"export TOKENLAW_HOME={home}\n" in script and " -m tokenlaw.trainer.calibrate " in script
+    )
 
 
 @pytest.mark.parametrize("state", ["FAILED", "CANCELLED", "TIMEOUT", "COMPLETED"])

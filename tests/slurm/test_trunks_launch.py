@@ -9,12 +9,13 @@ from fake_trainer import behave
 from toy import attempts, folder, planned
 from trunk_study import durations
 
-from results_db.record import RunDir, may_follow, read_endpoint
-from slurm.launch import launch
-from slurm.status import study_status
-from sweeps.plan import Overtaken, Plan, make_plan, write_run
-from sweeps.verbs.launch import launched
-from sweeps.watch import study_plan
+from tokenlaw.results_db.record import RunDir, may_follow, read_endpoint
+from tokenlaw.slurm.follow.runs import study_plan
+from tokenlaw.slurm.follow.status import study_status
+from tokenlaw.slurm.launch import launch
+from tokenlaw.sweeps.cli.verbs.launch import launched
+from tokenlaw.sweeps.plan import Overtaken, make_plan, write_run
+from tokenlaw.sweeps.planned import Plan
 
 
 def trunk_plan() -> Plan:

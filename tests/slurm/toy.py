@@ -4,8 +4,9 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from sweeps.plan import Member, Plan, PlannedRun
-from trainer.config import NumericsConfig
+from tokenlaw.sweeps.graph import Member
+from tokenlaw.sweeps.planned import Plan, PlannedRun
+from tokenlaw.trainer.accounting.config import NumericsConfig
 
 FAKE_TRAINER = Path(__file__).with_name("fake_trainer.py")
 

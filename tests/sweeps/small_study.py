@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from sweeps.grid import Axis, Grid, part
+from tokenlaw.sweeps.grid import Axis, Grid, part
 
 DATA = {
     "dataset": part("digits", split_seed=0),

@@ -10,11 +10,13 @@ import pytest
 import tiny
 from small_study import grid
 
-from results_db.record import claim
-from sweeps import calibration, cost
-from sweeps.cli import main
-from sweeps.plan import Plan, make_plan, write_run
-from sweeps.watch import run_lines, spent_hours, study_plan
+from tokenlaw.results_db.record import claim
+from tokenlaw.slurm.follow.runs import run_lines, spent_hours, study_plan
+from tokenlaw.sweeps import cost
+from tokenlaw.sweeps import rates as calibration
+from tokenlaw.sweeps.cli.app import main
+from tokenlaw.sweeps.plan import make_plan, write_run
+from tokenlaw.sweeps.planned import Plan
 
 STUDY = """
 import tiny
@@ -164,9 +166,9 @@ def test_another_version_of_the_file_is_refused(tmp_path):
 
 
 def test_kinds_that_ask_for_different_things_are_timed_apart(tmp_path, capsys, monkeypatch):
-    from slurm import timing
-    from slurm.executors.local import Executor
-    from slurm.resources import Resources
+    from tokenlaw.slurm import timing
+    from tokenlaw.slurm.executors.local import Executor
+    from tokenlaw.slurm.resources import Resources
 
     asked = []
 
@@ -198,7 +200,7 @@ def test_kinds_that_ask_for_different_things_are_timed_apart(tmp_path, capsys, m
 
 def test_on_this_machine(tmp_path, capsys, monkeypatch):
     """Once through everything, with the process that trains."""
-    monkeypatch.setattr("sweeps.verbs.plan.CALIBRATION_SECONDS", 0.05)
+    monkeypatch.setattr("tokenlaw.sweeps.cli.verbs.plan.CALIBRATION_SECONDS", 0.05)
     (tmp_path / "mine.py").write_text(STUDY)
     command = ["plan", str(tmp_path / "mine.py"), "--home", str(tmp_path / "home")]
     assert main([*command, "--calibrate", "--device", "cpu", "--json"]) == 0

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from small_study import grid
 
-from results_db.record import RunDir
-from sweeps import plan as planning
-from sweeps.cli import main
-from sweeps.plan import make_plan, write_run
+from tokenlaw.results_db.record import RunDir
+from tokenlaw.sweeps import plan as planning
+from tokenlaw.sweeps.cli.app import main
+from tokenlaw.sweeps.plan import make_plan, write_run
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = """
@@ -74,7 +74,7 @@ def test_large_plans_are_shown_in_groups(tokenlaw, tmp_path):
     path = tmp_path / "wide.py"
     path.write_text(
         "from small_study import grid\n"
-        "from sweeps.grid import Axis, where\n"
+        "from tokenlaw.sweeps.grid import Axis, where\n"
         "def study():\n"
         "    seeds = Axis('seed', tuple(range(40)), path='generator.seed')\n"
         "    even = where(lambda c: c['seed'] % 2 == 0, 'odd seeds are odd')\n"
@@ -104,8 +104,8 @@ def test_options_of_the_study(tokenlaw, study):
 def test_hours_name_their_device_and_launches_here_are_for_this_machine(
     tokenlaw, study, monkeypatch
 ):
-    from slurm import launch as launching
-    from sweeps import cost
+    from tokenlaw.slurm import launch as launching
+    from tokenlaw.sweeps import cost
 
     monkeypatch.setattr(cost, "local_gpu", lambda: None)
     assert "Hours on A100, assumed (--hardware" in tokenlaw("plan", study)[1]
@@ -171,7 +171,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tokenlaw, arguments, message):
         ("import nowhere_at_all\n", "line 1: ModuleNotFoundError: No module named"),
         ("def study():\n    return unknown\n", "line 2: NameError: name 'unknown'"),
         (
-            "from sweeps.grid import Grid\ndef study():\n    return Grid(tokeniser={})\n",
+            "from tokenlaw.sweeps.grid import Grid\ndef study():\n    return Grid(tokeniser={})\n",
             "line 3: TypeError",
         ),
         ("grid = 3\n", "has no function study()"),
@@ -236,14 +236,14 @@ def test_ctrl_c_ends_with_130_and_says_that_all_is_kept(tokenlaw, study, monkeyp
 
 
 def test_a_launch_that_is_interrupted_says_so_once(capsys, study, tmp_path, monkeypatch):
-    from slurm.launch import Summary
+    from tokenlaw.slurm.ledger import Summary
 
     facts = {"study": "mine", "executor": "local", "total": 3, "done": 1, "diverged": 0}
     lists = dict.fromkeys(("submitted", "failed", "blocked"), ())
     summary = Summary(
         **facts, **lists, elsewhere=0, queued=0, interrupted=True, stopped=None, seconds=1.0
     )
-    monkeypatch.setattr("sweeps.verbs.launch.launched", lambda *_, **__: summary)
+    monkeypatch.setattr("tokenlaw.sweeps.cli.verbs.launch.launched", lambda *_, **__: summary)
     assert main(["launch", study, "--home", str(tmp_path / "home")]) == 130
     out, err = capsys.readouterr()
     assert (out + err).count("interrupted") == 1
@@ -273,7 +273,9 @@ def environment() -> dict[str, str]:
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(study, tmp_path):
-    command = f"{sys.executable} -m sweeps plan {study} --json | head -c 1; exit ${{PIPESTATUS[0]}}"
+    command = (
+        f"{sys.executable} -m tokenlaw plan {study} --json | head -c 1; exit ${{PIPESTATUS[0]}}"
+    )
     done = subprocess.run(
         ["bash", "-c", command],
         cwd=tmp_path,
@@ -290,7 +292,7 @@ HEAVY = ("torch", "pandas", "sqlalchemy", "matplotlib", "scipy", "ray", "submiti
 def test_help_imports_nothing_heavy(tmp_path):
     for arguments in ([], ["plan"], ["quickstart"], ["figures"]):
         done = subprocess.run(
-            [sys.executable, "-X", "importtime", "-m", "sweeps", *arguments, "--help"],
+            [sys.executable, "-X", "importtime", "-m", "tokenlaw", *arguments, "--help"],
             cwd=tmp_path,
             env=environment(),
             capture_output=True,
@@ -298,7 +300,7 @@ def test_help_imports_nothing_heavy(tmp_path):
         )
         assert done.returncode == 0
         imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-        assert "sweeps.cli" in imported
+        assert "tokenlaw.sweeps.cli.app" in imported
         assert imported.isdisjoint(HEAVY)
 
 
@@ -334,7 +336,7 @@ def test_reading_verbs_never_import_torch(study, tmp_path):
     table_of_two_arms(tmp_path / "table.csv")
     code = f"""
 import sys
-from sweeps.cli import main
+from tokenlaw.sweeps.cli.app import main
 home = ["--home", {str(tmp_path)!r}]
 assert main(["sync", *home]) == 0
 assert main(["status", "small", *home]) == 0

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import typer
 
-from sweeps.cli import VERBS, app
-from sweeps.plan import make_plan
-from sweeps.study import load_study, names, study_name
+from tokenlaw.sweeps.cli.app import VERBS, app
+from tokenlaw.sweeps.plan import make_plan
+from tokenlaw.sweeps.study import load_study, names, study_name
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 

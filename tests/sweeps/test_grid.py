@@ -7,16 +7,10 @@ import dataclasses
 import pytest
 from small_study import ITERATIONS, SIZES, grid
 
-from sweeps.grid import (
-    Arm,
-    Axis,
-    assigned,
-    part,
-    where,
-    zipped,
-)
-from sweeps.overrides import overridden, parse_set
-from sweeps.plan import Plan, make_plan
+from tokenlaw.sweeps.grid import Arm, Axis, assigned, part, where, zipped
+from tokenlaw.sweeps.overrides import overridden, parse_set
+from tokenlaw.sweeps.plan import make_plan
+from tokenlaw.sweeps.planned import Plan
 
 
 def plan_of(tmp_path, *sets: str, **changes) -> Plan:

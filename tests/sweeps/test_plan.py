@@ -13,16 +13,17 @@ import pytest
 import torch
 from small_study import grid
 
-from results_db.durable import read_json
-from results_db.plan_file import current_plan_path, read_plan
-from results_db.provenance import cpu_name
-from results_db.record import RunDir
-from sweeps.cost import Rates, check_budget
-from sweeps.grid import Axis, Grid, part
-from sweeps.plan import Plan, PlannedRun, make_plan, write_run
-from sweeps.study import load_study
-from trainer.config import decode_run, run_id
-from trainer.run import hardware_name
+from tokenlaw.results_db.plan_file import current_plan_path, read_plan
+from tokenlaw.results_db.provenance import cpu_name
+from tokenlaw.results_db.record import RunDir
+from tokenlaw.results_db.strict_json import read_json
+from tokenlaw.sweeps.cost import Rates, check_budget
+from tokenlaw.sweeps.grid import Axis, Grid, part
+from tokenlaw.sweeps.plan import make_plan, write_run
+from tokenlaw.sweeps.planned import Plan, PlannedRun
+from tokenlaw.sweeps.study import load_study
+from tokenlaw.trainer.accounting.config import decode_run, run_id
+from tokenlaw.trainer.run import hardware_name
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -53,7 +54,7 @@ def test_golden_ids(plan):
 def test_ids_are_equal_in_another_process_and_folder(plan, tmp_path):
     code = (
         "from small_study import grid\n"
-        "from sweeps.plan import make_plan\n"
+        "from tokenlaw.sweeps.plan import make_plan\n"
         "import os\n"
         "print([run.id for run in make_plan(grid(), home=os.getcwd()).runs])\n"
     )
@@ -270,7 +271,7 @@ def test_table_rates_know_the_device():
 
 
 def _work(plan: Plan):
-    from sweeps.cost import generator_work
+    from tokenlaw.sweeps.cost import generator_work
 
     by_id = {run.id: run for run in plan.runs}
     generator = first(plan, "generator")

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from small_study import grid
 
-from results_db import read
-from results_db.engine import opened
-from results_db.sync import sync
-from sweeps.grid import Axis
-from sweeps.plan import Plan, PlannedRun, make_plan, write_run
+from tokenlaw.results_db import read
+from tokenlaw.results_db.engine import opened
+from tokenlaw.results_db.sync import sync
+from tokenlaw.sweeps.grid import Axis
+from tokenlaw.sweeps.plan import make_plan, write_run
+from tokenlaw.sweeps.planned import Plan, PlannedRun
 
 
 def finish(home: Path, run: PlannedRun, values: dict[str, float]) -> None:

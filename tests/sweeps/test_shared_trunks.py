@@ -10,11 +10,12 @@ import pytest
 from small_study import grid
 from trunk_study import WSD, durations
 
-from results_db import record
-from results_db.record import RunDir
-from sweeps.grid import Axis, Grid
-from sweeps.plan import Plan, PlannedRun, make_plan, write_run
-from trainer.config import decode_run, run_id
+from tokenlaw.results_db import record
+from tokenlaw.results_db.record import RunDir
+from tokenlaw.sweeps.grid import Axis, Grid
+from tokenlaw.sweeps.plan import make_plan, write_run
+from tokenlaw.sweeps.planned import Plan, PlannedRun
+from tokenlaw.trainer.accounting.config import decode_run, run_id
 
 NINE = (15_000, 22_500, 45_000, 90_000, 187_500, 375_000, 750_000, 1_500_000, 2_250_000)
 

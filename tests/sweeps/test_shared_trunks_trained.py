@@ -6,11 +6,13 @@ import dataclasses
 
 import tiny
 
-from results_db import read
-from results_db.record import RunDir
-from sweeps.grid import Axis, Grid
-from sweeps.plan import Plan, make_plan, write_run
-from trainer.run import Stop, execute
+from tokenlaw.results_db import read
+from tokenlaw.results_db.record import RunDir
+from tokenlaw.sweeps.grid import Axis, Grid
+from tokenlaw.sweeps.plan import make_plan, write_run
+from tokenlaw.sweeps.planned import Plan
+from tokenlaw.trainer.run import Stop
+from tokenlaw.trainer.worker import execute
 
 
 def study(*iterations: int) -> Grid:

@@ -17,21 +17,21 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 import tiny  # noqa: E402
 import torch  # noqa: E402
 
-from results_db.record import RunDir  # noqa: E402
-from trainer import encode, evaluate, extractor, stage1, stage2  # noqa: E402, F401
-from trainer.metrics import fcd  # noqa: E402, F401
+from tokenlaw.results_db.record import RunDir  # noqa: E402
+from tokenlaw.trainer.kinds import codes  # noqa: E402, F401
+from tokenlaw.trainer.metrics import fcd  # noqa: E402, F401
 
 
 @contextmanager
 def small_sets() -> Iterator[None]:
     """Inside, few digits, and several shards of codes."""
-    real = encode.SHARD_IMAGES
-    encode.SHARD_IMAGES = 8
+    real = codes.SHARD_IMAGES
+    codes.SHARD_IMAGES = 8
     try:
         with tiny.fewer_digits(train=24, val=12):
             yield
     finally:
-        encode.SHARD_IMAGES = real
+        codes.SHARD_IMAGES = real
 
 
 def killed(path: str, polls: int) -> int:

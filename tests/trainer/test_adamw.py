@@ -7,7 +7,7 @@ import pytest
 import tiny
 import torch
 
-from trainer.adamw import AdamW
+from tokenlaw.trainer.fast_start.adamw import AdamW
 
 SETTINGS = {"lr": 3e-3, "betas": (0.9, 0.95), "eps": 1e-8}
 
@@ -92,7 +92,7 @@ def test_a_run_that_compiles_nothing_does_not_import_the_compiler(tmp_path, kind
     else:
         run_dir = tiny.lay_out(tmp_path, kind, tiny.tokenizer())
     code = (
-        "import sys; from trainer.run import Stop, execute; "
+        "import sys; from tokenlaw.trainer.run import Stop, execute; "
         f"print(execute({str(run_dir.path)!r}, Stop()).outcome, 'torch._dynamo' in sys.modules)"
     )
     done = subprocess.run(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from two_processes import measure
 
-from trainer.allreduce import logsumexp_over_processes, sum_over_processes
+from tokenlaw.trainer.loop.allreduce import logsumexp_over_processes, sum_over_processes
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import tiny
 
-from results_db.record import RunDir, read_endpoint
+from tokenlaw.results_db.record import RunDir, read_endpoint
 
 
 def lay_out(home: Path) -> list[RunDir]:

@@ -3,8 +3,8 @@
 import interpreted
 import torch
 
-from trainer.config import LlamaConfig
-from trainer.generator import Attention, Cache, rope_table
+from tokenlaw.trainer.accounting.config import LlamaConfig
+from tokenlaw.trainer.models.llama import Attention, Cache, rope_table
 
 HEADS, LENGTH, TILE = 2, 10, 4
 CASES = (
@@ -22,7 +22,7 @@ def test_finds_what_the_plain_path_finds():
 
 def compare(size: int, dtype: torch.dtype, how: str) -> None:
     """Both paths, position by position."""
-    from trainer.kernels import cached_attention
+    from tokenlaw.trainer.kernels import cached_attention
 
     batch, width = 2, HEADS * size
     torch.manual_seed(size)

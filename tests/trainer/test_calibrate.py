@@ -8,8 +8,9 @@ import pytest
 import tiny
 import torch
 
-from trainer import calibrate, flops, trunks
-from trainer.config import decode_run, to_tree
+from tokenlaw.trainer import calibrate
+from tokenlaw.trainer.accounting import flops, trunks
+from tokenlaw.trainer.accounting.config import decode_run, to_tree
 
 CPU = torch.device("cpu")
 

@@ -56,10 +56,10 @@ def all_kernels_of_a_run():
     import torch
     import triton
 
-    from trainer import cross_entropy
-    from trainer.config import GeneratorConfig, LlamaConfig, NumericsConfig
-    from trainer.generator import Generator
-    from trainer.kernels import ahead, compiler
+    from tokenlaw.trainer.accounting.config import GeneratorConfig, LlamaConfig, NumericsConfig
+    from tokenlaw.trainer.fast_start import ahead, compiler
+    from tokenlaw.trainer.loop import cross_entropy
+    from tokenlaw.trainer.models.llama import Generator
 
     model = LlamaConfig(width=48, layers=2, heads=2)
     config = GeneratorConfig(
@@ -70,7 +70,7 @@ def all_kernels_of_a_run():
         mask_illegal=True,
     )
     compiler.start()
-    with mock.patch("trainer.kernels.ahead.available", return_value=True):
+    with mock.patch("tokenlaw.trainer.fast_start.ahead.available", return_value=True):
         assert ahead.compile_generator(config, 50, 16, torch.device("cuda"))() is None
 
     launch, found = triton.JITFunction.run, []
@@ -90,10 +90,10 @@ def all_kernels_of_a_run():
     illegal = torch.zeros(64, 50, dtype=torch.bool)
     generator = Generator(model, 50, 5, (4, 4))
     with (
-        mock.patch("trainer.generator.usable", return_value=True),
-        mock.patch("trainer.cross_entropy.usable", return_value=True),
-        mock.patch("trainer.float8.usable", return_value=True),
-        mock.patch("trainer.float8.product", product),
+        mock.patch("tokenlaw.trainer.models.llama.usable", return_value=True),
+        mock.patch("tokenlaw.trainer.loop.cross_entropy.usable", return_value=True),
+        mock.patch("tokenlaw.trainer.kernels.float8.usable", return_value=True),
+        mock.patch("tokenlaw.trainer.kernels.float8.product", product),
         mock.patch.object(triton.JITFunction, "run", compiled_only),
     ):
         for mask in (None, illegal):
@@ -109,7 +109,7 @@ def all_kernels_of_a_run():
 
 
 def what_goes_wrong_is_said():
-    from trainer.kernels import compiler
+    from tokenlaw.trainer.fast_start import compiler
 
     pid = compiler.start()
     assert compiler.start() is None
@@ -126,7 +126,7 @@ def what_goes_wrong_is_said():
 
 
 def signals():
-    from trainer.kernels import compiler
+    from tokenlaw.trainer.fast_start import compiler
 
     pid = compiler.start()
     print(pid, flush=True)
@@ -139,7 +139,7 @@ def signals():
 
 
 def asked(make_tasks):
-    from trainer.kernels import compiler
+    from tokenlaw.trainer.fast_start import compiler
 
     return compiler.ask(make_tasks, "cuda")()
 
@@ -149,8 +149,8 @@ def fail():
 
 
 def tasks_for_dying_processes():
-    from trainer.config import GeneratorConfig, LlamaConfig
-    from trainer.kernels import ahead, compiler
+    from tokenlaw.trainer.accounting.config import GeneratorConfig, LlamaConfig
+    from tokenlaw.trainer.fast_start import ahead, compiler
 
     compiler._compile = die
     model = LlamaConfig(width=48, layers=2, heads=2)

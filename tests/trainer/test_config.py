@@ -5,9 +5,9 @@ import math
 import pytest
 import tiny
 
-from trainer import config as configs
-from trainer import parts
-from trainer.config import decode, decode_part, decode_run, to_tree
+from tokenlaw.trainer import parts
+from tokenlaw.trainer.accounting import config as configs
+from tokenlaw.trainer.accounting.config import decode, decode_part, decode_run, to_tree
 
 
 def refusal(kind, tree):
@@ -186,24 +186,24 @@ def test_unknown_kind():
 
 
 def test_a_part_without_what_its_folder_needs_is_refused(tmp_path):
-    import trainer.quantizers
+    from tokenlaw.trainer import quantizers
 
     (tmp_path / "half.py").write_text("VERSION = 1\n")
-    folders = trainer.quantizers.__path__
+    folders = quantizers.__path__
     folders.append(str(tmp_path))
     parts.names.cache_clear()
     try:
         with pytest.raises(ValueError, match="half: the part does not expose Config, Quantizer"):
-            parts.load("trainer.quantizers", "half")
+            parts.load("quantizers", "half")
     finally:
         folders.remove(str(tmp_path))
         parts.names.cache_clear()
 
 
 def test_private_modules_are_no_parts():
-    assert not [name for name in parts.names("trainer.quantizers") if name.startswith("_")]
+    assert not [name for name in parts.names("quantizers") if name.startswith("_")]
     with pytest.raises(ValueError, match="'_lookup' is unknown"):
-        parts.load("trainer.quantizers", "_lookup")
+        parts.load("quantizers", "_lookup")
 
 
 # -------------------------------------------------------------------------------- what is accepted
@@ -240,9 +240,7 @@ def test_whole_numbers_are_fine_where_a_share_is_meant():
 
 
 def test_a_bare_name_takes_the_parts_defaults():
-    assert decode_part("trainer.quantizers", "vq") == decode_part(
-        "trainer.quantizers", {"name": "vq"}
-    )
+    assert decode_part("quantizers", "vq") == decode_part("quantizers", {"name": "vq"})
 
 
 def test_decode_of_a_plain_class_names_its_place():

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from trainer import count
-from trainer.generator import Generator
-from trainer.losses import patchgan
-from trainer.quantizers import ibq, vq
-from trainer.tokenizers.vqgan import Tokenizer
+from tokenlaw.trainer.accounting import counts as count
+from tokenlaw.trainer.losses import patchgan
+from tokenlaw.trainer.models.llama import Generator
+from tokenlaw.trainer.quantizers import ibq, vq
+from tokenlaw.trainer.tokenizers.vqgan import Tokenizer
 
 # name -> all parameters, non-embedding parameters: the papers' tables.
 GENERATORS = {
@@ -115,6 +115,6 @@ def test_the_discriminator_as_built() -> None:
     ],
 )
 def test_the_same_backbones_at_other_codebook_sizes(name: str, codes: int, params: int) -> None:
-    from trainer.flops import generator_cost
+    from tokenlaw.trainer.accounting.flops import generator_cost
 
     assert generator_cost(count.generators()[name], codes, 1000, 256).params == params

@@ -3,10 +3,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from trainer import flops
-from trainer.config import OptimConfig, decode
-from trainer.generator import rope_table
-from trainer.regularizers.crt import Config, Regularizer, scale_gradient
+from tokenlaw.trainer.accounting import flops
+from tokenlaw.trainer.accounting.config import OptimConfig, decode
+from tokenlaw.trainer.models.llama import rope_table
+from tokenlaw.trainer.regularizers.crt import Config, Regularizer, scale_gradient
 
 TINY = {"width": 16, "heads": 2, "hidden_multiple": 8}
 GRID = (3, 3)

@@ -7,9 +7,9 @@ import tiny
 import torch
 from PIL import Image
 
-from trainer import data
-from trainer.config import DataConfig, decode
-from trainer.run import Settings
+from tokenlaw.trainer.accounting.config import DataConfig, decode
+from tokenlaw.trainer.loop import data
+from tokenlaw.trainer.run import Settings
 
 
 class Pictures:

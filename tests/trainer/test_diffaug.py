@@ -2,10 +2,10 @@ import pytest
 import tiny
 import torch
 
-from trainer.losses import _diffaug
-from trainer.losses._diffaug import augment, color, cutout, translation
-from trainer.losses.patchgan import Config, Loss
-from trainer.parts import load
+from tokenlaw.trainer.losses import _diffaug
+from tokenlaw.trainer.losses._diffaug import augment, color, cutout, translation
+from tokenlaw.trainer.losses.patchgan import Config, Loss
+from tokenlaw.trainer.parts import load
 
 ALL = ("color", "translation", "cutout")
 CHANGES = {"color": color, "translation": translation, "cutout": cutout}
@@ -129,10 +129,10 @@ def test_both_sides_are_changed_and_the_made_images_get_gradients(
 
 
 def test_unknown_changes_are_refused() -> None:
-    from trainer.config import decode
+    from tokenlaw.trainer.accounting.config import decode
 
     with pytest.raises(ValueError, match="diffaug.*'blur'.*'color', 'translation' or 'cutout'"):
-        decode(load("trainer.losses", "patchgan").Config, {"diffaug": ["blur"]}, "patchgan")
+        decode(load("losses", "patchgan").Config, {"diffaug": ["blur"]}, "patchgan")
 
 
 # ------------------------------------------------------------------------------------ in a run

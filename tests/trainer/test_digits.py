@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from trainer.datasets import digits
+from tokenlaw.trainer.datasets import digits
 
 
 def test_split_is_complete_disjoint_and_stratified():

@@ -5,10 +5,12 @@ import pytest
 import tiny
 import torch
 
-from results_db.record import RunDir, read_attempts, read_endpoint
-from trainer import dist, encode, state
-from trainer.gradients import GradientAverager
-from trainer.stage2 import load_generator
+from tokenlaw.results_db.record import RunDir, read_endpoint
+from tokenlaw.results_db.state import read_attempts
+from tokenlaw.trainer.loop import checkpoints, distributed
+from tokenlaw.trainer.loop.gradients import GradientAverager
+from tokenlaw.trainer.models import build
+from tokenlaw.trainer.models.build import load_generator
 
 QUIET = {**tiny.NO_DROPOUT, "class_dropout": 0.0}
 # What draws from per-process seeds is off (dropout, the gradient penalty's points); all that is
@@ -90,8 +92,8 @@ def test_two_processes_give_the_loss_curve_of_one(alone, together):
 def test_two_processes_give_the_weights_of_one(alone, together):
     runs, _ = together
     cpu = torch.device("cpu")
-    for name, expected in encode.load_tokenizer(alone[0], cpu)[0].state_dict().items():
-        found = encode.load_tokenizer(runs[0], cpu)[0].state_dict()[name]
+    for name, expected in build.load_tokenizer(alone[0], cpu)[0].state_dict().items():
+        found = build.load_tokenizer(runs[0], cpu)[0].state_dict()[name]
         # Adam's first steps are signs: an entry whose gradient is rounding noise may turn.
         assert (found - expected).abs().mean() < 2e-4, name
     expected = load_generator(alone[2], cpu)[0].state_dict()
@@ -106,8 +108,8 @@ def test_only_one_process_writes(together):
     for run_dir, attempt in ((runs[0], 1), (runs[2], 2), (runs[3], 1)):
         assert run_dir.attempts()[-1] == read_endpoint(run_dir)["attempt"] == attempt
         assert not tiny.temporaries(run_dir.path)
-        for _, _, path in state.checkpoints(run_dir):
-            state.verify_folder(path)
+        for _, _, path in checkpoints.checkpoints(run_dir):
+            checkpoints.verify_folder(path)
     assert '"world_size":2' in runs[0].attempt_path(1).read_text()
     assert '"world_size":1' in runs[3].attempt_path(1).read_text()
     assert [len(worker.stdout.splitlines()) for worker in finished] == [4, 0]
@@ -146,23 +148,23 @@ def test_a_wrong_number_of_processes_is_refused(tmp_path, monkeypatch, kind, ann
 
 
 def test_what_fails_in_one_process_fails_in_all(monkeypatch):
-    assert dist.done_by_all(lambda: 3) == 3
+    assert distributed.done_by_all(lambda: 3) == 3
     with pytest.raises(OSError, match="mine"):
-        dist.done_by_all(lambda: (_ for _ in ()).throw(OSError("mine")).__next__())
-    monkeypatch.setattr(dist, "any_true", lambda flag: True)
+        distributed.done_by_all(lambda: (_ for _ in ()).throw(OSError("mine")).__next__())
+    monkeypatch.setattr(distributed, "any_true", lambda flag: True)
     with pytest.raises(RuntimeError, match="another process of the group failed"):
-        dist.done_by_all(lambda: 3)
+        distributed.done_by_all(lambda: 3)
 
 
 def test_without_a_group_everything_is_the_identity():
     value = torch.tensor([1.0, 2.0])
-    assert not dist.active() and (dist.rank(), dist.world_size()) == (0, 1)
-    assert dist.mean(value) is value and dist.sum_(value) is value
-    assert dist.share(7) == slice(0, 7)
-    assert dist.any_true(True) and not dist.any_true(False)
-    assert dist.any_of_each([True, False]) == [True, False]
-    assert dist.broadcast_int(5) == 5
-    dist.barrier()
+    assert not distributed.active() and (distributed.rank(), distributed.world_size()) == (0, 1)
+    assert distributed.mean(value) is value and distributed.sum_(value) is value
+    assert distributed.share(7) == slice(0, 7)
+    assert distributed.any_true(True) and not distributed.any_true(False)
+    assert distributed.any_of_each([True, False]) == [True, False]
+    assert distributed.broadcast_int(5) == 5
+    distributed.barrier()
     layer = torch.nn.Linear(2, 1)
     gradients = GradientAverager(layer.parameters())
     for last, times in ((False, 1), (True, 2)):

@@ -9,13 +9,17 @@ import safetensors.torch
 import tiny
 import torch
 
-from results_db.record import RunDir, read_endpoint
-from trainer import data, encode, flops
-from trainer.config import DataConfig, decode, decode_run
-from trainer.encode import Codes, code_statistics, train_subset
-from trainer.optim import derive_seed
-from trainer.run import Settings
-from trainer.vcq_schedules import codebook_sizes as vcq_sizes
+from tokenlaw.results_db.record import RunDir, read_endpoint
+from tokenlaw.trainer.accounting import flops
+from tokenlaw.trainer.accounting.code_statistics import code_statistics
+from tokenlaw.trainer.accounting.config import DataConfig, decode, decode_run
+from tokenlaw.trainer.accounting.vcq_schedules import codebook_sizes as vcq_sizes
+from tokenlaw.trainer.kinds import codes as encode
+from tokenlaw.trainer.loop import data
+from tokenlaw.trainer.loop.code_sets import Codes, train_subset
+from tokenlaw.trainer.loop.optim import derive_seed
+from tokenlaw.trainer.models import build
+from tokenlaw.trainer.run import Settings
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +40,7 @@ def test_codes_are_those_of_the_tokenizer(finished):
     val_NCL, val_labels = codes.split("val")
     assert train_NCL.shape == (64, 5, 16) and val_NCL.shape == (360, 1, 16)
     assert train_NCL.dtype == np.uint16
-    tokenizer, quantizer, _ = encode.load_tokenizer(tokenizer_dir, torch.device("cpu"))
+    tokenizer, quantizer, _ = build.load_tokenizer(tokenizer_dir, torch.device("cpu"))
     config = decode(DataConfig, tiny.data())
     chosen = train_subset(config.num_train, 64)
     images = data.open_images(config, Settings(), "train")
@@ -117,7 +121,7 @@ def test_compiled_code_sees_one_shape_and_makes_the_same_codes(finished, monkeyp
 
     monkeypatch.setattr(torch, "compile", compile)
     cpu = torch.device("cpu")
-    tokenizer, quantizer, _ = encode.load_tokenizer(finished[0], cpu)
+    tokenizer, quantizer, _ = build.load_tokenizer(finished[0], cpu)
     images = data.open_images(decode(DataConfig, tiny.data()), Settings(), "val")
     batches = images.center(torch.arange(30)).split(11)
     plain, compiled = (
@@ -292,7 +296,7 @@ def test_noise_alone_falls_off_the_entropy_cliff(sizes, expected):
 
 def test_a_tokenizer_that_is_loaded_draws_no_weights(tmp_path):
     run_dir = tiny.done(tmp_path, "tokenizer", tiny.tokenizer(iterations=1))
-    tokenizer, quantizer, config = encode.load_tokenizer(run_dir, torch.device("cpu"))
+    tokenizer, quantizer, config = build.load_tokenizer(run_dir, torch.device("cpu"))
     drawn = torch.get_rng_state()
     torch.manual_seed(derive_seed("stage1 init", config.seed))
     assert torch.equal(torch.get_rng_state(), drawn)

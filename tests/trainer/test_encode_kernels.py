@@ -14,8 +14,8 @@ def test_kernels_are_the_plain_operations():
 
 def both(search):
     """What `search` gives by the kernel and by plain code."""
-    from trainer import kernels
-    from trainer.quantizers import _lookup
+    from tokenlaw.trainer import kernels
+    from tokenlaw.trainer.quantizers import _lookup
 
     kernels.usable, found = lambda x: True, []
     for tile in (0, 2**24):  # the kernel is for what is more
@@ -26,8 +26,8 @@ def both(search):
 
 def anywhere():
     """Tokens that fill no tile, codes that fill no block, in one part and in several."""
-    from trainer.kernels import nearest as kernel
-    from trainer.quantizers._lookup import nearest
+    from tokenlaw.trainer.kernels import nearest as kernel
+    from tokenlaw.trainer.quantizers._lookup import nearest
 
     shapes = ((513, 203, 8), (3, 1037, 4), (260, 16, 16), (129, 100, 12), (7, 1, 5))
     for tokens, codes, width in shapes:
@@ -43,7 +43,7 @@ def anywhere():
 
 def ties():
     """The lowest code: within a block, across blocks, across parts; also where nothing is near."""
-    from trainer.quantizers._lookup import nearest
+    from tokenlaw.trainer.quantizers._lookup import nearest
 
     codebook_KD = torch.full((1100, 2), 4.0)
     codebook_KD[[5, 6, 300, 301, 1099]] = torch.tensor([1.0, 0.0])
@@ -55,7 +55,7 @@ def ties():
 
 def prefixes():
     """Codebooks that grow along the sequence: no code beyond, and the nearest of those before."""
-    from trainer.quantizers._lookup import nearest_prefix
+    from tokenlaw.trainer.quantizers._lookup import nearest_prefix
 
     torch.manual_seed(0)
     z_BND, codebook_KD = torch.randn(150, 5, 3), torch.randn(1100, 3)
@@ -70,7 +70,7 @@ def convolutions():
     """Rows of several tiles and of less than one, programs for all tiles and all channels, windows
     of 1, 3 and 5 pixels.
     """
-    from trainer.kernels.few_channels import few_channels, suits
+    from tokenlaw.trainer.kernels.few_channels import few_channels, suits
 
     cases = [(2, 3, 20, 6, 70, 3), (1, 1, 16, 5, 9, 5), (2, 4, 130, 1, 3, 3), (1, 4, 24, 20, 4, 1)]
     for batch, given, made, height, width, side in cases:
@@ -90,9 +90,9 @@ def convolutions():
 
 def attention():
     """Cells and channels that fill no tile, several programs an image; the layer in its layout."""
-    from trainer.kernels.wide_attention import CELLS_MAX, suits
-    from trainer.tokenizers import _fused
-    from trainer.tokenizers.vqgan import Attention
+    from tokenlaw.trainer.kernels.wide_attention import CELLS_MAX, suits
+    from tokenlaw.trainer.tokenizers import _fused
+    from tokenlaw.trainer.tokenizers._blocks import Attention
 
     assert not suits(16, torch.float32) and not suits(CELLS_MAX + 1, torch.bfloat16)
     for channels, height, width in ((96, 7, 10), (32, 2, 3), (64, 16, 16)):
@@ -111,9 +111,9 @@ def attention():
 
 def encoder():
     """Latents of a tokenizer without a gradient, beside those with one and the plain modules'."""
-    from trainer import kernels
-    from trainer.kernels import few_channels
-    from trainer.tokenizers.vqgan import Config, Tokenizer
+    from tokenlaw.trainer import kernels
+    from tokenlaw.trainer.kernels import few_channels
+    from tokenlaw.trainer.tokenizers.vqgan import Config, Tokenizer
 
     kernels.usable = lambda x: True
     config = Config(ch=16, ch_mult=(1,), num_res_blocks_encoder=1, z_channels=8)

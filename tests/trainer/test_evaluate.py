@@ -12,9 +12,9 @@ import tiny
 import torch
 from PIL import Image
 
-from trainer import config as configs
-from trainer.config import part
-from trainer.evaluate import in_pieces, picture, resize, spread
+from tokenlaw.trainer.accounting import config as configs
+from tokenlaw.trainer.accounting.config import part
+from tokenlaw.trainer.kinds.evaluation import in_pieces, picture, resize, spread
 
 SAMPLES = {
     "subject": "generator",
@@ -90,9 +90,9 @@ def test_reconstructions_of_the_whole_validation_set(reconstructions):
 
 def test_reconstructions_are_those_of_the_tokenizer(chain, reconstructions):
     """Written out once more, from encoder to PSNR."""
-    from trainer import data
-    from trainer.encode import load_tokenizer
-    from trainer.run import Settings
+    from tokenlaw.trainer.loop import data
+    from tokenlaw.trainer.models.build import load_tokenizer
+    from tokenlaw.trainer.run import Settings
 
     config = configs.decode(configs.DataConfig, tiny.data())
     shown = data.open_images(config, Settings(), "val").center(torch.arange(360))
@@ -111,7 +111,7 @@ def test_reconstructions_are_those_of_the_tokenizer(chain, reconstructions):
 
 
 def test_classes_have_equal_counts(chain, monkeypatch):
-    from trainer import sampler
+    from tokenlaw.trainer.sampling import sampler
 
     drawn, real = [], sampler.sample
 
@@ -132,8 +132,8 @@ def test_reconstruction_picture_shows_originals_over_reconstructions(reconstruct
     shown = np.asarray(Image.open(io.BytesIO(png)))
     assert entry["name"] == "reconstructions.png"
     assert shown.shape == (4 * 18 - 2, 8 * 18 - 2, 3)
-    from trainer import data
-    from trainer.run import Settings
+    from tokenlaw.trainer.loop import data
+    from tokenlaw.trainer.run import Settings
 
     val = data.open_images(configs.decode(configs.DataConfig, tiny.data()), Settings(), "val")
     first = val.center(torch.tensor([0]))[0].permute(1, 2, 0).numpy()

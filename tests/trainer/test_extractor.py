@@ -4,8 +4,9 @@ import pytest
 import tiny
 import torch
 
-from results_db.durable import DamagedError, sha256_file
-from trainer.extractor import Classifier, load_extractor
+from tokenlaw.results_db.durable import sha256_file
+from tokenlaw.results_db.strict_json import DamagedError
+from tokenlaw.trainer.kinds.extractor import Classifier, load_extractor
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +33,9 @@ def test_features_are_unit_vectors_whatever_the_batch(made):
 
 
 def test_stored_statistics_are_those_of_the_real_images(made):
-    from trainer import config as configs
-    from trainer import data
-    from trainer.run import Settings
+    from tokenlaw.trainer.accounting import config as configs
+    from tokenlaw.trainer.loop import data
+    from tokenlaw.trainer.run import Settings
 
     extractor = load_extractor(made.path, torch.device("cpu"))
     config = configs.decode(configs.DataConfig, tiny.data())

@@ -6,9 +6,9 @@ import tiny
 import torch
 import torch.nn.functional as F
 
-from trainer import float8
-from trainer.config import LlamaConfig, decode_run
-from trainer.generator import Generator
+from tokenlaw.trainer.accounting.config import LlamaConfig, decode_run
+from tokenlaw.trainer.kernels import float8
+from tokenlaw.trainer.models.llama import Generator
 
 TREE = {"model": {"width": 32, "layers": 2, "heads": 2}, "iterations": 3}
 BF16 = {"numerics": {"precision": "bf16"}}
@@ -98,8 +98,8 @@ def test_kernels_do_it_too():
 
 
 def kernels():
-    from trainer.kernels.float8_rows import float8_rows
-    from trainer.kernels.swiglu import swiglu_float8, swiglu_float8_gradient
+    from tokenlaw.trainer.kernels.float8_rows import float8_rows
+    from tokenlaw.trainer.kernels.swiglu import swiglu_float8, swiglu_float8_gradient
 
     torch.manual_seed(0)
 

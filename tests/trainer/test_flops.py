@@ -2,10 +2,10 @@ import dataclasses
 
 import pytest
 
-from sweeps.studies import _crt, _imagenet
-from trainer import flops
-from trainer.config import LlamaConfig, decode_run, part
-from trainer.flops import Cost
+from tokenlaw.sweeps.studies import _crt, _imagenet
+from tokenlaw.trainer.accounting import flops
+from tokenlaw.trainer.accounting.config import LlamaConfig, decode_run, part
+from tokenlaw.trainer.accounting.flops import Cost
 
 MODEL = LlamaConfig(width=32, layers=2, heads=4, hidden_multiple=16)
 

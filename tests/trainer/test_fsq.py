@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from trainer.config import decode
-from trainer.quantizers.fsq import RECOMMENDED, Config, Quantizer
+from tokenlaw.trainer.accounting.config import decode
+from tokenlaw.trainer.quantizers.fsq import RECOMMENDED, Config, Quantizer
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from trainer.config import OptimConfig
-from trainer.losses import _gan
-from trainer.losses.patchgan import BatchNorm, Config, Loss
+from tokenlaw.trainer.accounting.config import OptimConfig
+from tokenlaw.trainer.losses import _gan
+from tokenlaw.trainer.losses.patchgan import BatchNorm, Config, Loss
 
 
 @pytest.fixture(autouse=True)

@@ -5,9 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from trainer import flops
-from trainer.config import LlamaConfig
-from trainer.generator import Cache, Generator, rope_table, rotate
+from tokenlaw.trainer.accounting import flops
+from tokenlaw.trainer.accounting.config import LlamaConfig
+from tokenlaw.trainer.models.llama import Cache, Generator, rope_table, rotate
 
 SHAPES = {
     "plain": {},

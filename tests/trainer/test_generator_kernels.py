@@ -9,9 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from trainer import cross_entropy
-from trainer.config import LlamaConfig
-from trainer.generator import Generator, rope_table, rotate
+from tokenlaw.trainer.accounting.config import LlamaConfig
+from tokenlaw.trainer.loop import cross_entropy
+from tokenlaw.trainer.models.llama import Generator, rope_table, rotate
 
 # The interpreter knows no products of bf16.
 EXACT, ROUNDED = torch.float32, torch.float16
@@ -39,7 +39,7 @@ def compare(own, plain, inputs, tolerance):
 
 
 def attention():
-    from trainer.kernels.causal_attention import causal_attention
+    from tokenlaw.trainer.kernels.causal_attention import causal_attention
 
     # Lengths beside the tiles, heads that are no power of two, each of norm and rotation alone.
     for length, heads, size, norm, turn, dtype in (
@@ -75,7 +75,7 @@ def attention():
 
 
 def norm():
-    from trainer.kernels.residual_norm import residual_norm
+    from tokenlaw.trainer.kernels.residual_norm import residual_norm
 
     def plain(x, delta, gain):
         total = x + delta
@@ -96,7 +96,7 @@ def norm():
 
 
 def dropout():
-    from trainer.kernels.residual_norm import residual_norm
+    from tokenlaw.trainer.kernels.residual_norm import residual_norm
 
     width, rate = 768, 0.1
     x, delta, gain = torch.zeros(24, width), torch.ones(24, width), torch.ones(width)
@@ -123,7 +123,7 @@ def dropout():
 
 
 def swiglu():
-    from trainer.kernels.swiglu import swiglu
+    from tokenlaw.trainer.kernels.swiglu import swiglu
 
     def plain(both):
         gate, value = both.chunk(2, -1)
@@ -134,7 +134,7 @@ def swiglu():
 
 
 def loss():
-    from trainer.kernels.token_loss import token_loss_and_gradient
+    from tokenlaw.trainer.kernels.token_loss import token_loss_and_gradient
 
     for codes, masked, z_weight in ((300, False, 0.0), (5000, True, 1e-2), (300, True, 0.0)):
         logits, target = 3 * torch.randn(9, codes), torch.randint(20, (9,))
@@ -164,8 +164,8 @@ def generator():
 
         expected = run()
         with (
-            mock.patch("trainer.generator.usable", return_value=True),
-            mock.patch("trainer.cross_entropy.usable", return_value=True),
+            mock.patch("tokenlaw.trainer.models.llama.usable", return_value=True),
+            mock.patch("tokenlaw.trainer.loop.cross_entropy.usable", return_value=True),
         ):
             found = run()
             model.train()

@@ -46,7 +46,7 @@ def inputs(dtype, batch, channels, side, large_mean):
 
 
 def norms():
-    from trainer.kernels.group_norm import SLOPE, group_norm
+    from tokenlaw.trainer.kernels.group_norm import SLOPE, group_norm
 
     acts = {"none": lambda z: z, "silu": F.silu, "leaky_relu": lambda z: F.leaky_relu(z, SLOPE)}
     cases = [("silu", True, True), ("silu", False, False)]
@@ -82,7 +82,7 @@ def norms():
 
 
 def layouts():
-    from trainer.kernels.spread import spread
+    from tokenlaw.trainer.kernels.spread import spread
 
     for name, (dtype, batch, channels, _, side) in SHAPES.items():
         cases = [("doubled", True), ("padded", True), ("padded", False)]
@@ -112,8 +112,8 @@ def tokenizer():
     """Outputs and gradients beside those of the plain modules: in fp32 with what is made again, in
     bf16 with what is kept.
     """
-    from trainer import kernels
-    from trainer.tokenizers.vqgan import Config, Tokenizer
+    from tokenlaw.trainer import kernels
+    from tokenlaw.trainer.tokenizers.vqgan import Config, Tokenizer
 
     kernels.usable = lambda x: True
     config = Config(
@@ -149,8 +149,8 @@ def tokenizer():
 
 def discriminator():
     """Both sides' losses and gradients of a PatchGAN."""
-    from trainer import kernels
-    from trainer.losses.patchgan import Config, Loss
+    from tokenlaw.trainer import kernels
+    from tokenlaw.trainer.losses.patchgan import Config, Loss
 
     kernels.usable = lambda x: True
     torch.manual_seed(0)
@@ -175,8 +175,8 @@ def discriminator():
 
 def perceptual():
     """Values and gradients on VGG16, with heads and without."""
-    from trainer import kernels
-    from trainer.losses import _vgg, random_vgg
+    from tokenlaw.trainer import kernels
+    from tokenlaw.trainer.losses import _vgg, random_vgg
 
     model = random_vgg.Loss(random_vgg.Config()).to(memory_format=torch.channels_last)
     torch.manual_seed(0)
@@ -203,7 +203,7 @@ def perceptual():
 
 def of_process(rank, number):
     """Output and gradients of one process's images of a batch, with the statistics of all."""
-    from trainer.kernels.group_norm import group_norm
+    from tokenlaw.trainer.kernels.group_norm import group_norm
 
     torch.manual_seed(0)
     x, dy = torch.randn(2, 4, 6, 5, 3)
@@ -235,7 +235,7 @@ def processes():
 PARTS = [norms, layouts, tokenizer, discriminator, perceptual, processes]
 
 if __name__ == "__main__":
-    from trainer.kernels import group_norm
+    from tokenlaw.trainer.kernels import group_norm
 
     group_norm._CHUNKS = 2  # so that even small images have several tiles a chunk
     if len(sys.argv) > 1:

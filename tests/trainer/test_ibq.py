@@ -2,8 +2,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from trainer.quantizers import _lookup
-from trainer.quantizers.ibq import Config, Quantizer, index_backpropagation
+from tokenlaw.trainer.quantizers import _lookup
+from tokenlaw.trainer.quantizers.ibq import Config, Quantizer, index_backpropagation
 
 
 def dense(z_TD: torch.Tensor, codebook_KD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,8 +8,8 @@ import sys
 import pytest
 import tiny
 
-from trainer import config as configs
-from trainer.config import decode_run, id_tree, run_id
+from tokenlaw.trainer.accounting import config as configs
+from tokenlaw.trainer.accounting.config import decode_run, id_tree, run_id
 
 # Frozen: resolved configs as earlier versions wrote them into config.json, with their ids. As long
 # as the VERSIONs of their parts stand they must decode, and to the same id: another one would give
@@ -38,7 +38,7 @@ def test_ids_are_the_same_in_another_process():
     # Another hash seed and another folder.
     program = (
         "import json, sys\n"
-        "from trainer.config import decode_run, run_id\n"
+        "from tokenlaw.trainer.accounting.config import decode_run, run_id\n"
         "frozen = json.load(sys.stdin).values()\n"
         "ids = [run_id(f['kind'], decode_run(f['kind'], f['config']), f['parents'])"
         " for f in frozen]\n"
@@ -103,7 +103,7 @@ def test_kind_and_parents_are_in_the_id():
 
 
 def test_a_parts_version_is_in_the_id(monkeypatch):
-    from trainer.quantizers import vq
+    from tokenlaw.trainer.quantizers import vq
 
     part = dict(FROZEN["tokenizer"]["config"]["quantizer"])
     part.pop("version")
@@ -132,7 +132,7 @@ def test_a_field_added_later_leaves_old_ids():
 
 
 def test_nothing_that_is_a_setting_is_in_a_config():
-    from trainer.run import Settings
+    from tokenlaw.trainer.run import Settings
 
     settings = {field.name for field in dataclasses.fields(Settings)}
     for cls in configs.CONFIGS.values():

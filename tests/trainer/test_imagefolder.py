@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer.datasets import _files, imagefolder, lsun
+from tokenlaw.trainer.datasets import _files, imagefolder, lsun
 
 NONE = "data: {} needs a folder"
 

@@ -10,7 +10,7 @@ import killed_runs
 import pytest
 import tiny
 
-from trainer import state
+from tokenlaw.trainer.loop import checkpoints
 
 # kind -> polls after which the process dies: before anything was saved, and further on.
 POLLS = {
@@ -80,7 +80,7 @@ def test_a_killed_run_goes_on_to_the_same_end(kind, calm, killed):
     for polls in POLLS[kind]:
         run_dir = killed[kind, polls]
         assert not run_dir.endpoint_path.exists() and not run_dir.attempt_end_path(1).exists()
-        saved = state.checkpoints(run_dir) or list((run_dir.path / "codes").glob("*.npy"))
+        saved = checkpoints.checkpoints(run_dir) or list((run_dir.path / "codes").glob("*.npy"))
         assert bool(saved) is (polls > 0), "it died before or after something was saved"
         outcome = tiny.do(run_dir)
         assert outcome.outcome == "done", outcome

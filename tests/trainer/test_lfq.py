@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from trainer.quantizers.lfq import Config, Quantizer, sign_codes, token_entropy
+from tokenlaw.trainer.quantizers.lfq import Config, Quantizer, sign_codes, token_entropy
 
 
 @pytest.fixture(autouse=True)

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainer import pretrained
-from trainer.losses import lpips, random_vgg
+from tokenlaw.trainer.losses import lpips, random_vgg
+from tokenlaw.trainer.models import pretrained
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from measured import batch, context, numbers
 from measured import extractor as trained_extractor
 
-from trainer import config as configs
-from trainer import data
-from trainer.extractor import load_extractor
-from trainer.metrics import _frechet, codebook_usage, fcd, psnr, ssim
-from trainer.run import Settings
+from tokenlaw.trainer.accounting import config as configs
+from tokenlaw.trainer.kinds.extractor import load_extractor
+from tokenlaw.trainer.loop import data
+from tokenlaw.trainer.metrics import _frechet, codebook_usage, fcd, psnr, ssim
+from tokenlaw.trainer.run import Settings
 
 SIDE = 32
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.config import LlamaConfig, OptimConfig
-from trainer.generator import Generator
-from trainer.optim import (
+from tokenlaw.trainer.accounting.config import LlamaConfig, OptimConfig
+from tokenlaw.trainer.accounting.schedules import cosine_ramp, learning_rate, wsd_decay_start
+from tokenlaw.trainer.loop.optim import (
     Diverged,
     FiniteWatch,
     MovingAverage,
@@ -16,8 +16,8 @@ from trainer.optim import (
     make_optimizer,
     set_learning_rate,
 )
-from trainer.quantizers import vq
-from trainer.schedules import cosine_ramp, learning_rate, wsd_decay_start
+from tokenlaw.trainer.models.llama import Generator
+from tokenlaw.trainer.quantizers import vq
 
 
 def optim(**changes):

@@ -9,11 +9,12 @@ import pytest
 import tiny
 import torch
 
-from trainer import data
-from trainer.datasets import digits
-from trainer.encode import Codes, load_tokenizer
-from trainer.run import Settings
-from trainer.stage2 import load_generator, token_loss
+from tokenlaw.trainer.datasets import digits
+from tokenlaw.trainer.kinds.generator import token_loss
+from tokenlaw.trainer.loop import data
+from tokenlaw.trainer.loop.code_sets import Codes
+from tokenlaw.trainer.models.build import load_generator, load_tokenizer
+from tokenlaw.trainer.run import Settings
 
 IMAGES = 64
 CPU = torch.device("cpu")

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from trainer.datasets import parquet
+from tokenlaw.trainer.datasets import parquet
 
 
 @pytest.fixture(autouse=True)

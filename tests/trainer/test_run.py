@@ -11,10 +11,12 @@ import pytest
 import tiny
 import torch
 
-from results_db.durable import write_json
-from results_db.record import Conflict, RunDir, claim, read_attempts, read_endpoint, run_state
-from trainer import run as runs
-from trainer.run import Outcome, Result, Run, Settings, Stop, outcome_line
+from tokenlaw.results_db.durable import write_json
+from tokenlaw.results_db.record import Conflict, RunDir, claim, read_endpoint, run_state
+from tokenlaw.results_db.state import read_attempts
+from tokenlaw.trainer import run as runs
+from tokenlaw.trainer.run import Result, Run, Settings, Stop
+from tokenlaw.trainer.worker import Outcome, outcome_line
 
 
 def tokenizer(home, **changes):
@@ -202,7 +204,7 @@ def test_an_endpoint_that_differs_from_the_stored_one_is_a_conflict(home, monkey
 
 
 def test_values_that_are_not_finite_are_never_recorded(home, monkeypatch):
-    from trainer.metrics import Value
+    from tokenlaw.trainer.metrics import Value
 
     value = Value(metric="val_loss", value=float("nan"), unit="nats/token")
     monkeypatch.setattr(runs, "stage_function", lambda kind: lambda run: Result(values=[value]))
@@ -287,16 +289,18 @@ def test_thread_counts_come_from_the_run(home):
 
 def test_usage():
     done = subprocess.run(
-        [sys.executable, "-m", "trainer"], cwd=tiny.ROOT, env=tiny.environment(),
+        [sys.executable, "-m", "tokenlaw.trainer"], cwd=tiny.ROOT, env=tiny.environment(),
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
-    assert done.returncode == 2 and done.stderr.startswith("usage: python -m trainer RUN_DIR...")
+    assert done.returncode == 2 and done.stderr.startswith(
+        "usage: python -m tokenlaw.trainer RUN_DIR..."
+    )
     assert done.stdout == ""
 
 
 def worker(home, **environment):
     return subprocess.Popen(
-        [sys.executable, "-m", "trainer", "-"],
+        [sys.executable, "-m", "tokenlaw.trainer", "-"],
         cwd=tiny.ROOT,
         env=tiny.environment(**environment),
         stdin=subprocess.PIPE,

@@ -7,8 +7,8 @@ import pytest
 import tiny
 from PIL import Image
 
-from results_db.record import RunDir
-from trainer.sample_command import sample
+from tokenlaw.results_db.record import RunDir
+from tokenlaw.trainer.sampling.picture import sample
 
 
 @pytest.fixture(scope="module")

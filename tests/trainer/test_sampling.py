@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from trainer import sampling
-from trainer.config import LlamaConfig, SamplingConfig
-from trainer.generator import Generator
-from trainer.sampler import Sampler
-from trainer.sampling import draw, guidance_scales, sample, sample_uniforms
+from tokenlaw.trainer.accounting.config import LlamaConfig, SamplingConfig
+from tokenlaw.trainer.models.llama import Generator
+from tokenlaw.trainer.sampling import draw as sampling
+from tokenlaw.trainer.sampling.draw import draw, guidance_scales, sample, sample_uniforms
+from tokenlaw.trainer.sampling.sampler import Sampler
 
 VOCABULARY, CLASSES, GRID = 24, 5, (3, 4)
 LENGTH = 12

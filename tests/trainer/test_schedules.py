@@ -5,9 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from trainer import schedules, vcq_schedules
-from trainer.config import OptimConfig
-from trainer.vcq_schedules import codebook_sizes, describe, null_conditional_bits, t_star
+from tokenlaw.trainer.accounting import schedules, vcq_schedules
+from tokenlaw.trainer.accounting.config import OptimConfig
+from tokenlaw.trainer.accounting.vcq_schedules import (
+    codebook_sizes,
+    describe,
+    null_conditional_bits,
+    t_star,
+)
 
 IMAGENET = 1_281_167
 

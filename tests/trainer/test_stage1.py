@@ -5,9 +5,12 @@ import pytest
 import tiny
 import torch
 
-from results_db.record import read_endpoint
-from trainer import data, encode, flops, stage1, state
-from trainer.config import decode_run, part
+from tokenlaw.results_db.record import read_endpoint
+from tokenlaw.trainer.accounting import flops
+from tokenlaw.trainer.accounting.config import decode_run, part
+from tokenlaw.trainer.kinds import tokenizer as stage1
+from tokenlaw.trainer.loop import checkpoints, data
+from tokenlaw.trainer.models import build
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +25,7 @@ def train(home, tree, **settings):
 
 
 def weights(run_dir):
-    tokenizer, quantizer, _ = encode.load_tokenizer(run_dir, torch.device("cpu"))
+    tokenizer, quantizer, _ = build.load_tokenizer(run_dir, torch.device("cpu"))
     return torch.nn.ModuleDict({"t": tokenizer, "q": quantizer}).state_dict()
 
 
@@ -72,7 +75,7 @@ def test_reconstruction_is_a_mean_over_pixels(home, monkeypatch):
     monkeypatch.setattr(stage1.data, "to_float", lambda x: seen.append(real(x)) or seen[-1])
     run_dir = train(home, tiny.tokenizer(adversarial=None, iterations=1, augment="none"))
     config = decode_run("tokenizer", run_dir.config()["config"])
-    tokenizer, quantizer = stage1.build(config, torch.device("cpu"))
+    tokenizer, quantizer = build.build_tokenizer(config, torch.device("cpu"))
     with torch.no_grad():
         y_BCHW = tokenizer.decode(quantizer(tokenizer.encode(seen[0]), 0).z_q_BND)
     error = (y_BCHW - seen[0]).square().mean().item()
@@ -101,8 +104,8 @@ def test_the_discriminator_learns_and_is_clipped(home):
     config = decode_run("tokenizer", run_dir.config()["config"])
     loss = stage1.build_loss(config.adversarial, "adversarial", config, torch.device("cpu"), {})
     first = {name: value.clone() for name, value in loss.state_dict().items()}
-    _, _, newest = state.checkpoints(run_dir)[0]
-    state.read_folder(newest, {"adversarial": loss}, {})
+    _, _, newest = checkpoints.checkpoints(run_dir)[0]
+    checkpoints.read_folder(newest, {"adversarial": loss}, {})
     for name, parameter in loss.named_parameters():
         assert not torch.equal(parameter, first[name]), name
         assert parameter.abs().max() <= 0.005 + 1e-9, name
@@ -176,7 +179,7 @@ def test_the_moving_average_is_what_is_kept(home):
     slow = train(home, tiny.tokenizer(adversarial=None, ema_decay=0.999999))
     half = train(home, tiny.tokenizer(adversarial=None, ema_decay=0.5))
     config = decode_run("tokenizer", plain.config()["config"])
-    modules = stage1.build(config, torch.device("cpu"))
+    modules = build.build_tokenizer(config, torch.device("cpu"))
     first = torch.nn.ModuleDict(dict(zip("tq", modules, strict=True))).state_dict()
     assert tiny.losses(half) == tiny.losses(plain)  # training itself does not see the average
     for name, value in weights(slow).items():
@@ -228,12 +231,12 @@ def test_a_nan_image_ends_the_run_as_diverged(home, monkeypatch):
     assert endpoint["values"] == []
     assert not (run_dir.path / "final").exists()
     config = decode_run("tokenizer", run_dir.config()["config"])
-    tokenizer, quantizer = stage1.build(config, torch.device("cpu"))
+    tokenizer, quantizer = build.build_tokenizer(config, torch.device("cpu"))
     modules = torch.nn.ModuleDict({"tokenizer": tokenizer, "quantizer": quantizer})
-    kept = state.checkpoints(run_dir)
+    kept = checkpoints.checkpoints(run_dir)
     assert [step for step, _, _ in kept] == [3, 2]
     for _, _, path in kept:
-        state.read_folder(path, {"autoencoder": modules}, {})
+        checkpoints.read_folder(path, {"autoencoder": modules}, {})
         assert all(p.isfinite().all() for p in modules.parameters())
 
 
@@ -258,7 +261,7 @@ def test_a_stopped_run_ends_the_same(mechanism, polls, home, tmp_path):
     run_dir = tiny.lay_out(home, "tokenizer", tree)
     outcome = tiny.do(run_dir, tiny.StopAfter(polls))
     assert (outcome.outcome, outcome.exit_code) == ("preempted", 75)
-    assert state.checkpoints(run_dir)[0][0] == polls
+    assert checkpoints.checkpoints(run_dir)[0][0] == polls
     assert tiny.do(run_dir, tiny.StopAfter(1)).outcome in ("preempted", "done")
     assert tiny.do(run_dir).outcome == "done"
     tiny.assert_same(run_dir, calm)
@@ -268,10 +271,12 @@ def test_a_stopped_run_ends_the_same(mechanism, polls, home, tmp_path):
 def test_build_is_a_function_of_the_seed():
     config = decode_run("tokenizer", tiny.tokenizer())
     torch.manual_seed(1)
-    first = stage1.build(config, torch.device("cpu"))[0].state_dict()
+    first = build.build_tokenizer(config, torch.device("cpu"))[0].state_dict()
     torch.manual_seed(2)
-    assert same(first, stage1.build(config, torch.device("cpu"))[0].state_dict())
-    other = stage1.build(dataclasses.replace(config, seed=1), torch.device("cpu"))[0].state_dict()
+    assert same(first, build.build_tokenizer(config, torch.device("cpu"))[0].state_dict())
+    other = build.build_tokenizer(dataclasses.replace(config, seed=1), torch.device("cpu"))[
+        0
+    ].state_dict()
     assert not same(first, other)
 
 

@@ -6,11 +6,14 @@ import tiny
 import torch
 import torch.nn.functional as F
 
-from results_db.record import read_endpoint
-from trainer import cross_entropy, data, flops, stage2, state
-from trainer.config import decode_run
-from trainer.encode import Codes, train_subset
-from trainer.stage2 import load_generator
+from tokenlaw.results_db.record import read_endpoint
+from tokenlaw.trainer.accounting import flops
+from tokenlaw.trainer.accounting.config import decode_run
+from tokenlaw.trainer.kinds import generator as stage2
+from tokenlaw.trainer.loop import checkpoints, cross_entropy, data
+from tokenlaw.trainer.loop.code_sets import Codes, train_subset
+from tokenlaw.trainer.models import build
+from tokenlaw.trainer.models.build import load_generator
 
 FAST = {"lr_peak": 1e-2, "beta2": 0.95}
 QUIET = {**tiny.NO_DROPOUT, "class_dropout": 0.0}
@@ -211,7 +214,7 @@ def growing(tmp_path_factory):
 
 def test_masked_training_gives_no_weight_to_illegal_codes(growing):
     home, codes_dir = growing
-    sizes = stage2.legal_sizes(
+    sizes = build.legal_sizes(
         type(codes_dir).of(home, "tokenizer", codes_dir.config()["parents"]["tokenizer"]), 16
     )
     assert sizes[0] == 2 and sizes[-1] == 32
@@ -245,7 +248,7 @@ def test_a_run_that_diverges_is_recorded_and_leaves_no_broken_state(chain):
     step = int(endpoint["reason"].rsplit(" ", 1)[1])
     assert 2 <= step <= 4
     assert not (run_dir.path / "final").exists()
-    kept = state.checkpoints(run_dir)
+    kept = checkpoints.checkpoints(run_dir)
     assert kept and all(at <= step for at, _, _ in kept)
     assert tiny.do(run_dir).outcome == "diverged"  # again: nothing to do
     assert len(run_dir.attempts()) == 1
@@ -275,7 +278,7 @@ def test_a_stopped_run_ends_the_same(polls, chain, tmp_path):
     run_dir = tiny.lay_out(other_home, "generator", tree, {"codes": codes_dir})
     outcome = tiny.do(run_dir, tiny.StopAfter(polls))
     assert (outcome.outcome, outcome.exit_code) == ("preempted", 75)
-    assert state.checkpoints(run_dir)[0][0] == min(polls, 6)
+    assert checkpoints.checkpoints(run_dir)[0][0] == min(polls, 6)
     assert tiny.do(run_dir, tiny.StopAfter(1)).outcome == "preempted"
     assert tiny.do(run_dir).outcome == "done"
     assert len(run_dir.attempts()) == 3

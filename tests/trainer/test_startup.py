@@ -5,18 +5,19 @@ import sys
 import pytest
 import torch
 
-from trainer import startup
+from tokenlaw.results_db import processes
+from tokenlaw.trainer.fast_start import startup
 
 
 def test_the_collector_is_paused_and_then_as_before():
     assert gc.isenabled()
-    with startup.collector_paused():
+    with processes.collector_paused():
         assert not gc.isenabled()
-        with startup.collector_paused():
+        with processes.collector_paused():
             pass
         assert not gc.isenabled()
     assert gc.isenabled()
-    with pytest.raises(ImportError), startup.collector_paused():
+    with pytest.raises(ImportError), processes.collector_paused():
         raise ImportError
     assert gc.isenabled()
 
@@ -31,7 +32,7 @@ def test_the_collector_is_paused_and_then_as_before():
 )
 def test_only_what_a_run_needs_is_imported(kind, compiled, found):
     code = (
-        "import sys, torch; from trainer import startup; "
+        "import sys, torch; from tokenlaw.trainer.fast_start import startup; "
         f"startup.get_ready({kind!r}, torch.device('cpu'), {compiled}); "
         "print([m for m in ('torch._dynamo', 'torch._inductor.compile_fx') if m in sys.modules])"
     )
@@ -70,7 +71,8 @@ def test_every_shape_of_a_long_worker_is_compiled(monkeypatch):
 
 def test_where_kernels_are_the_compiler_is_not_imported():
     code = (
-        "import sys, torch; from unittest import mock; from trainer import kernels, startup\n"
+        "import sys, torch; from unittest import mock; from tokenlaw.trainer import kernels\n"
+        "from tokenlaw.trainer.fast_start import startup\n"
         "with mock.patch.object(kernels, 'available', return_value=True):\n"
         "    startup.get_ready('generator', torch.device('cpu'), True)\n"
         "print([m for m in ('triton', 'torch._dynamo', 'torch._inductor') if m in sys.modules])"
@@ -82,9 +84,9 @@ def test_where_kernels_are_the_compiler_is_not_imported():
 def test_the_share_of_activations_reaches_the_compiler(monkeypatch):
     import torch._functorch.config as functorch
 
-    from sweeps.verbs.launch import settings_of
-    from trainer.config import decode
-    from trainer.run import Settings
+    from tokenlaw.sweeps.cli.verbs.launch import settings_of
+    from tokenlaw.trainer.accounting.config import decode
+    from tokenlaw.trainer.run import Settings
 
     monkeypatch.setattr(functorch, "activation_memory_budget", 1.0)
     settings = decode(Settings, settings_of("cpu", activation_memory=0.25), where="settings")

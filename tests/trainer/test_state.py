@@ -6,12 +6,13 @@ import tiny
 import torch
 from torch import nn
 
-from results_db.durable import DamagedError, verify_folder
-from results_db.record import Fenced, claim
-from trainer import state
-from trainer.config import OptimConfig
-from trainer.optim import make_optimizer
-from trainer.run import Run, Settings, Stop
+from tokenlaw.results_db.durable import verify_folder
+from tokenlaw.results_db.record import Fenced, claim
+from tokenlaw.results_db.strict_json import DamagedError
+from tokenlaw.trainer.accounting.config import OptimConfig
+from tokenlaw.trainer.loop import checkpoints
+from tokenlaw.trainer.loop.optim import make_optimizer
+from tokenlaw.trainer.run import Run, Settings, Stop
 
 
 @pytest.fixture
@@ -39,11 +40,11 @@ def step(layer, optimizer, seed):
 
 
 def save(run, at, layer, optimizer, **extra):
-    state.save(run, at, {"model": layer}, {"model": optimizer}, extra)
+    checkpoints.save(run, at, {"model": layer}, {"model": optimizer}, extra)
 
 
 def load(run, layer, optimizer):
-    return state.load(run, {"model": layer}, {"model": optimizer})
+    return checkpoints.load(run, {"model": layer}, {"model": optimizer})
 
 
 def names(run):
@@ -99,7 +100,7 @@ def test_the_last_two_are_kept(run):
     for at in (2, 4, 6, 8):
         save(run, at, layer, optimizer)
     assert names(run) == ["step-00000006-a001", "step-00000008-a001"]
-    assert [at for at, _, _ in state.checkpoints(run.dir)] == [8, 6]
+    assert [at for at, _, _ in checkpoints.checkpoints(run.dir)] == [8, 6]
     assert not tiny.temporaries(run.dir.path)
 
 
@@ -129,7 +130,7 @@ def test_a_replaced_attempt_writes_nothing(run):
     with pytest.raises(Fenced, match="attempt 1 was replaced by attempt 2"):
         save(run, 4, layer, optimizer)
     with pytest.raises(Fenced):
-        state.save_final(run, {"model": layer}, 4)
+        checkpoints.save_final(run, {"model": layer}, 4)
     assert names(run) == ["step-00000002-a001"]
     assert not (run.dir.path / "final").exists()
 
@@ -141,7 +142,7 @@ def test_links_and_other_names_are_no_checkpoints(run, tmp_path):
     shutil.copytree(folder, tmp_path / "foreign")
     (run.dir.checkpoints_path / "step-00000009-a001").symlink_to(tmp_path / "foreign")
     (run.dir.checkpoints_path / "step-9").mkdir()
-    assert [at for at, _, _ in state.checkpoints(run.dir)] == [2]
+    assert [at for at, _, _ in checkpoints.checkpoints(run.dir)] == [2]
 
 
 # ------------------------------------------------------------------------------------------- damage
@@ -233,7 +234,9 @@ def test_another_model_is_no_damage_to_pass_over(run):
     with pytest.raises(RuntimeError, match="Missing key|size mismatch|Unexpected key"):
         load(run, other, make_optimizer(other, OptimConfig()))
     with pytest.raises(DamagedError, match="does not hold extra.safetensors"):
-        state.read_folder(run.dir.checkpoints_path / "step-00000002-a001", {"extra": other}, {})
+        checkpoints.read_folder(
+            run.dir.checkpoints_path / "step-00000002-a001", {"extra": other}, {}
+        )
 
 
 # ------------------------------------------------------------------------------------ final weights
@@ -242,20 +245,20 @@ def test_another_model_is_no_damage_to_pass_over(run):
 def test_final_weights(run):
     layer, optimizer = model()
     step(layer, optimizer, 0)
-    state.save_final(run, {"model": layer}, 5)
+    checkpoints.save_final(run, {"model": layer}, 5)
     verify_folder(run.dir.path / "final")
     other, _ = model(seed=9)
-    state.load_weights(run.dir, {"model": other})
+    checkpoints.load_weights(run.dir, {"model": other})
     assert torch.equal(other[0].weight, layer[0].weight)
     # Written once; a damaged one is written again.
     before = (run.dir.path / "final" / "manifest.json").stat().st_mtime_ns
-    state.save_final(run, {"model": layer}, 5)
+    checkpoints.save_final(run, {"model": layer}, 5)
     assert (run.dir.path / "final" / "manifest.json").stat().st_mtime_ns == before
     flip("model.safetensors")(run.dir.path / "final")
     with pytest.raises(DamagedError, match="model.safetensors"):
-        state.load_weights(run.dir, {"model": other})
-    state.save_final(run, {"model": layer}, 5)
-    state.load_weights(run.dir, {"model": other})
+        checkpoints.load_weights(run.dir, {"model": other})
+    checkpoints.save_final(run, {"model": layer}, 5)
+    checkpoints.load_weights(run.dir, {"model": other})
 
 
 # --------------------------------------------------------------------------------------------- log
@@ -267,7 +270,7 @@ def test_log_lines_of_steps_to_be_repeated_are_dropped(run):
     run.log({"warning": "kept"})
     with open(run.dir.log_path, "a") as file:
         file.write('{"step": 5, "lo')  # torn by a crash
-    state.truncate_log(run, 3)
+    checkpoints.truncate_log(run, 3)
     entries = [json.loads(line) for line in run.dir.log_path.read_text().splitlines()]
     assert [entry.get("step") for entry in entries] == [0, 1, 2, None]
     run.log({"step": 3})
@@ -275,5 +278,5 @@ def test_log_lines_of_steps_to_be_repeated_are_dropped(run):
 
 
 def test_no_log_to_truncate(run):
-    state.truncate_log(run, 0)
+    checkpoints.truncate_log(run, 0)
     assert not run.dir.log_path.exists()

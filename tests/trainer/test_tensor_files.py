@@ -6,8 +6,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from results_db import durable
-from trainer import tensor_files
+from tokenlaw.results_db import durable
+from tokenlaw.trainer.loop import tensor_files
 
 TENSORS = {
     "layer.weight": torch.randn(64, 3, 3, 3).to(memory_format=torch.channels_last),

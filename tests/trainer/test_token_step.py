@@ -4,10 +4,10 @@ import interpreted
 import pytest
 import torch
 
-from trainer import token_step
-from trainer.config import LlamaConfig, SamplingConfig
-from trainer.generator import Generator
-from trainer.sampling import draw, guidance_scales, sample, sample_uniforms
+from tokenlaw.trainer.accounting.config import LlamaConfig, SamplingConfig
+from tokenlaw.trainer.models.llama import Generator
+from tokenlaw.trainer.sampling import token_step
+from tokenlaw.trainer.sampling.draw import draw, guidance_scales, sample, sample_uniforms
 
 VOCABULARY, CLASSES, GRID = 300, 5, (3, 4)
 BATCH = 5
@@ -90,7 +90,7 @@ def steps() -> None:
 
 
 def draws() -> None:
-    from trainer.kernels.draw_code import draw_code
+    from tokenlaw.trainer.kernels.draw_code import draw_code
 
     torch.manual_seed(1)
     rows, length, width = 5, 3, 6

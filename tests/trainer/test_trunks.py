@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import tiny
 
-from results_db.record import RunDir, read_endpoint
-from trainer import trunks
-from trainer.config import decode_run, run_id, to_tree
-from trainer.config import part as config_part
+from tokenlaw.results_db.record import RunDir, read_endpoint
+from tokenlaw.trainer.accounting import trunks
+from tokenlaw.trainer.accounting.config import decode_run, run_id, to_tree
+from tokenlaw.trainer.accounting.config import part as config_part
 
 WSD = {"schedule": "wsd", "decay_share": 0.25, "warmup_iterations": 1}
 GENERATOR = tiny.generator(optim={**tiny.ADAM, **WSD, "weight_decay": 0.05, "clip": 1.0})
@@ -131,7 +131,7 @@ def test_both_accountings(chain):
 
 
 def test_marginal_flops_of_a_tokenizer_know_when_its_discriminator_starts():
-    from trainer import flops
+    from tokenlaw.trainer.accounting import flops
 
     gan = config_part("patchgan", ndf=4, n_layers=1, start_iteration=5, ramp_iterations=1)
     config = config_of("tokenizer", tiny.tokenizer(adversarial=gan, optim=WSD), iterations=8)

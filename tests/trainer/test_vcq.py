@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from trainer import vcq_schedules
-from trainer.config import decode
-from trainer.quantizers import _lookup
-from trainer.quantizers._lookup import nearest, nearest_prefix
-from trainer.quantizers.vcq import Config, Quantizer
+from tokenlaw.trainer.accounting import vcq_schedules
+from tokenlaw.trainer.accounting.config import decode
+from tokenlaw.trainer.quantizers import _lookup
+from tokenlaw.trainer.quantizers._lookup import nearest, nearest_prefix
+from tokenlaw.trainer.quantizers.vcq import Config, Quantizer
 
 
 @pytest.fixture(autouse=True)

@@ -4,11 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from trainer.quantizers import _lookup
-from trainer.quantizers._entropy import entropy_penalty
-from trainer.quantizers._lookup import code_stats, exact_fp32, nearest
-from trainer.quantizers._rotation import rotate
-from trainer.quantizers.vq import Config, Quantizer
+from tokenlaw.trainer.quantizers import _lookup
+from tokenlaw.trainer.quantizers._entropy import entropy_penalty
+from tokenlaw.trainer.quantizers._lookup import code_stats, exact_fp32, nearest
+from tokenlaw.trainer.quantizers._rotation import rotate
+from tokenlaw.trainer.quantizers.vq import Config, Quantizer
 
 
 @pytest.fixture(autouse=True)

@@ -1,9 +1,10 @@
 import pytest
 import torch
 
-from trainer.flops import Cost
-from trainer.quantizers import vq
-from trainer.tokenizers.vqgan import Config, Downsample, Tokenizer, norm_groups
+from tokenlaw.trainer.accounting.flops import Cost
+from tokenlaw.trainer.quantizers import vq
+from tokenlaw.trainer.tokenizers._blocks import Downsample, norm_groups
+from tokenlaw.trainer.tokenizers.vqgan import Config, Tokenizer
 
 TINY = Config(
     ch=8, ch_mult=(1, 2), num_res_blocks_encoder=1, num_res_blocks_decoder=1, z_channels=8

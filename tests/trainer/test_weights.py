@@ -11,9 +11,9 @@ import torch
 from fake_weights import adm, backbone, clip, inception
 from measured import batch, context, numbers
 
-from trainer import pretrained
-from trainer.config import decode
-from trainer.metrics import clip_fid, fid, lpips, ms_ssim
+from tokenlaw.trainer.accounting.config import decode
+from tokenlaw.trainer.metrics import clip_fid, fid, lpips, ms_ssim
+from tokenlaw.trainer.models import pretrained
 
 SIDE = 32
 

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as td
 from torch import nn
 
-from trainer.gradients import GradientAverager
+from tokenlaw.trainer.loop.gradients import GradientAverager
 
 BUCKET_BYTES = 256  # several messages
 

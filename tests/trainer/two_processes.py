@@ -10,10 +10,10 @@ from unittest import mock
 import torch
 import torch.distributed as td
 
-from trainer.losses._gan import adaptive_weight
-from trainer.losses.patchgan import Config, Loss
-from trainer.quantizers import vq
-from trainer.quantizers._entropy import entropy_penalty
+from tokenlaw.trainer.losses._gan import adaptive_weight
+from tokenlaw.trainer.losses.patchgan import Config, Loss
+from tokenlaw.trainer.quantizers import vq
+from tokenlaw.trainer.quantizers._entropy import entropy_penalty
 
 
 def measure(rank: int, world: int) -> dict[str, list[float]]:

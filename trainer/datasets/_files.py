@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from results_db.record import default_home
+from ...results_db.record import default_home
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp")
 KEEP_EVERY = 512  # files between two writes of the cache

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..config import STRICT, CountInt
+from ..accounting.config import STRICT, CountInt
 from . import Facts, Split
 
 VERSION = 1

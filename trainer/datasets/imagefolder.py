@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from ..config import STRICT
+from ..accounting.config import STRICT
 from . import Facts, Split
 from ._files import (
     SUFFIXES,

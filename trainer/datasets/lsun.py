@@ -19,9 +19,8 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from results_db.record import default_home
-
-from ..config import STRICT, CountInt
+from ...results_db.record import default_home
+from ..accounting.config import STRICT, CountInt
 from . import Facts, Split
 from ._files import (
     FileSplit,
@@ -220,7 +219,7 @@ def _database_keys(path: Path, sha256: str) -> list[str]:
 
 
 def _keep_keys(path: Path, keys: list[str]) -> None:
-    from results_db.durable import replace_fast
+    from ...results_db.durable import replace_fast
 
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_fast(path, "\n".join(keys).encode())

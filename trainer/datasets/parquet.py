@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ..config import STRICT
+from ..accounting.config import STRICT
 from . import Facts, Split
 from ._files import decode_image, digest_of, file_facts, need_folder, need_split
 

@@ -1,9 +1,9 @@
 """Guidance, legal codes, temperature and the draw of one code per row, and the next token's input,
 as two Triton kernels.
 
-In float64, as `trainer.sampling.draw`, whose codes they draw without top-k and top-p: logits are
-read once for the weights of blocks of codes, and once more in the block in which the draw falls.
-Imported only where kernels can run.
+In float64, as `trainer.sampling.draw.draw`, whose codes they draw without top-k and top-p: logits
+are read once for the weights of blocks of codes, and once more in the block in which the draw
+falls. Imported only where kernels can run.
 
 Shape suffixes: B samples, R rows (with guidance 2 B, conditional ones first), L tokens per image,
 V codebook size, D width, N blocks of codes, C chunks of blocks.

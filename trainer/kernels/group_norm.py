@@ -22,7 +22,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .. import dist
+from ..loop import distributed
 
 Activation = Literal["none", "silu", "leaky_relu"]
 
@@ -453,7 +453,7 @@ class _Norm(torch.autograd.Function):
             pixels, channels, how.number, groups, size, **_finishing(size), num_warps=4,
         )  # fmt: skip
         if ctx.over_processes:
-            means_2BG = dist.mean(means_2BG)
+            means_2BG = distributed.mean(means_2BG)
         d_x_BCHW = like(sum_BCHW, sum_BCHW.dtype)
         wants_bias = ctx.needs_input_grad[2]
         _apply_backward[grid](
@@ -470,8 +470,8 @@ class _Norm(torch.autograd.Function):
 
 def _of_all_processes(mean_BG: Tensor, rstd_BG: Tensor) -> tuple[Tensor, Tensor]:
     """Statistics of the pixels of all processes, which have as many each."""
-    centre_BG = dist.mean(mean_BG)
-    spread_BG = dist.mean(rstd_BG.pow(-2) + (mean_BG - centre_BG).square())
+    centre_BG = distributed.mean(mean_BG)
+    spread_BG = distributed.mean(rstd_BG.pow(-2) + (mean_BG - centre_BG).square())
     return centre_BG, spread_BG.rsqrt()
 
 

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..float8 import LARGEST, SMALLEST_UNIT
+from .e4m3 import LARGEST, SMALLEST_UNIT
 from .residual_norm import row_factor
 
 _BLOCK = 1024

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..dist import mean
+from ..loop.distributed import mean
 
 Objective = Literal["hinge", "wgan_clip", "wgan_gp", "non_saturating"]
 

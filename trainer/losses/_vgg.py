@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import flops
-from ..flops import Cost
+from ..accounting import flops
+from ..accounting.flops import Cost
 
 CHANNELS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 SMALLEST = 16  # pixels: four poolings leave one

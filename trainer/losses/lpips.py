@@ -15,9 +15,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from .. import kernels, pretrained
-from ..config import STRICT, NonNegativeFloat
-from ..flops import Cost
+from .. import kernels
+from ..accounting.config import STRICT, NonNegativeFloat
+from ..accounting.flops import Cost
+from ..models import pretrained
 from . import _vgg
 
 VERSION = 1

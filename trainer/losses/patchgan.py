@@ -11,9 +11,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .. import flops, kernels
-from ..allreduce import sum_over_processes
-from ..config import (
+from .. import kernels
+from ..accounting import flops
+from ..accounting.config import (
     STRICT,
     CountInt,
     NonNegativeFloat,
@@ -22,9 +22,10 @@ from ..config import (
     PositiveInt,
     Share,
 )
-from ..dist import active, mean
-from ..flops import Cost
-from ..schedules import cosine_ramp
+from ..accounting.flops import Cost
+from ..accounting.schedules import cosine_ramp
+from ..loop.allreduce import sum_over_processes
+from ..loop.distributed import active, mean
 from . import _diffaug, _gan
 
 VERSION = 1

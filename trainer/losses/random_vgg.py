@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from .. import kernels
-from ..config import STRICT, CountInt, NonNegativeFloat
-from ..flops import Cost
+from ..accounting.config import STRICT, CountInt, NonNegativeFloat
+from ..accounting.flops import Cost
 from . import _vgg
 
 VERSION = 1

@@ -14,14 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from results_db.durable import (
-    DamagedError,
-    canonical_json,
-    remove_folder,
-    stage_folder,
-    verify_folder,
-)
-
+from ...results_db.durable import remove_folder, stage_folder, verify_folder
+from ...results_db.strict_json import DamagedError, canonical_json
 from . import Batch, Context, Distance, Value
 from ._frechet import Statistics, distance, given, library, statistics
 from ._paired import check_uint8, pair

@@ -13,8 +13,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from .. import pretrained
-from ..config import STRICT, PositiveInt
+from ..accounting.config import STRICT, PositiveInt
+from ..models import pretrained
 from . import Context
 from ._network_distance import Network, NetworkDistance, selection_reference
 

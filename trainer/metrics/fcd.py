@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from ..config import STRICT
+from ..accounting.config import STRICT
 from . import Batch, Context, Distance, Value
 from ._frechet import Statistics, distance, given, library, statistics
 from ._paired import check_uint8, pair
 
 if TYPE_CHECKING:
-    from ..extractor import Extractor
+    from ..kinds.extractor import Extractor
 
 VERSION = 1
 STAGES = ("tokenizer", "generator")
@@ -61,7 +61,7 @@ class Metric(Distance):
             )
         self._config = config
         self._context = context
-        from ..extractor import load_extractor
+        from ..kinds.extractor import load_extractor
 
         key = f"extractor {context.extractor}"
         if key not in context.cache:

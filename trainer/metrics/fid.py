@@ -15,8 +15,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from .. import pretrained
-from ..config import STRICT, PositiveInt
+from ..accounting.config import STRICT, PositiveInt
+from ..models import pretrained
 from . import Context, Value
 from ._frechet import given
 from ._network_distance import (

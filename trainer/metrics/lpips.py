@@ -17,8 +17,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from .. import pretrained
-from ..config import STRICT
+from ..accounting.config import STRICT
+from ..models import pretrained
 from . import Batch, Context, Value
 from ._paired import ImageMean, pair
 

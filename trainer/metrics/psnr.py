@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..config import STRICT
+from ..accounting.config import STRICT
 from . import Batch, Context, Value
 from ._paired import ImageMean, pair
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..allreduce import logsumexp_over_processes
-from ..dist import world_size
+from ..loop.allreduce import logsumexp_over_processes
+from ..loop.distributed import world_size
 from ._lookup import exact_fp32, token_chunks
 
 BETTER = {"train_entropy": "lower"}

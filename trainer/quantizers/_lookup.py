@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import kernels
-from ..allreduce import sum_over_processes
+from ..loop.allreduce import sum_over_processes
 
 # Of what batches record of their codes, for every quantizer.
 BETTER = {"train_usage": "higher", "train_perplexity": "higher"}

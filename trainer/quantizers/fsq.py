@@ -13,8 +13,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..config import STRICT
-from ..flops import Cost
+from ..accounting.config import STRICT
+from ..accounting.flops import Cost
 from . import Quantized
 from ._lookup import exact_fp32, straight_through
 from ._nearest_codebook import batch_stats

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ..config import STRICT, NonNegativeFloat, PositiveFloat, PositiveInt
-from ..flops import Cost
+from ..accounting.config import STRICT, NonNegativeFloat, PositiveFloat, PositiveInt
+from ..accounting.flops import Cost
 from . import Quantized
 from ._entropy import entropy_penalty
 from ._lookup import exact_fp32, token_chunks

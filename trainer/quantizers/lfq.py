@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..config import STRICT, NonNegativeFloat, PositiveFloat
-from ..flops import Cost
+from ..accounting.config import STRICT, NonNegativeFloat, PositiveFloat
+from ..accounting.flops import Cost
 from . import Quantized
 from ._entropy import entropy_penalty
 from ._lookup import exact_fp32, straight_through

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import STRICT, NonNegativeFloat, PositiveFloat, PositiveInt
-from ..flops import Cost
+from ..accounting.config import STRICT, NonNegativeFloat, PositiveFloat, PositiveInt
+from ..accounting.flops import Cost
 from . import Quantized
 from ._entropy import entropy_penalty
 from ._lookup import exact_fp32

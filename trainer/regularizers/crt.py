@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import flops
-from ..config import (
+from ..accounting import flops
+from ..accounting.config import (
     STRICT,
     CountInt,
     LlamaConfig,
@@ -24,9 +24,9 @@ from ..config import (
     OptimConfig,
     PositiveInt,
 )
-from ..flops import Cost
-from ..generator import Block, RMSNorm, rope_table
-from ..schedules import cosine_ramp
+from ..accounting.flops import Cost
+from ..accounting.schedules import cosine_ramp
+from ..models.llama import Block, RMSNorm, rope_table
 from . import Regularized
 
 VERSION = 1

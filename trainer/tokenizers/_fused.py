@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..kernels import few_channels, wide_attention
 from ..kernels.group_norm import Activation, Normed, group_norm
 from ..kernels.spread import Layout, spread
-from .vqgan import Attention, Downsample, ResBlock, Upsample
+from ._blocks import Attention, Downsample, ResBlock, Upsample
 
 
 class Sum(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .. import style
+from ..drawing import style
 
 NEEDS = ("run_id", "flops_train", "gbrightness")
 TITLE = "Brightness of samples against compute"

@@ -1,6 +1,6 @@
 """New parts alone. Command: tokenlaw launch all_new --on serial. Expected cost: seconds."""
 
-from sweeps.grid import Axis, Grid, part
+from ..grid import Axis, Grid, part
 
 
 def study() -> Grid:

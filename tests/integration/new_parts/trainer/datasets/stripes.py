@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..config import STRICT, PositiveInt
+from ..accounting.config import STRICT, PositiveInt
 from . import Facts
 
 VERSION = 1

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from ..config import STRICT, NonNegativeFloat
-from ..flops import Cost
+from ..accounting.config import STRICT, NonNegativeFloat
+from ..accounting.flops import Cost
 
 VERSION = 1
 ROLE = "perceptual"

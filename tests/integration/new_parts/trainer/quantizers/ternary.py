@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..config import STRICT, PositiveInt
-from ..flops import Cost
+from ..accounting.config import STRICT, PositiveInt
+from ..accounting.flops import Cost
 from . import Quantized
 
 VERSION = 1

@@ -7,8 +7,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from ..config import STRICT, NonNegativeFloat, OptimConfig
-from ..flops import Cost
+from ..accounting.config import STRICT, NonNegativeFloat, OptimConfig
+from ..accounting.flops import Cost
 from . import Regularized
 
 VERSION = 1

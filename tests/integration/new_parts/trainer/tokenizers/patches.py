@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from .. import flops
-from ..config import STRICT, PositiveInt
-from ..flops import Cost
+from ..accounting import flops
+from ..accounting.config import STRICT, PositiveInt
+from ..accounting.flops import Cost
 
 VERSION = 1
 

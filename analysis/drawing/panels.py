@@ -1,0 +1,661 @@
+"""The tidy table behind a picture, and the panels that several figures share.
+
+A figure is drawn from one table of everything it shows, and that table is the CSV beside the
+picture. Its columns: `panel`; `layer` (the kind of mark: run, frontier, fit ...); `group` (which
+line); `run_id`; `series` (runs joined by a thin line); `x`, `y`; `y_low`, `y_high` (an error bar or
+a band); `text` (for hovering and for point labels).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ..direction import resolve, told
+from ..frontiers.compare import compare, pareto
+from ..result import Comparison
+from . import style
+
+COLUMNS = ("panel", "layer", "group", "run_id", "series", "x", "y", "y_low", "y_high", "text")
+
+# Frechet distances with different networks share no axis, whatever their numbers look like.
+DISTANCES = ("gfid", "gfcd", "gfid_clip")
+# Layers of fitted laws and their line styles, in the order of drawing.
+LINES = {"fit straight": "-", "fit floor": ":"}
+
+
+def tidy(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Rows as the table behind a picture, in the columns above (and any others the rows have)."""
+    frame = pd.DataFrame(list(rows))
+    extra = [column for column in frame.columns if column not in COLUMNS]
+    return frame.reindex(columns=[*COLUMNS, *extra])
+
+
+# ----------------------------------------------------------------------------- what a table allows
+
+
+def need(df: pd.DataFrame, columns: Sequence[str], figure: str) -> pd.DataFrame:
+    """The finished rows of `df` that have a number in every column of `columns`.
+
+    Raises ValueError in one line: the columns that are missing or the column that is empty.
+    """
+    missing = [column for column in columns if column not in df.columns]
+    if missing:
+        raise ValueError(f"{figure}: the table has no column {', '.join(missing)}")
+    if not len(df):
+        raise ValueError(f"{figure}: the table has no rows")
+    kept = df[df["status"].eq("done")] if "status" in df.columns else df
+    if not len(kept):
+        raise ValueError(f"{figure}: no row has status done")
+    for column in columns:
+        kept = kept[kept[column].notna()]
+        if not len(kept):
+            raise ValueError(f"{figure}: column {column} is empty for the finished rows")
+    return kept
+
+
+def distance_column(df: pd.DataFrame, figure: str, wanted: str | None = None) -> str:
+    """The one distance of generated images to plot: gfid where there is one, else gfcd.
+
+    Raises ValueError when there is none, or when two networks made the values of one column.
+    """
+    if wanted is not None:
+        chosen = wanted
+    else:
+        found = [c for c in DISTANCES if c in df.columns and df[c].notna().any()]
+        if not found:
+            raise ValueError(
+                f"{figure}: the table has no distance of generated images ({', '.join(DISTANCES)})"
+            )
+        chosen = found[0]
+    made_by = f"{chosen}_extractor"
+    if made_by in df.columns and chosen in df.columns:
+        networks = sorted(df.loc[df[chosen].notna(), made_by].dropna().unique())
+        if len(networks) > 1:
+            raise ValueError(
+                f"{figure}: {chosen} was made with several networks ({', '.join(networks)}); "
+                "choose one"
+            )
+    return chosen
+
+
+def loss_column(df: pd.DataFrame, figure: str, wanted: str | None = None, arm: str = "arm") -> str:
+    """`val_loss` where losses per token may be compared, else `val_bits_per_image`.
+
+    A loss per token depends on the codebook size and on the number of tokens per image, so arms
+    that differ in either are compared per image. Raises ValueError when the user insists on the
+    former.
+    """
+    mixed = [
+        column
+        for column in ("codebook_size", "tokens_per_image")
+        if column in df.columns and df[column].dropna().nunique() > 1
+    ]
+    if wanted is None:
+        return "val_bits_per_image" if mixed else "val_loss"
+    if wanted == "val_loss" and mixed and (arm not in df.columns or df[arm].nunique() > 1):
+        raise ValueError(
+            f"{figure}: val_loss of arms that differ in {mixed[0]} shares no axis; "
+            "use val_bits_per_image"
+        )
+    return wanted
+
+
+def axis_name(df: pd.DataFrame, column: str) -> str:
+    """Label of a column; a distance by a network of our own carries the network's name."""
+    text = style.name_of(column)
+    name = f"{column}_extractor"
+    if name in df.columns and df[name].dropna().nunique() == 1:
+        return f"{text} ({df[name].dropna().iloc[0]})"
+    return text
+
+
+def axes(
+    df: pd.DataFrame, columns: dict[str, tuple[str, str]], scales: tuple[str, str] = ("log", "log")
+) -> dict[str, tuple[str, str, str, str]]:
+    """Return panel -> (label of x, label of y, scale of x, scale of y) of a tidy table."""
+    return {
+        panel: (axis_name(df, x), axis_name(df, y), *scales) for panel, (x, y) in columns.items()
+    }
+
+
+def point_text(row: Mapping[str, Any]) -> str:
+    """Return the name of a run's point: size and iterations, else the start of its id."""
+    words = []
+    if isinstance(row.get("size"), str):
+        words.append(row["size"])
+    elif _known(row.get("params")):
+        words.append(style.count(float(row["params"])))
+    if _known(row.get("iterations")):
+        words.append(style.count(float(row["iterations"])))
+    return " ".join(words) or str(row.get("run_id", ""))[:6]
+
+
+def _known(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and math.isfinite(value)
+
+
+def lines_by(
+    df: pd.DataFrame, column: str, figure: str, arm: str = "arm", factor: float = 1.25
+) -> pd.DataFrame:
+    """`df` with a column `line`: the value of `column`, and the arm where a value has several arms.
+
+    Raises ValueError unless there are values at least `factor` apart, since the figure compares
+    them.
+    """
+    needs_factor(df, column, figure, factor)
+    shared = df.groupby(column)[arm].nunique().max() > 1
+    texts = [
+        f"{style.count(float(value))}{f', {name}' if shared else ''}" if pd.notna(value) else None
+        for value, name in zip(df[column], df[arm], strict=True)
+    ]
+    return df.assign(line=texts)
+
+
+def needs_factor(df: pd.DataFrame, column: str, figure: str, factor: float) -> None:
+    """Raises ValueError unless `column` has values at least `factor` apart."""
+    values = sorted({float(v) for v in df[column].dropna()})
+    if not values or values[-1] < factor * values[0]:
+        found = ", ".join(style.count(v) for v in values) or "none"
+        raise ValueError(
+            f"{figure}: needs values of {column} a factor of {factor:g} apart; "
+            f"the table has {found}"
+        )
+
+
+def line_looks(table: pd.DataFrame) -> dict[Any, style.Look]:
+    """Looks of the lines of `lines_by`, light to dark by value."""
+    order = sorted(table["group"].dropna().unique(), key=style.natural)
+    return {
+        text: look
+        for text, look in zip(order, style.ordered_looks(range(len(order))).values(), strict=True)
+    }
+
+
+def sizes_of(df: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """(name, runs) of every generator size, smallest first; one entry when sizes are unknown."""
+    if "params_non_embedding" in df.columns and df["params_non_embedding"].notna().all():
+        column = "params_non_embedding"
+    elif "params" in df.columns and df["params"].notna().all():
+        column = "params"
+    else:
+        return [("", df)]
+    found = []
+    for value, runs in df.groupby(column, sort=True):
+        named = runs["size"].dropna().unique() if "size" in runs.columns else []
+        name = str(named[0]) if len(named) == 1 else style.count(float(value))
+        found.append((name, runs))
+    return found
+
+
+def longest(df: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """Of the runs with equal `keys`, those trained with the most FLOPs (all seeds of them)."""
+    if "flops_train" not in df.columns or not df["flops_train"].notna().any():
+        return df
+    most = df.groupby(list(keys), dropna=False)["flops_train"].transform("max")
+    return df[df["flops_train"].astype(float) >= 0.999 * most.astype(float)]
+
+
+# ----------------------------------------------------------------------------- runs, frontier, fit
+
+
+def scaling_rows(
+    df: pd.DataFrame,
+    x: str,
+    y: str,
+    *,
+    group: str = "arm",
+    panel: str = "",
+    forms: Sequence[str] = ("straight",),
+    bootstrap: int = 1000,
+    seed: int = 0,
+    reference: str | None = None,
+    envelope: str = "pareto",
+) -> tuple[list[dict[str, Any]], Comparison]:
+    """Return rows of a metric against FLOPs (runs, frontiers, fits) and the comparison."""
+    comparison = compared(
+        df,
+        x=x,
+        y=y,
+        group=group,
+        reference=reference,
+        envelope=envelope,
+        bootstrap=bootstrap,
+        seed=seed,
+    )
+    runs = df[df["status"].eq("done")] if "status" in df.columns else df
+    rows = run_rows(runs, x, y, group=group, panel=panel)
+    texts = {row["run_id"]: row["text"] for row in rows}
+    for arm in style.arm_order(comparison.frontiers):
+        one = comparison.frontiers[arm]
+        ids = one.points.run_ids or ("",) * len(one.points.x)
+        for px, py, identity in zip(one.points.x, one.points.y, ids, strict=True):
+            rows.append(
+                {
+                    "panel": panel,
+                    "layer": "frontier",
+                    "group": arm,
+                    "run_id": identity,
+                    "x": px,
+                    "y": py,
+                    "text": texts.get(identity),
+                }
+            )
+        for form in forms:
+            if one.fits[form].status != "ok":
+                continue
+            for index, gx in enumerate(one.grid):
+                rows.append(
+                    {
+                        "panel": panel,
+                        "layer": f"fit {form}",
+                        "group": arm,
+                        "x": gx,
+                        "y": one.curve[form][index],
+                        "y_low": one.low[form][index] if form in one.low else None,
+                        "y_high": one.high[form][index] if form in one.high else None,
+                    }
+                )
+    return rows, comparison
+
+
+_COMPARISONS: dict[str, Comparison] = {}
+
+
+def compared(df: pd.DataFrame, **request: Any) -> Comparison:
+    """`frontier.compare`, remembered: several figures and the report ask for the same one."""
+    rows = pd.util.hash_pandas_object(df.astype(str), index=False).to_numpy()
+    table = hashlib.sha256(rows.tobytes()).hexdigest()
+    key = f"{table} {list(df.columns)} {df.attrs.get('better')} {sorted(request.items())}"
+    if key not in _COMPARISONS:
+        if len(_COMPARISONS) >= 32:
+            _COMPARISONS.pop(next(iter(_COMPARISONS)))
+        _COMPARISONS[key] = compare(df, **request)
+    return _COMPARISONS[key]
+
+
+def run_rows(
+    runs: pd.DataFrame,
+    x: str,
+    y: str,
+    *,
+    group: str | None = "arm",
+    panel: str = "",
+    joined_by: str = "params",
+) -> list[dict[str, Any]]:
+    """Return one row per run with `x` and `y`; the spread over sample seeds is the error bar."""
+    usable = runs[runs[x].notna() & runs[y].notna()]
+    spread = usable[f"{y}_std"] if f"{y}_std" in usable.columns else pd.Series(index=usable.index)
+    joined = [c for c in (joined_by, "train_seed") if c in usable.columns]
+    named = [c for c in ("size", "params", "iterations", "run_id") if c in usable.columns]
+    rows = []
+    for px, py, half in zip(
+        usable[x].astype(float),
+        usable[y].astype(float),
+        pd.to_numeric(spread, errors="coerce").astype(float),
+        strict=True,
+    ):
+        known = not math.isnan(half)
+        rows.append(
+            {
+                "panel": panel,
+                "layer": "run",
+                "x": px,
+                "y": py,
+                "y_low": py - half if known else None,
+                "y_high": py + half if known else None,
+            }
+        )
+    groups = usable[group].astype(str) if group else [""] * len(usable)
+    ids = usable["run_id"].astype(str) if "run_id" in usable.columns else [""] * len(usable)
+    series = usable[joined].astype(str).agg("/".join, axis=1) if joined else [""] * len(usable)
+    texts = [
+        point_text(dict(zip(named, values, strict=True)))
+        for values in usable[named].itertuples(index=False, name=None)
+    ]
+    for row, name, identity, line, text in zip(rows, groups, ids, series, texts, strict=True):
+        row.update(group=name, run_id=identity, series=line, text=text)
+    return sorted(rows, key=lambda row: (row["group"], row["series"], row["x"], row["run_id"]))
+
+
+def draw_scaling(
+    ax: Axes,
+    table: pd.DataFrame,
+    looks: dict[Any, style.Look],
+    *,
+    panel: str = "",
+    join: bool = True,
+) -> None:
+    """Draws the rows of `scaling_rows` on one axis; log axes are set."""
+    part = table[table["panel"] == panel]
+    for key, look in looks.items():
+        mine = part[part["group"] == str(key)]
+        runs = mine.loc[mine["layer"] == "run", "x"]
+        for layer in _fits(mine):
+            curve = mine[mine["layer"] == layer].sort_values("x")
+            _draw_fit(ax, curve, look, LINES[layer], runs.min(), runs.max())
+            if layer == _fits(mine)[0]:
+                _draw_band(ax, curve, look)
+        draw_runs(ax, mine[mine["layer"] == "run"], look, join=join)
+        front = mine[mine["layer"] == "frontier"].sort_values("x")
+        ax.plot(
+            front["x"],
+            front["y"],
+            look.marker,
+            color=look.color,
+            ms=3.8,
+            mec="white",
+            mew=0.4,
+            ls="",
+            zorder=5,
+        )
+    style.log_axis(ax, "x")
+    style.log_axis(ax, "y")
+
+
+def draw_labels(
+    ax: Axes, table: pd.DataFrame, looks: dict[Any, style.Look], panel: str = ""
+) -> None:
+    """The name of every run of a panel beside its point; to be called last."""
+    runs = table[(table["panel"] == panel) & (table["layer"] == "run")]
+    colors = {str(key): look.color for key, look in looks.items()}
+    style.label_points(
+        ax,
+        runs["x"].tolist(),
+        runs["y"].tolist(),
+        runs["text"].tolist(),
+        [colors[g] for g in runs["group"]],
+    )
+
+
+def draw_runs(
+    ax: Axes, runs: pd.DataFrame, look: style.Look, *, join: bool = False, solid: bool = False
+) -> None:
+    """Runs as points with their error bars; `join` links the runs of one model by a thin line.
+
+    Points are faint where a frontier is drawn over them, `solid` where they are the message.
+    """
+    if not len(runs):
+        return
+    many = len(runs) > 2000
+    if join and not many:
+        for _, one in runs.groupby("series", sort=True):
+            ordered = one.sort_values("x")
+            ax.plot(ordered["x"], ordered["y"], color=look.color, lw=0.4, alpha=0.4, zorder=2)
+    bars = runs[runs["y_low"].notna() & runs["y_high"].notna()]
+    if len(bars):
+        low = (bars["y"] - bars["y_low"]).astype(float).clip(lower=0)
+        high = (bars["y_high"] - bars["y"]).astype(float).clip(lower=0)
+        ax.errorbar(
+            bars["x"],
+            bars["y"],
+            yerr=[low, high],
+            fmt="none",
+            ecolor=look.color,
+            elinewidth=0.6,
+            capsize=1.2,
+            capthick=0.5,
+            alpha=0.7,
+            zorder=3,
+        )
+    ax.plot(
+        runs["x"],
+        runs["y"],
+        look.marker,
+        color=look.color,
+        ms=1.2 if many else 3.4 if solid else 2.6,
+        mew=0,
+        ls="",
+        alpha=0.95 if solid else 0.4,
+        zorder=4,
+        rasterized=many,
+    )
+
+
+def _fits(table: pd.DataFrame) -> list[str]:
+    """Return the layers of fitted laws in a table; the band of the first is drawn."""
+    return [layer for layer in LINES if layer in set(table["layer"])]
+
+
+def _draw_fit(
+    ax: Axes, fit: pd.DataFrame, look: style.Look, line: str, low_x: float, high_x: float
+) -> None:
+    """Draw a fitted curve: bold where the arm has runs, thin where it extrapolates."""
+    y = fit["y"].astype(float)
+    inside = (fit["x"] >= low_x * 0.999) & (fit["x"] <= high_x * 1.001)
+    # A floor beyond the arm's runs may run off the axis.
+    gid = "curve" if line == "-" else "reference"
+    ax.plot(fit["x"], y, color=look.color, lw=0.6, ls=line, alpha=0.7, zorder=3, gid=gid)
+    ax.plot(fit["x"].where(inside), y.where(inside), color=look.color, lw=1.2, ls=line, zorder=3)
+
+
+def _draw_band(ax: Axes, fit: pd.DataFrame, look: style.Look) -> None:
+    """Draw the band of a fitted curve, where it has one."""
+    band = fit[fit["y_low"].notna() & fit["y_high"].notna()]
+    low, high = band["y_low"].astype(float).clip(lower=1e-12), band["y_high"].astype(float)
+    area = ax.fill_between(band["x"], low, high, color=look.color, alpha=0.15, lw=0, zorder=1)
+    area.set_gid("band")
+
+
+def scaling_keys(table: pd.DataFrame) -> list[tuple[Any, str]]:
+    """Return the legend entries of the kinds of mark that are in the table."""
+    keys: list[tuple[Any, str]] = []
+    if "frontier" in set(table["layer"]):
+        keys.append((style.point_key("o"), "on the frontier"))
+        keys.append((style.point_key("o", faint=True), "other run"))
+    for layer in _fits(table):
+        power = "power law" if layer == "fit straight" else "power law with floor"
+        keys.append((style.line_key(LINES[layer], 1.1), "with floor" if keys[2:] else power))
+        if layer == _fits(table)[0] and table.loc[table["layer"] == layer, "y_low"].notna().any():
+            keys.append((style.band_key(), "95% band"))
+    return keys
+
+
+def scaling_figure(table: pd.DataFrame, *, label_points: bool = False) -> Figure:
+    """The one-panel picture of `scaling_rows`; axis labels and the note are the table's `attrs`.
+
+    A name beside every run needs room, so that picture is two columns wide.
+    """
+    with style.paper():
+        fig, (ax,) = style.figure(style.DOUBLE if label_points else style.SINGLE)
+        looks = style.arm_looks(table["group"])
+        draw_scaling(ax, table, looks)
+        x_label, y_label, *_ = table.attrs["axes"][""]
+        ax.set(xlabel=x_label, ylabel=y_label)
+        style.legend(fig, looks, extra=scaling_keys(table))
+        style.note(fig, table.attrs["note"])
+        if label_points:
+            draw_labels(ax, table, looks)
+    return fig
+
+
+def compression_rows(
+    df: pd.DataFrame,
+    column: str,
+    *,
+    x: str,
+    distance: str | None,
+    figure: str,
+    bootstrap: int,
+    seed: int,
+    inference: bool = False,
+    factor: float = 1.25,
+) -> pd.DataFrame:
+    """Scaling of the lines that differ in how much the tokenizer compresses (`column`).
+
+    Panels `loss` (bits per image, the only comparable loss here) and, where the table has one,
+    `distance`; with `inference` also the distance against the FLOPs of drawing one image.
+    """
+    lines = lines_by(df, column, figure, factor=factor)
+    kept = need(lines, ("line", x), figure)
+    metrics = {"loss": "val_bits_per_image"}
+    if distance or any(d in df.columns and df[d].notna().any() for d in DISTANCES):
+        metrics["distance"] = distance_column(df, figure, distance)
+    rows: list[dict[str, Any]] = []
+    comparisons = []
+    for panel, metric in metrics.items():
+        made, comparison = scaling_rows(
+            lines, x, metric, group="line", panel=panel, bootstrap=bootstrap, seed=seed
+        )
+        rows += made
+        comparisons.append(comparison)
+    labels = axes(kept, {panel: (x, metric) for panel, metric in metrics.items()})
+    sampled = "flops_sample" in kept.columns and kept["flops_sample"].notna().any()
+    if inference and sampled and "distance" in metrics:
+        metric = metrics["distance"]
+        made = run_rows(kept, "flops_sample", metric, group="line", panel="inference")
+        rows += made + _best_rows(made, resolve(metric, kept).better)
+        labels["inference"] = axes(kept, {"": ("flops_sample", metric)})[""]
+    table = tidy(rows)
+    words = "; ".join(sorted({label for x_y in labels.values() for label in x_y[:2]}))
+    note = f"Axes: {words}. {provenance_note(comparisons[-1], bars='distance' in metrics)}"
+    floor = {"gfid": "rfid", "gfcd": "rfcd"}.get(metrics.get("distance", ""), "")
+    if floor in kept.columns and kept[floor].notna().any():
+        means = kept.groupby("line")[floor].mean().dropna()
+        texts = [f"{line}: {means[line]:.3g}" for line in sorted(means.index, key=style.natural)]
+        note += f" {style.name_of(floor)} of the tokenizers: {', '.join(texts)}."
+    table.attrs.update(axes=labels, note=note, ordered=True)
+    return table
+
+
+def _best_rows(runs: list[dict[str, Any]], better: str) -> list[dict[str, Any]]:
+    """Of every line the runs that no cheaper run of it beats, as its frontier."""
+    best = []
+    for line in sorted({row["group"] for row in runs}):
+        mine = [row for row in runs if row["group"] == line]
+        x, y = (np.array([row[name] for row in mine]) for name in ("x", "y"))
+        chosen = pareto(x, y, direction=better)
+        best += [mine[i] | {"layer": "frontier", "y_low": None, "y_high": None} for i in chosen]
+    return best
+
+
+def draw_compression(
+    found: Sequence[Axes], table: pd.DataFrame, looks: dict[Any, style.Look]
+) -> None:
+    """The panels of `compression_rows`, lettered."""
+    for index, (panel, (x_label, y_label, *_)) in enumerate(table.attrs["axes"].items()):
+        if panel == "best":
+            continue
+        draw_scaling(found[index], table, looks, panel=panel, join=panel != "inference")
+        if panel == "inference":
+            for key, look in looks.items():
+                best = table[(table["panel"] == panel) & (table["layer"] == "frontier")]
+                best = best[best["group"] == str(key)].sort_values("x")
+                found[index].plot(best["x"], best["y"], color=look.color, lw=1.1, zorder=3)
+        found[index].set(xlabel=style.short(x_label), ylabel=style.short(y_label))
+        style.panel_letter(found[index], index, "" if panel != "inference" else "cost of an image")
+
+
+def draw_sweep(
+    ax: Axes,
+    table: pd.DataFrame,
+    looks: dict[Any, style.Look],
+    *,
+    panel: str = "",
+    dashes: dict[str, Any] | None = None,
+) -> None:
+    """Lines through the points of a sweep, one per group and series, with their error bars.
+
+    `dashes` maps a series to a line style, so that series share the colour of their group.
+    """
+    part = table[table["panel"] == panel]
+    for key, look in looks.items():
+        mine = part[part["group"] == str(key)]
+        for series, line in mine.groupby("series", sort=True, dropna=False):
+            ordered = line.sort_values("x")
+            style_of = (dashes or {}).get(str(series), "-")
+            ax.plot(
+                ordered["x"],
+                ordered["y"].astype(float),
+                color=look.color,
+                marker=look.marker,
+                ms=3.4,
+                mew=0.4,
+                mec="white",
+                lw=1.0,
+                ls=style_of,
+                zorder=4,
+            )
+            bars = ordered[ordered["y_low"].notna() & ordered["y_high"].notna()]
+            if len(bars):
+                low = (bars["y"] - bars["y_low"]).astype(float)
+                high = (bars["y_high"] - bars["y"]).astype(float)
+                ax.errorbar(
+                    bars["x"],
+                    bars["y"],
+                    yerr=[low.clip(lower=0), high.clip(lower=0)],
+                    fmt="none",
+                    ecolor=look.color,
+                    elinewidth=0.6,
+                    capsize=1.4,
+                    capthick=0.5,
+                    alpha=0.8,
+                    zorder=3,
+                )
+
+
+def averages(
+    runs: pd.DataFrame,
+    x: str,
+    y: str,
+    *,
+    panel: str = "",
+    group: str = "",
+    series: str = "",
+) -> list[dict[str, Any]]:
+    """One point per value of `x`: the mean of `y`, and its spread.
+
+    Over training seeds the spread is their standard deviation; of a single run it is the spread
+    over sample seeds; over both it is the larger one.
+    """
+    rows = []
+    usable = runs[runs[x].notna() & runs[y].notna()]
+    for value, same in usable.groupby(x, sort=True):
+        numbers = same[y].astype(float)
+        spreads = [float(numbers.std(ddof=1))] if len(numbers) > 1 else []
+        if f"{y}_std" in same.columns and same[f"{y}_std"].notna().any():
+            spreads.append(float(same[f"{y}_std"].astype(float).mean()))
+        half = max(spreads) if spreads else None
+        mean = float(numbers.mean())
+        ids = ",".join(sorted(same["run_id"].astype(str)))
+        rows.append(
+            {
+                "panel": panel,
+                "layer": "average",
+                "group": group,
+                "run_id": ids if len(same) == 1 else None,
+                "series": series,
+                "x": float(value),
+                "y": mean,
+                "y_low": mean - half if half is not None else None,
+                "y_high": mean + half if half is not None else None,
+                "text": f"{series} {group} ({len(same)} runs)".strip(),
+                "runs": ids,
+            }
+        )
+    return rows
+
+
+def provenance_note(comparison: Comparison, bars: bool) -> str:
+    """What the picture stands on: number of runs, what was left out, how the bands were made."""
+    words = [f"{comparison.n:,} runs"]
+    if comparison.n_left_out:
+        reasons = "; ".join(f"{one.count} ({one.reason})" for one in comparison.left_out)
+        words.append(f"left out: {reasons}")
+    if bars:
+        words.append("error bars: standard deviation over sample seeds")
+    made = comparison.bootstrap
+    if made is not None:
+        how = "over residuals" if made.by == "residual" else f"by {made.by}"
+        words.append(
+            f"bands: 95%, {made.draws} bootstrap draws {how} ({made.clusters} units), frontier "
+            "selected anew in each draw"
+        )
+    return "; ".join([*words, *told(comparison)]) + ". Curves are thin where an arm has no runs."

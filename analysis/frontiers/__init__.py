@@ -1,0 +1,1 @@
+"""Compare arms by their Pareto frontiers: envelopes, gains, crossovers."""

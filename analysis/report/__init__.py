@@ -1,0 +1,1 @@
+"""Write the self-contained HTML page of a study."""

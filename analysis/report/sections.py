@@ -1,0 +1,547 @@
+"""What `tokenlaw report` does: one self-contained HTML page about a study or a table.
+
+The same table gives the same page: it bears no date, and hashes of its data in place of one.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ..direction import best_row
+from ..drawing import index, panels, style
+from ..drawing.index import Picture, Vectors
+from ..notices import CODES
+from ..result import Comparison
+from . import interactive
+from . import tables as report_tables
+from .page import Html, definitions, details, figure, heading, html, interval, number, page, table
+
+# Pictures with more points than this are embedded as pixels: vectors would make the page heavy.
+VECTOR_POINTS = 3000
+ROWS_SHOWN = 2000  # end points listed one by one; more would make a page nobody opens
+ROWS_ON_PAPER = 120  # end points listed in print
+GAIN_POINTS = 3  # compute budgets at which the table of gains is given
+
+
+def write(
+    source: str | pd.DataFrame,
+    out_path: str | Path,
+    *,
+    title: str | None = None,
+    home: str | Path | None = None,
+    vectors: Vectors | None = None,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    zoom: bool | None = None,
+    only: Sequence[str] | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Path:
+    """Writes the report of a study (by name) or of a wide table to `out_path`, and returns it.
+
+    `vectors` gives the runs' arrays to the figures that need them (a study brings its own); `zoom`
+    None: figures can be zoomed where plotly is installed; `only`: these figures and no others.
+    Raises ValueError in one line when the source has no rows.
+    """
+    if isinstance(source, str):
+        from ...results_db.read import endpoints
+        from ..drawing.vectors import from_home
+
+        df = endpoints(source, wide=True, home=home)
+        vectors = vectors or from_home(home)
+        command, title = source, title or source
+    else:
+        df, command, title = source, "TABLE", title or "Table of end points"
+    if not len(df):
+        raise ValueError(f"report: {title!r} has no rows")
+    df = index.prepare(df)
+    out_path = Path(out_path)
+    out_path.parent.mkdir(parents=True, exist_ok=True)
+
+    comparisons, refused = _comparisons(df, bootstrap, seed)
+    pictures, not_drawn = _pictures(df, vectors, bootstrap, seed, only, progress)
+    library = interactive.library() if zoom is not False else None
+    if zoom and library is None:
+        raise ValueError("report: zoom needs plotly; install the extra 'report'")
+
+    sections = [
+        ("summary", "Summary", _summary(df, comparisons)),
+        ("fits", "Frontiers and laws", _fits(comparisons, refused)),
+        ("figures", "Figures", _figures(pictures, not_drawn, library is not None)),
+        ("tables", "Tables", _tables(df)),
+        ("left-out", "What was left out", _left_out(df, comparisons)),
+        ("checklist", "Reporting checklist", _checklist(comparisons)),
+        ("provenance", "Provenance", _provenance(df, comparisons)),
+        ("reproduce", "How to reproduce", _reproduce(command, bootstrap, seed)),
+    ]
+    sections = [(key, heading, body) for key, heading, body in sections if body]
+    content = page(title, sections, _head(title, df), library or "")
+    index._replace(out_path, content.encode())
+    return out_path
+
+
+def _comparisons(
+    df: pd.DataFrame, bootstrap: int, seed: int
+) -> tuple[dict[str, Comparison], dict[str, str]]:
+    """Metric -> frontiers of all arms; metric -> why there are none."""
+    found: dict[str, Comparison] = {}
+    refused: dict[str, str] = {}
+    metrics = [panels.loss_column(df, "report")]
+    metrics += [name for name in panels.DISTANCES if name in df.columns and df[name].notna().any()]
+    for metric in metrics:
+        try:
+            panels.need(df, ("flops_train", metric), "frontiers")
+            found[metric] = panels.compared(
+                df,
+                x="flops_train",
+                y=metric,
+                group="arm",
+                reference=None,
+                envelope="pareto",
+                bootstrap=bootstrap,
+                seed=seed,
+            )
+        except ValueError as error:
+            refused[metric] = str(error)
+    return found, refused
+
+
+def _pictures(
+    df: pd.DataFrame,
+    vectors: Vectors | None,
+    bootstrap: int,
+    seed: int,
+    only: Sequence[str] | None,
+    progress: Callable[[str], None] | None,
+) -> tuple[list[Picture], list[tuple[str, str]]]:
+    pictures, not_drawn = [], []
+    options = {"bootstrap": bootstrap, "seed": seed}
+    known = index.names()
+    first = ("loss_vs_flops", "distance_vs_flops", "crt_vs_baseline", "distance_vs_loss")
+    order = [n for n in first if n in known] + [n for n in known if n not in first]
+    for name in order if only is None else only:
+        try:
+            pictures.append(index.make(df, name, options=options, vectors=vectors))
+        except ValueError as error:
+            if only is not None:
+                raise
+            not_drawn.append((name, str(error).removeprefix(f"{name}: ")))
+        else:
+            if progress is not None:
+                progress(name)
+    return pictures, not_drawn
+
+
+def _head(title: str, df: pd.DataFrame) -> Html:
+    states = df["status"].value_counts() if "status" in df.columns else pd.Series({"done": len(df)})
+    done, diverged = int(states.get("done", 0)), int(states.get("diverged", 0))
+    waiting = len(df) - done - diverged
+    arms = style.arm_order(df["arm"].dropna())
+    sets = (
+        sorted(str(d) for d in df["dataset"].dropna().unique()) if "dataset" in df.columns else []
+    )
+    text = f"{done} finished generator runs in {_plural(len(arms), 'arm')} ({', '.join(arms)})"
+    if sets:
+        text += f" on {', '.join(sets)}"
+    if diverged:
+        text += f"; {diverged} diverged"
+    if waiting:
+        text += f"; {waiting} not finished yet, so every number here may still move"
+    return Html(f"<h1>{html(title)}</h1><p class=lead>{html(text)}.</p>")
+
+
+def _summary(df: pd.DataFrame, comparisons: dict[str, Comparison]) -> Html:
+    metrics = list(comparisons)
+    heads: list[Any] = ["arm", "runs", "diverged", _head_cell("train FLOPs", "lowest to highest")]
+    heads += [_head_cell(f"best {style.word_of(m)}", _unit(m)) for m in metrics]
+    shared = [
+        column
+        for column in ("rfid", "rfcd", "psnr", "ms_ssim", "ssim", "codebook_usage")
+        if column in df.columns and df[column].notna().any()
+    ]
+    heads += [_head_cell(style.short(style.name_of(c)), _unit(c)) for c in shared]
+    hours = "gpu_hours" in df.columns and df["gpu_hours"].notna().any()
+    heads += ["GPU-hours"] if hours else []
+    rows = []
+    for arm in style.arm_order(df["arm"].dropna()):
+        mine = df[df["arm"] == arm]
+        done = mine[mine["status"].eq("done")] if "status" in mine.columns else mine
+        lost = int(mine["status"].eq("diverged").sum()) if "status" in mine.columns else 0
+        row: list[Any] = [arm, len(done), lost]
+        flops = done["flops_train"].dropna() if "flops_train" in done.columns else pd.Series()
+        spread = (
+            f"{number(flops.min(), 3)} &ndash; {number(flops.max(), 3)}"
+            if len(flops)
+            else "&ndash;"
+        )
+        row.append(Html(spread))
+        for metric in metrics:
+            row.append(_best(done, metric, comparisons[metric].direction))
+        for column in shared:
+            values = pd.to_numeric(done[column], errors="coerce").dropna()
+            row.append(float(values.mean()) if len(values) else None)
+        if hours:
+            row.append(float(pd.to_numeric(mine["gpu_hours"], errors="coerce").sum()))
+        rows.append(row)
+    caption = "One row per arm. Click a heading to sort."
+    if any(f"{m}_std" in df.columns for m in metrics):
+        caption += " Plus-minus: standard deviation over sample seeds of that run."
+    out = table(heads, rows, caption=caption, sortable=True)
+    shown = df.head(ROWS_SHOWN)
+    words = f"All {len(df)} end points"
+    if len(shown) < len(df):
+        words = f"The first {len(shown)} of {len(df)} end points (the table has them all)"
+    every = _all_runs(shown, metrics)
+    return Html(out + details(words, every, dense=True, paper=len(df) <= ROWS_ON_PAPER))
+
+
+def _all_runs(df: pd.DataFrame, metrics: Sequence[str]) -> Html:
+    wanted = ["arm", "run_id", "status", "size", "iterations", "params", "flops_train", *metrics]
+    wanted += [
+        "rfcd",
+        "rfid",
+        "codebook_size",
+        "tokens_per_image",
+        "train_seed",
+        "gpu_hours",
+        "attempts",
+    ]
+    columns = [c for c in wanted if c in df.columns and df[c].notna().any()]
+    rows = []
+    for _, run in df.loc[:, columns].iterrows():
+        rows.append(
+            [
+                Html(f"<code>{html(v)}</code>") if c == "run_id" else _cell(v)
+                for c, v in zip(columns, run, strict=True)
+            ]
+        )
+    heads = [_head_cell(style.short(style.name_of(c)), _unit(c)) for c in columns]
+    return table(heads, rows, sortable=True)
+
+
+def _best(done: pd.DataFrame, metric: str, direction: str) -> Any:
+    values = pd.to_numeric(done[metric], errors="coerce").dropna()
+    if not len(values):
+        return None
+    at = best_row(values, direction)
+    text = str(number(float(values[at])))
+    spread = done.get(f"{metric}_std")
+    if spread is not None and pd.notna(spread[at]):
+        return Html(f"{text} &plusmn; {number(float(spread[at]), 2)}")
+    return Html(text)
+
+
+def _fits(comparisons: dict[str, Comparison], refused: dict[str, str]) -> Html:
+    parts: list[str] = []
+    for metric, comparison in comparisons.items():
+        parts.append(f"<h3>{html(heading(style.name_of(metric)))} against train FLOPs</h3>")
+        parts += [_laws(comparison), _crossovers(comparison)]
+        parts.append(_gains(comparison))
+        parts.append(_warnings(comparison))
+    for metric, reason in refused.items():
+        parts.append(
+            f"<h3>{html(heading(style.name_of(metric)))}</h3><p>No frontier: {html(reason)}</p>"
+        )
+    return Html("".join(parts))
+
+
+def _laws(comparison: Comparison) -> Html:
+    rows = []
+    for arm in style.arm_order(comparison.frontiers):
+        front = comparison.frontiers[arm]
+        for form, fit in front.fits.items():
+            name = "power law" if form == "straight" else "power law with floor"
+            if fit.status != "ok":
+                rows.append([arm, name, None, None, None, len(front.points.x), fit.reason])
+                continue
+            row: list[Any] = [arm, name]
+            for parameter in ("a", "b", "E"):
+                value = fit.params.get(parameter)
+                ends = fit.ci95.get(parameter)
+                text = "&ndash;" if value is None else str(number(value))
+                row.append(
+                    Html(f"{text} {interval(*ends)}" if ends and value is not None else text)
+                )
+            codes = ", ".join(sorted({one.code for one in fit.warnings}))
+            rows.append([*row, fit.n, codes or "none"])
+    caption = f"Laws of the frontier ({comparison.direction} is better) with 95% intervals: "
+    caption += "y = a C^-b; with a floor, y = E + a C^-b"
+    made = comparison.bootstrap
+    if made is not None:
+        how = "over residuals" if made.by == "residual" else f"by {made.by}"
+        caption += f" ({made.draws} bootstrap draws {how}, {made.clusters} units)"
+    heads = ["arm", "law", "a", "b", "E", "points", "warnings"]
+    return table(heads, rows, caption=f"{caption}.", text_columns=(6,))
+
+
+def _crossovers(comparison: Comparison) -> Html:
+    if not comparison.crossovers:
+        return Html("")
+    rows = []
+    for one in comparison.crossovers:
+        better = "" if one.better_below is None else f"{one.better_below} below"
+        if one.better_above is not None and one.better_above != one.better_below:
+            better += f", {one.better_above} above"
+        elif one.better_below is not None:
+            better = f"{one.better_below} everywhere"
+        rows.append(
+            [
+                " and ".join(one.arms),
+                "with floor" if one.form == "floor" else "straight",
+                one.x if one.x is not None else one.status,
+                interval(*one.ci95) if one.x is not None else None,
+                None if one.p_no_crossing is None else Html(f"{one.p_no_crossing:.2f}"),
+                _outside(one.outside_data, one.decades_outside),
+                better,
+            ]
+        )
+    heads = ["arms", "law", "cross at", "95%", "P(no crossing)", "outside the data", "better"]
+    return table(heads, rows, caption="Where two frontiers cross.", text_columns=(6,))
+
+
+def _outside(outside: bool | None, decades: float | None) -> str | None:
+    if outside is None:
+        return None
+    return f"by {decades:.2g} decades" if outside and decades is not None else "no"
+
+
+def _gains(comparison: Comparison) -> Html:
+    usable = [gain for gain in comparison.gains if gain.status == "ok" and gain.x]
+    if not comparison.gains:
+        return Html("")
+    rows: list[list[Any]] = []
+    budgets = _budgets(usable)
+    for gain in comparison.gains:
+        law = "with floor" if gain.form == "floor" else "straight"
+        if gain not in usable:
+            rows.append([gain.arm, law, *[None] * len(budgets), gain.status])
+            continue
+        cells: list[Any] = []
+        for budget in budgets:
+            i = min(range(len(gain.x)), key=lambda k: abs(gain.x[k] - budget))
+            value = gain.gain[i]
+            text = "not reachable" if value is None else f"{number(value, 3)}&times;"
+            mark = "*" if gain.outside_data[i] else ""
+            ends = interval(gain.low[i], gain.high[i]) if gain.low else ""
+            cells.append(Html(f'{text}{mark}<span class="unit">{ends}</span>'))
+        rows.append([gain.arm, law, *cells, ""])
+    heads: list[Any] = ["arm", "law"]
+    heads += [_head_cell("gain", Html(f"at {number(budget, 3)}")) for budget in budgets]
+    if all(row[-1] == "" for row in rows):
+        rows = [row[:-1] for row in rows]
+    else:
+        heads.append("why not")
+    caption = (
+        f"Compute gain over {comparison.reference}: how many times the compute "
+        f"{comparison.reference} needs for what the arm reaches with this many train FLOPs, with "
+        "95% intervals. * The runs of one of the two arms do not reach so far."
+    )
+    return table(heads, rows, caption=caption)
+
+
+def _budgets(gains: Sequence[Any]) -> list[float]:
+    """A few budgets, from lowest to highest, among those inside the data where there are any."""
+    if not gains:
+        return []
+    inside = sorted(
+        {x for gain in gains for x, out in zip(gain.x, gain.outside_data, strict=True) if not out}
+    )
+    known = inside or sorted({x for gain in gains for x in gain.x})
+    last = len(known) - 1
+    return (
+        [known[round(k * last / (GAIN_POINTS - 1))] for k in range(GAIN_POINTS)] if last else known
+    )
+
+
+def _warnings(comparison: Comparison) -> Html:
+    found: dict[tuple[str, str], list[str]] = {}
+    repeated = set()  # the comparison says again what its fits say, with their names in front
+    for arm in style.arm_order(comparison.frontiers):
+        for form, fit in comparison.frontiers[arm].fits.items():
+            for one in fit.warnings:
+                repeated.add(f"{arm}, {form}: {one.message}")
+                arms = found.setdefault((one.code, one.message), [])
+                if arm not in arms:
+                    arms.append(arm)
+    for one in comparison.warnings:
+        if one.message not in repeated:
+            found.setdefault((one.code, one.message), [])
+    parts = []
+    for (code, message), arms in sorted(found.items()):
+        whose = f" ({', '.join(arms)})" if arms else ""
+        parts.append(
+            f'<div class="warn"><b>{html(code)}</b>{html(whose)}: {html(message)}. '
+            f"<span class=quiet>{html(_sentence(CODES.get(code, '')))}</span></div>"
+        )
+    return Html("".join(parts))
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + "." if text else ""
+
+
+def _figures(pictures: Sequence[Picture], not_drawn: Sequence[tuple[str, str]], zoom: bool) -> Html:
+    parts = ['<div class="figures">']
+    for picture in pictures:
+        points = 0 if picture.table is None else len(picture.table)
+        kind, mime = ("png", "png") if points > VECTOR_POINTS else ("svg", "svg+xml")
+        content = index.image(picture, kind, dpi=200)
+        caption = f"{_plural(len(picture.run_ids), 'run')}, data hash {picture.data_hash}"
+        if picture.papers:
+            caption = f"Answers to {', '.join(picture.papers)}. {caption}"
+        plot = None
+        if zoom and picture.table is not None:
+            plot = interactive.specification(picture.table)
+        share = float(picture.figure.get_size_inches()[0]) / style.DOUBLE
+        parts.append(
+            figure(
+                picture.name,
+                picture.title,
+                content,
+                mime,
+                caption=Html(f"<span class=quiet>{html(caption)}.</span>"),
+                share=share,
+                plot=plot,
+            )
+        )
+    if not_drawn:
+        rows = [[Html(f"<code>{html(name)}</code>"), reason] for name, reason in not_drawn]
+        summary = f"{_plural(len(not_drawn), 'figure')} this table does not allow, and why"
+        parts.append(details(summary, table(["figure", "reason"], rows, text_columns=(1,))))
+    return Html("".join([*parts, "</div>"]))
+
+
+def _tables(df: pd.DataFrame) -> Html:
+    parts = []
+    for one in report_tables.all_tables(df):
+        heads = [Html(h) if isinstance(h, Html) else h for h in one.heads]
+        parts.append(f"<h3>{html(one.title)}</h3>")
+        parts.append(table(heads, one.rows, caption=one.note, marked=one.marked))
+    return Html("".join(parts))
+
+
+def _left_out(df: pd.DataFrame, comparisons: dict[str, Comparison]) -> Html:
+    rows = []
+    for metric, comparison in comparisons.items():
+        for one in comparison.left_out:
+            ids = Html(" ".join(f"<code>{html(r)}</code>" for r in one.rows) or "&ndash;")
+            rows.append([style.word_of(metric), one.count, one.reason, ids])
+    parts: list[str] = []
+    if rows:
+        heads = ["fit of", "rows", "rule", "runs (the first 20)"]
+        parts.append(table(heads, rows, text_columns=(2, 3)))
+    else:
+        parts.append("<p>Nothing: every row of the table entered the fits.</p>")
+    if "status" in df.columns and "reason" in df.columns:
+        lost = df[df["status"].eq("diverged")]
+        if len(lost):
+            rows = [
+                [Html(f"<code>{html(i)}</code>"), a, r or None]
+                for i, a, r in zip(lost["run_id"], lost["arm"], lost["reason"], strict=True)
+            ]
+            parts.append(
+                table(["run", "arm", "why"], rows, caption="Diverged runs.", text_columns=(2,))
+            )
+    return Html("".join(parts))
+
+
+def _checklist(comparisons: dict[str, Comparison]) -> Html:
+    parts = []
+    for metric, comparison in comparisons.items():
+        if comparison.checklist:
+            parts.append(f"<h3>{html(heading(style.name_of(metric)))}</h3>")
+            parts.append(definitions([(item.name, item.text) for item in comparison.checklist]))
+    return Html("".join(parts))
+
+
+def _provenance(df: pd.DataFrame, comparisons: dict[str, Comparison]) -> Html:
+    pairs: list[tuple[str, Any]] = []
+    for column, name in (
+        ("study", "study"),
+        ("commit", "commit of the runs"),
+        ("dataset", "data set"),
+        ("gfcd_extractor", "classifier behind gFCD"),
+        ("hardware", "hardware"),
+    ):
+        if column in df.columns and df[column].notna().any():
+            values = sorted({str(v) for v in df[column].dropna()})
+            pairs.append((name, ", ".join(values)))
+    if "dirty" in df.columns and df["dirty"].eq(True).any():
+        count = int(df["dirty"].eq(True).sum())
+        pairs.append(("uncommitted changes", f"{count} runs were made with uncommitted changes"))
+    pairs.append(
+        ("data of the fits", ", ".join(f"{m} {c.data_hash}" for m, c in comparisons.items()))
+    )
+    packages = ("tokenlaw", "numpy", "pandas", "scipy", "matplotlib")
+    pairs.append(("analysis made with", ", ".join([_python(), *map(_version, packages)])))
+    ids = " ".join(f"<code>{html(i)}</code>" for i in sorted(set(df["run_id"].astype(str))))
+    listed = details(
+        f"Ids of all {df['run_id'].nunique()} generator runs",
+        Html(f'<p class="ids">{ids}</p>'),
+        paper=len(df) <= ROWS_ON_PAPER,
+    )
+    if "tokenizer_id" in df.columns:
+        tokenizers = sorted(set(df["tokenizer_id"].dropna().astype(str)))
+        shown = Html(" ".join(f"<code>{html(i)}</code>" for i in tokenizers))
+        pairs.append((f"{_plural(len(tokenizers), 'tokenizer')}", shown))
+    return Html(definitions([(k, v) for k, v in pairs if v]) + listed)
+
+
+def _reproduce(command: str, bootstrap: int, seed: int) -> Html:
+    flags = f"--bootstrap {bootstrap} --seed {seed}"
+    lines = [f"tokenlaw results {command} --wide --format csv > table.csv"]
+    if command == "TABLE":
+        lines = ["# TABLE is the CSV or parquet file this report was made from"]
+    lines += [
+        f"tokenlaw frontier {command} --x flops_train --group arm {flags}",
+        f"tokenlaw figures {command}",
+        f"tokenlaw figures {command} --check",
+        f"tokenlaw report {command}",
+    ]
+    text = "\n".join(lines)
+    return Html(
+        "<p>The same table gives the same page and the same pictures, byte for byte, with the "
+        f"versions above.</p><pre>{html(text)}</pre>"
+    )
+
+
+def _plural(count: int, word: str) -> str:
+    return f"{count} {word}{'' if count == 1 else 's'}"
+
+
+def _head_cell(name: str, unit: str = "") -> Html:
+    tail = f'<span class="unit">{html(unit)}</span>' if unit else ""
+    return Html(f'<span class="h">{html(name)}</span>{tail}')
+
+
+def _unit(column: str) -> str:
+    return {
+        "val_loss": "nats/token",
+        "val_bits_per_image": "bits/image",
+        "psnr": "dB",
+        "codebook_usage": "share",
+        "flops_train": "own training",
+    }.get(column, "")
+
+
+def _cell(value: Any) -> Any:
+    if value is None or value is pd.NA or (isinstance(value, float) and pd.isna(value)):
+        return None
+    item = getattr(value, "item", None)
+    return item() if callable(item) else value
+
+
+def _python() -> str:
+    return f"Python {platform.python_version()}"
+
+
+def _version(package: str) -> str:
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return f"{package} (not installed as a package)"

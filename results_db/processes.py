@@ -1,0 +1,78 @@
+"""Tell whether processes live, and name this host."""
+
+import ctypes
+import gc
+import os
+import re
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
+
+
+def process_is_alive(pid: int) -> bool:
+    """Whether a process of this host runs; one that has ended but was not reaped counts as dead."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The command name, in brackets, may hold any byte: the state is what follows the last
+            # bracket.
+            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except (FileNotFoundError, ProcessLookupError):
+        if os.path.exists("/proc/self/stat"):
+            return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def host_name() -> str:
+    """This host's name, as claims and temporary names carry it."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname())[:64]
+
+
+def process_start(pid: int) -> int | None:
+    """When a process of this host started, in clock ticks after boot: tells a re-used pid. None
+    when unknown.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """No garbage collection inside.
+
+    Where many objects are made that stay (importing torch and its compiler: a million), each
+    collection walks through all of them for nothing.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def die_with_parent(always: bool = False) -> None:
+    """Asks Linux to kill this process when the one that started it dies, however it dies."""
+    if os.environ.get("TOKENLAW_KEEP_ALIVE") and not always:
+        return
+    if sys.platform == "linux":
+        parent = os.getppid()
+        set_death_signal = 1  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(75)  # try again

@@ -1,0 +1,1 @@
+"""Follow what was launched: status, queue, logs, cancelling."""

@@ -1,0 +1,28 @@
+"""Where the words of a run are: what its workers printed, and the logs of the jobs that held it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ...results_db.record import RunDir
+from ..intents import launches
+
+
+def output_files(home: str | os.PathLike[str], run: RunDir) -> list[Path]:
+    """Files with what was printed on behalf of `run`, those that are there.
+
+    First the run's own `output.log` (all attempts, wherever they ran); then the logs of its jobs in
+    a queue, which tell why a job did not get as far as the run.
+    """
+    home = Path(home)
+    found = [run.path / "output.log"]
+    wanted = f"{run.kind}/{run.id}"
+    for launched in launches(home):
+        for submission in launched.submissions:
+            number = submission.name.rpartition(".")[2]
+            folder = home / "launches" / launched.token
+            for job_id, task in zip(submission.ids, submission.tasks, strict=False):
+                if wanted in task:
+                    found += [folder / number / f"{job_id}_0_log.out", folder / f"{number}.log"]
+    return [path for path in found if path.is_file()]

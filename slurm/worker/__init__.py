@@ -1,0 +1,1 @@
+"""Run inside a job: the payload, its worker processes and their devices."""

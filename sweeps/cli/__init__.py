@@ -1,0 +1,1 @@
+"""The command line `tokenlaw`. Nothing else imports this room."""

@@ -1,0 +1,282 @@
+"""`fit`, `frontier`, `figures` and `report`: from finished runs to laws and pictures.
+
+None of them imports torch. A study's new results are taken into the database first.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import options as opt
+
+X = Annotated[str | None, typer.Option("--x", help="Column of compute; default flops_train.")]
+Y = Annotated[str | None, typer.Option("--y", help="Column of the metric; default val_loss.")]
+N = Annotated[str | None, typer.Option("--n", help="Column of parameters.")]
+D = Annotated[str | None, typer.Option("--d", help="Column of training tokens.")]
+Keep = Annotated[
+    str | None,
+    typer.Option("--where", help="Rows to keep, e.g. \"arm == 'crt'\"."),
+]
+Direction = Annotated[str | None, typer.Option("--direction", help="lower or higher is better.")]
+By = Annotated[str, typer.Option("--by", help="Resampled: auto, run, point, residual, COLUMN.")]
+Loss = Annotated[str, typer.Option("--loss", help="huber, l1 or l2, on log residuals.")]
+Delta = Annotated[float, typer.Option("--delta", help="Where Huber's loss becomes linear.")]
+Noise = Annotated[
+    float | None,
+    typer.Option("--noise", help="Known standard deviation of log y between runs, e.g. 0.013."),
+]
+Names = Annotated[
+    list[str] | None, typer.Option("--only", help="A figure by name; repeat for several.")
+]
+Vectors = Annotated[
+    Path | None, typer.Option("--vectors", help="For a FILE: folder of arrays, RUN_ID/NAME.npy.")
+]
+
+
+def fit(
+    source: opt.Source,
+    law: Annotated[
+        str, typer.Option("--law", help="power_law, chinchilla or another of analysis/fits.")
+    ] = "power_law",
+    x: X = None,
+    y: Y = None,
+    n: N = None,
+    d: D = None,
+    where: Keep = None,
+    direction: Direction = None,
+    group: Annotated[
+        str | None,
+        typer.Option("--group", help="One fit for each value; default the arm; none pools."),
+    ] = None,
+    bootstrap: opt.Bootstrap = 1000,
+    by: By = "auto",
+    loss: Loss = "huber",
+    delta: Delta = 1e-3,
+    floor: Annotated[
+        str | None, typer.Option("--floor", help="How the floor E is found, or its value.")
+    ] = None,
+    predict: Annotated[
+        Path | None, typer.Option("--predict", help="Table of points to predict, with intervals.")
+    ] = None,
+    seed: opt.Seed = 0,
+    home: opt.Home = opt.HOME,
+    as_json: opt.Json = False,
+) -> None:
+    """A scaling law, with intervals and what was left out."""
+    from ....analysis import command, table
+    from ...overrides import parse_value
+
+    answer = command.fit(
+        opt.load_table(source, home),
+        law=law,
+        x=x,
+        y=y,
+        n=n,
+        d=d,
+        where=where,
+        direction=direction,
+        group=group,
+        bootstrap=bootstrap,
+        by=by,
+        loss=loss,
+        delta=delta,
+        seed=seed,
+        floor=None if floor is None else parse_value(floor),
+        predict=None if predict is None else table.read(predict),
+    )
+    _show(answer, as_json)
+
+
+def frontier(
+    source: opt.Source,
+    x: X = None,
+    y: Y = None,
+    n: N = None,
+    d: D = None,
+    group: Annotated[str, typer.Option("--group", help="Column that tells the arms.")] = "arm",
+    where: Keep = None,
+    direction: Direction = None,
+    envelope: Annotated[
+        str, typer.Option("--envelope", help="pareto, binned, hull, isoflop or model.")
+    ] = "pareto",
+    reference: Annotated[
+        str | None, typer.Option("--reference", help="The arm that gains are against.")
+    ] = None,
+    bootstrap: opt.Bootstrap = 1000,
+    by: By = "auto",
+    loss: Loss = "l2",
+    delta: Delta = 1e-3,
+    noise: Noise = None,
+    seed: opt.Seed = 0,
+    home: opt.Home = opt.HOME,
+    as_json: opt.Json = False,
+) -> None:
+    """Frontiers of the arms, crossovers and gains, with intervals."""
+    from ....analysis import command
+
+    answer = command.frontier(
+        opt.load_table(source, home),
+        x=x,
+        y=y,
+        n=n,
+        d=d,
+        group=group,
+        where=where,
+        direction=direction,
+        envelope=envelope,
+        reference=reference,
+        bootstrap=bootstrap,
+        by=by,
+        loss=loss,
+        delta=delta,
+        noise=noise,
+        seed=seed,
+    )
+    _show(answer, as_json)
+
+
+def _show(answer: dict[str, Any], as_json: bool) -> None:
+    from ....analysis import command
+
+    if as_json:
+        opt.print_json(answer)
+    else:
+        opt.say(command.render_text(answer))
+
+
+def figures(
+    source: opt.Source,
+    only: Names = None,
+    out: opt.Out = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only say which figures are stale, and why.")
+    ] = False,
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--option", metavar="NAME=VALUE", help="Of the figures: envelope=binned."),
+    ] = None,
+    vectors: Vectors = None,
+    bootstrap: opt.Bootstrap = 1000,
+    seed: opt.Seed = 0,
+    home: opt.Home = opt.HOME,
+    as_json: opt.Json = False,
+) -> int:
+    """The figures: PNG, PDF and the CSV behind each.
+
+    An index beside them names the runs of each figure, so that --check can say what is stale.
+    """
+    import dataclasses
+
+    from ....analysis.drawing import index as figures_command
+
+    frame = opt.load_table(source, home)
+    folder = figures_folder(source, home) if out is None else out
+    if check:
+        stale = figures_command.check(frame, folder)
+        if as_json:
+            opt.print_json([dataclasses.asdict(entry) for entry in stale])
+        else:
+            for entry in stale:
+                opt.say(f"stale: {entry.name}: {'; '.join(entry.reasons)}")
+            opt.say(f"{folder}: {len(stale)} stale")
+        return 1 if stale else 0
+    with opt.ticking("drawing") as tick:
+        drawn = figures_command.draw_all(
+            frame,
+            folder,
+            only,
+            options={"bootstrap": bootstrap, "seed": seed, **opt.pairs("--option", options)},
+            vectors=_vectors(source, vectors, home),
+            progress=tick,
+        )
+    if as_json:
+        opt.print_json({"folder": str(folder), "figures": [dataclasses.asdict(d) for d in drawn]})
+        return 0
+    for one in drawn:
+        if one.status == "drawn":
+            opt.say(f"{one.name}: {', '.join(one.files)}")
+        else:
+            reason = one.reason.removeprefix(f"{one.name}: ")
+            opt.say(f"{one.name}: not drawn: {reason}")
+    opt.say(f"figures in {folder}")
+    return 0
+
+
+def report(
+    source: opt.Source,
+    only: Names = None,
+    out: opt.Out = None,
+    title: Annotated[str | None, typer.Option("--title", help="Of the page.")] = None,
+    vectors: Vectors = None,
+    bootstrap: opt.Bootstrap = 1000,
+    seed: opt.Seed = 0,
+    home: opt.Home = opt.HOME,
+) -> None:
+    """One self-contained HTML page about a study or a table."""
+    from ....analysis.report import sections as page
+
+    of_table = opt.is_table(source)
+    name = opt.source_name(source)
+    path = out
+    if path is None:
+        path = Path(f"{name}-report.html") if of_table else home / "studies" / name / "report.html"
+    with opt.ticking("drawing for the report") as tick:
+        written = page.write(
+            opt.load_table(source, home) if of_table else name,
+            path,
+            title=title,
+            home=home if of_table else opt.there(home),
+            vectors=_vectors(source, vectors, home) if of_table else None,
+            bootstrap=bootstrap,
+            seed=seed,
+            only=only,
+            progress=tick,
+        )
+    opt.say(f"report in {written}")
+
+
+def draw(study: str, home: Path) -> None:
+    """All figures that a study's results allow, into its folder; says which were drawn."""
+    from ....analysis.drawing import index as figures_command
+
+    with opt.ticking("drawing") as tick:
+        drawn = figures_command.draw_all(
+            opt.load_table(study, home),
+            figures_folder(study, home),
+            vectors=_vectors(study, None, home),
+            progress=tick,
+        )
+    opt.say(f"drawn: {', '.join(one.name for one in drawn if one.status == 'drawn')}")
+
+
+def figures_folder(source: str, home: Path) -> Path:
+    """Where figures go by default."""
+    name = opt.source_name(source)
+    if opt.is_table(source):
+        return Path(f"{name}-figures")
+    return home / "studies" / name / "figures"
+
+
+def _vectors(source: str, folder: Path | None, home: Path) -> Any:
+    from ....analysis.drawing import vectors
+
+    if folder is not None:
+        return vectors.from_folder(folder)
+    return None if opt.is_table(source) else vectors.from_home(home)
+
+
+def is_fresh(study: str, home: Path) -> bool:
+    """Whether figures and report show the results that are there now."""
+    from ....analysis.drawing import index as figures_command
+
+    folder = figures_folder(study, home)
+    index = folder / figures_command.INDEX
+    page = folder.parent / "report.html"
+    if not index.is_file() or not page.is_file():
+        return False
+    if page.stat().st_mtime < index.stat().st_mtime:
+        return False
+    return not figures_command.check(opt.load_table(study, home), folder)

@@ -1,0 +1,191 @@
+"""Arguments and options that several verbs share."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ...grid import Grid
+
+Study = Annotated[
+    str, typer.Argument(metavar="STUDY", help="A built-in study or a file my_study.py.")
+]
+Source = Annotated[
+    str,
+    typer.Argument(metavar="STUDY|FILE", help="A study, or a table: .csv, .tsv, .parquet, .json."),
+]
+RunId = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run's id, its first digits, or its folder.")
+]
+
+
+def _checked_home(home: Path) -> Path:
+    if home.exists() and not home.is_dir():
+        raise ValueError(f"--home: {str(home)!r} is a file; allowed: a folder, there or not yet")
+    return home
+
+
+Home = Annotated[
+    Path,
+    typer.Option(
+        "--home",
+        envvar="TOKENLAW_HOME",
+        show_envvar=True,
+        callback=_checked_home,
+        help="Folder of all runs and results.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, for machines.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="PATH=VALUE",
+        help="Set a field, e.g. generator.seed=1, axes.size='[\"S\"]', arms.crt.PATH=VALUE.",
+    ),
+]
+Data = Annotated[
+    str | None,
+    typer.Option("--data", metavar="NAME:FOLDER", help="Data set to use, e.g. parquet:FOLDER."),
+]
+Options = Annotated[
+    list[str] | None,
+    typer.Option("--option", metavar="NAME=VALUE", help="Keyword argument of the study function."),
+]
+Scale = Annotated[
+    str | None, typer.Option("--scale", help="Short for --option scale=..., e.g. tiny or gpu.")
+]
+Device = Annotated[
+    str, typer.Option("--device", help="auto (a GPU where there is one), cpu, cuda or cuda:N.")
+]
+Resources = Annotated[
+    list[str] | None,
+    typer.Option("--resource", metavar="NAME=VALUE", help="For the executor, e.g. partition=gpu."),
+]
+Address = Annotated[
+    str | None,
+    typer.Option("--address", help="Of a running Ray cluster; default: one of this machine."),
+]
+MaxHours = Annotated[
+    float | None, typer.Option("--max-gpu-hours", help="Refuse a plan that needs more.")
+]
+MaxFlops = Annotated[
+    float | None, typer.Option("--max-flops", help="Refuse a plan that needs more train FLOPs.")
+]
+Sharing = Annotated[
+    bool,
+    typer.Option("--sharing/--no-sharing", help="With the wsd schedule: train common trunks once."),
+]
+Out = Annotated[Path | None, typer.Option("--out", help="Where to write; the default is printed.")]
+Bootstrap = Annotated[int, typer.Option("--bootstrap", help="Draws for the intervals.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of the random numbers.")]
+HOME = Path("runs")
+
+
+def grid_of(study: str, options: list[str] | None, scale: str | None) -> Grid:
+    """The study's grid, called with the options of the command line."""
+    from ...study import load_study
+
+    given = pairs("--option", options)
+    if scale is not None:
+        given["scale"] = scale
+    return load_study(study, given)
+
+
+def pairs(flag: str, texts: list[str] | None) -> dict[str, Any]:
+    """`name=value` options as a dictionary; values are JSON literals or text."""
+    from ...overrides import parse_value
+
+    given: dict[str, Any] = {}
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise ValueError(f"{flag}: {text!r}; allowed: name=value")
+        given[name.strip()] = parse_value(value)
+    return given
+
+
+def asked_resources(resources: list[str] | None, address: str | None) -> dict[str, Any]:
+    """What --resource and --address ask an executor for."""
+    asked = pairs("--resource", resources)
+    if address is not None:
+        asked["address"] = address
+    return asked
+
+
+def there(home: Path) -> Path:
+    """`home`, for verbs that only read: ValueError where it is missing, which they would make.
+
+    A database server may know what is not there.
+    """
+    if not home.exists() and not os.environ.get("TOKENLAW_DB"):
+        raise ValueError(
+            f"--home: nothing is there: {str(home)!r}; allowed: the folder of a launch, by --home "
+            "or TOKENLAW_HOME"
+        )
+    return home
+
+
+TABLE_FILES = (".csv", ".tsv", ".parquet", ".json")
+
+
+def is_table(source: str) -> bool:
+    """Whether a user means a table of his own rather than a study."""
+    return source.endswith(TABLE_FILES)
+
+
+def source_name(source: str) -> str:
+    """The study's name, or the file's without its ending."""
+    from ...study import study_name
+
+    return Path(source).stem if is_table(source) else study_name(source)
+
+
+def load_table(source: str, home: Path) -> pd.DataFrame:
+    """The study's wide table, with news taken in first, or the file's."""
+    if is_table(source):
+        from ....analysis import table
+
+        return table.read(source)
+    from ....results_db import read
+
+    return read.endpoints(source_name(source), wide=True, home=there(home))
+
+
+@contextlib.contextmanager
+def ticking(title: str) -> Iterator[Callable[[str], None]]:
+    """Gives a function that is told each step that is done: one changing line with the time on a
+    terminal, plain lines elsewhere, both on stderr.
+    """
+    import sys
+
+    if not sys.stderr.isatty():
+        yield lambda name: say(f"{title}: {name} done", error=True)
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(title, total=None)
+        yield lambda name: progress.update(task, description=f"{title}: {name} done")
+
+
+def say(text: str = "", *, error: bool = False) -> None:
+    """A line for people, on stdout or stderr."""
+    typer.echo(text, err=error)
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on stdout; NaN and infinity are refused."""
+    import json
+
+    typer.echo(json.dumps(document, allow_nan=False))

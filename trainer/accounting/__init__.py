@@ -1,0 +1,1 @@
+"""Count parameters, FLOPs, schedules and ids without torch. Every package may import this room."""

@@ -1,0 +1,1 @@
+"""Shorten the start of a run: kernels compiled ahead, imports spared."""

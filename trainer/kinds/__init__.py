@@ -1,0 +1,1 @@
+"""The five kinds of run, one file each, named as configs name them."""

@@ -1,0 +1,1 @@
+"""The pieces that training loops share: data, checkpoints, optimisers, processes."""

@@ -1,0 +1,263 @@
+"""Checkpoints: weights and optimiser state as safetensors, the rest as JSON, in one durable folder.
+
+No RNG state is kept: every step draws from seeds made of (seed, step), see `optim.derive_seed`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from ...results_db.durable import MisplacedError, remove_folder, stage_folder, verify_folder
+from ...results_db.record import RunDir
+from ...results_db.strict_json import DamagedError, canonical_json, read_json
+from ...results_db.verify import FINAL, folder_cure, staged_manifest
+from ..accounting import trunks
+from ..fast_start.adamw import AdamW
+from . import distributed, tensor_files
+
+if TYPE_CHECKING:
+    from ..run import Run
+
+KEEP = 2  # the newest, and the one before in case the newest is damaged
+_NAME = re.compile(r"step-(\d{8})-a(\d{3,6})")
+
+
+def folder_name(step: int, attempt: int) -> str:
+    """Name of a checkpoint's folder."""
+    return f"step-{step:08d}-a{attempt:03d}"
+
+
+def checkpoints(run_dir: RunDir) -> list[tuple[int, int, Path]]:
+    """(step, attempt, folder) of every checkpoint, newest first."""
+    if not run_dir.checkpoints_path.is_dir():
+        return []
+    found = []
+    for path in run_dir.checkpoints_path.iterdir():
+        match = _NAME.fullmatch(path.name)
+        if match and not path.is_symlink():
+            found.append((int(match[1]), int(match[2]), path))
+    return sorted(found, reverse=True)
+
+
+def save(
+    run: Run,
+    step: int,
+    modules: Mapping[str, nn.Module],
+    optimizers: Mapping[str, AdamW],
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes a checkpoint of the state before iteration `step`, then drops all but the last two.
+
+    Of several processes the first writes. Raises Fenced when a newer attempt at the run exists;
+    OSError leaves the older ones untouched.
+    """
+    if distributed.rank() > 0:
+        return
+    run.attempt.check()
+    final = run.dir.checkpoints_path / folder_name(step, run.attempt.number)
+    if final.exists():
+        return
+    write_folder(final, run.attempt.number, step, modules, optimizers, extra or {})
+    for _, _, path in checkpoints(run.dir)[KEEP:]:
+        remove_folder(path)
+
+
+def load(
+    run: Run,
+    modules: Mapping[str, nn.Module],
+    optimizers: Mapping[str, AdamW],
+) -> tuple[int, dict[str, Any]] | None:
+    """Restores the newest checkpoint that verifies; gives (step, extra), or None if there is none.
+
+    A damaged one is named in the log and the one before is taken. When all are damaged the run
+    refuses: starting over in silence would hide a broken disk. It refuses another run's as well,
+    which would be dropped in time. Of several processes the first chooses, and the others take the
+    same one.
+    """
+    found = _first_sound(run, modules, optimizers) if distributed.rank() == 0 else None
+    step, attempt, extra = found or (-1, -1, {})
+    if distributed.active():
+        step = distributed.broadcast_int(step)
+        attempt = distributed.broadcast_int(attempt)
+        if distributed.rank() > 0 and step >= 0:
+            path = run.dir.checkpoints_path / folder_name(step, attempt)
+            extra = read_folder(path, modules, optimizers)["extra"]
+    return None if step < 0 else (step, extra)
+
+
+def _first_sound(
+    run: Run,
+    modules: Mapping[str, nn.Module],
+    optimizers: Mapping[str, AdamW],
+) -> tuple[int, int, dict[str, Any]] | None:
+    """(step, attempt, extra) of the newest checkpoint that verifies, restored."""
+    found = checkpoints(run.dir)
+    for step, attempt, path in found:
+        try:
+            state = read_folder(path, modules, optimizers)
+        except MisplacedError:
+            raise
+        except DamagedError as error:
+            run.warn(f"checkpoint {path.name} is damaged ({error}); taking the one before")
+            continue
+        return step, attempt, state["extra"]
+    if found:
+        raise DamagedError(
+            f"{run.dir.checkpoints_path}: all {len(found)} checkpoints are damaged; remove the "
+            "folder to train from the start"
+        )
+    return None
+
+
+def save_final(
+    run: Run,
+    modules: Mapping[str, nn.Module],
+    step: int,
+    optimizers: Mapping[str, AdamW] | None = None,
+) -> None:
+    """The weights that children of this run use: RUN/final/; with `optimizers`, which segments of
+    a trunk leave, all that a run needs to go on from `step`.
+    """
+    if distributed.rank() > 0:
+        return
+    final = run.dir.path / FINAL
+    run.attempt.check()
+    if final.exists():
+        try:
+            _verified(final)
+            return
+        except MisplacedError:
+            raise
+        except DamagedError:
+            remove_folder(final)
+    write_folder(final, run.attempt.number, step, modules, optimizers or {}, {})
+
+
+def take_over(
+    run: Run,
+    modules: Mapping[str, nn.Module],
+    optimizers: Mapping[str, AdamW],
+) -> tuple[int, dict[str, Any]] | None:
+    """The state that the parent `trunk` left, as `load` gives it; None for a run without one.
+
+    DamagedError names what is not right with it.
+    """
+    if trunks.ROLE not in run.parents:
+        return None
+    path = run.parents[trunks.ROLE].path / FINAL
+    state = read_folder(path, modules, optimizers)
+    if state["step"] != run.config.trunk.start:
+        raise DamagedError(f"{path}: is the state before iteration {state['step']}")
+    return state["step"], {}
+
+
+def load_weights(run_dir: RunDir, modules: Mapping[str, nn.Module]) -> None:
+    """Final weights of a finished run into `modules`. DamagedError names a file that is not
+    right."""
+    read_folder(run_dir.path / FINAL, modules, {})
+
+
+def write_folder(
+    path: Path,
+    attempt: int,
+    step: int,
+    modules: Mapping[str, nn.Module],
+    optimizers: Mapping[str, AdamW],
+    extra: Mapping[str, Any],
+) -> None:
+    """One durable folder of weights and states, which says whose it is."""
+    meta = {"step": step, "run": _run_of(path).owner}
+    with stage_folder(path, attempt, meta=meta) as folder:
+        for name, module in modules.items():
+            tensor_files.write(folder.file(f"{name}.safetensors"), module.state_dict())
+        for name, optimizer in optimizers.items():
+            path_of_state = folder.file(f"{name}.optimizer.safetensors")
+            tensor_files.write(path_of_state, _optimizer_tensors(optimizer))
+        with open(folder.file("state.json"), "xb") as file:
+            file.write(canonical_json({"step": step, "extra": dict(extra)}).encode())
+
+
+def read_folder(
+    path: Path,
+    modules: Mapping[str, nn.Module],
+    optimizers: Mapping[str, AdamW],
+) -> dict[str, Any]:
+    """Verifies a folder, then fills modules and optimisers from it; gives state.json.
+
+    Raises: DamagedError, or MisplacedError where it is of another run than it lies in.
+    """
+    manifest = _verified(path)
+    needed = {f"{name}.safetensors" for name in modules}
+    needed |= {f"{name}.optimizer.safetensors" for name in optimizers} | {"state.json"}
+    if missing := sorted(needed - set(manifest["files"])):
+        raise DamagedError(f"{path}: does not hold {', '.join(missing)}")
+    for name, module in modules.items():
+        module.load_state_dict(_read(path / f"{name}.safetensors"))
+    for name, optimizer in optimizers.items():
+        _load_optimizer(optimizer, _read(path / f"{name}.optimizer.safetensors"))
+    state = read_json(path / "state.json")
+    assert isinstance(state, dict)
+    return state
+
+
+def _verified(path: Path) -> dict[str, Any]:
+    """The manifest of a folder of weights, after all files were compared with it."""
+    run_dir = _run_of(path)
+    staged_manifest(run_dir, path)
+    try:
+        return verify_folder(path)
+    except DamagedError as error:
+        raise DamagedError(f"{error}; {folder_cure(run_dir, path)}") from error
+
+
+def _run_of(path: Path) -> RunDir:
+    """The run in whose folder RUN/final or RUN/checkpoints/NAME lies."""
+    return RunDir(path.parent if path.name == FINAL else path.parent.parent)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    return safetensors.torch.load_file(path)
+
+
+def _optimizer_tensors(optimizer: AdamW) -> dict[str, Tensor]:
+    tensors = {}
+    for index, state in optimizer.state_dict()["state"].items():
+        for key, value in state.items():
+            tensors[f"{index}.{key}"] = value
+    # safetensors refuses an empty file: an optimiser that has not stepped has no state.
+    return tensors or {"empty": torch.zeros(1)}
+
+
+def _load_optimizer(optimizer: AdamW, tensors: dict[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name != "empty":
+            index, key = name.split(".", 1)
+            state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": state})
+
+
+def truncate_log(run: Run, step: int) -> None:
+    """Drops lines of log.jsonl from iteration `step` on: they will be written again."""
+    path = run.dir.log_path
+    if distributed.rank() > 0 or not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue  # a line torn by a crash
+        if entry.get("step", -1) < step:
+            kept.append(line)
+    from ...results_db.durable import write_bytes
+
+    write_bytes(path, "".join(line + "\n" for line in kept).encode())

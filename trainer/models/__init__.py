@@ -1,0 +1,1 @@
+"""The generator's network and the files of pretrained weights."""

@@ -1,0 +1,406 @@
+"""The stage-2 model: a Llama-style autoregressive generator over a tokenizer's codes.
+
+Shape suffixes: B images, L tokens of an image (the sequence is [class, code_1 .. code_{L-1}], and
+position t predicts code_{t+1}), D width, H heads, E head size, V codebook size, T positions in a
+call.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..accounting.config import LlamaConfig
+from ..accounting.flops import llama_hidden
+from ..kernels import float8, usable
+from ..loop.optim import derive_seed
+
+CPU = torch.device("cpu")
+
+
+def rope_table(
+    position: str, head_size: int, grid: tuple[int, int], base: float, cls_row: str
+) -> Tensor:
+    """What `rotate` takes, [1 + rows * columns, head_size, 2], for the class token and each code.
+
+    Of every dimension the cosine, and the sine with the sign that the dimension's partner comes
+    with. Made on the CPU and then put where tensors are being made.
+
+    2D: the first half of a head's dimensions turns with the row, the second with the column
+    (LlamaGen). The class token's row is all zeros (`zero`: its query and key vanish, as in the
+    published LlamaGen weights) or a rotation by nothing (`identity`).
+    """
+    rows, columns = grid
+    count = rows * columns
+    if position == "rope_2d":
+        half = head_size // 2
+        frequency = base ** (-torch.arange(0, half, 2, dtype=torch.float64, device=CPU) / half)
+        index = torch.arange(count, device=CPU)
+        row = (index // columns).to(torch.float64)[:, None] * frequency
+        column = (index % columns).to(torch.float64)[:, None] * frequency
+        angle = torch.cat([row, column], dim=1)
+    else:
+        frequency = base ** (
+            -torch.arange(0, head_size, 2, dtype=torch.float64, device=CPU) / head_size
+        )
+        angle = torch.arange(1, count + 1, dtype=torch.float64, device=CPU)[:, None] * frequency
+    cos, sin = angle.cos(), angle.sin()
+    even, odd = torch.stack([cos, -sin], dim=-1), torch.stack([cos, sin], dim=-1)
+    table = torch.stack([even, odd], dim=-2).flatten(-3, -2)
+    first = torch.zeros_like(table[:1])
+    if cls_row == "identity":
+        first[..., 0] = 1.0
+    table = torch.cat([first, table]).to(torch.float32)
+    return table.to(torch.get_default_device())
+
+
+def rotate(x_BTHE: Tensor, table_TE2: Tensor) -> Tensor:
+    """Turns neighbouring pairs of the last dimension by the angles of `rope_table`, in fp32."""
+    x = x_BTHE.float()
+    # Every number with its neighbour, in order: faster on a GPU than the two of a pair apart.
+    cos_TE, sin_TE = table_TE2[None, :, None].unbind(-1)
+    neighbour = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    return (x * cos_TE + neighbour * sin_TE).to(x_BTHE.dtype)
+
+
+class Linear(nn.Linear):
+    """A linear layer that draws no weights of its own: the model that holds it sets them."""
+
+    def reset_parameters(self) -> None:
+        pass
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm with a gain; statistics in fp32."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), (x.shape[-1],), self.weight.float(), self.eps).to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Causal self-attention with fused projections, optional QK-norm and rotary positions."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.head_size = config.width // config.heads
+        self.wqkv = Linear(config.width, 3 * config.width, bias=False)
+        self.wo = Linear(config.width, config.width, bias=False)
+        # LayerNorm without bias on each head's queries and keys, before the rotation (ViT-22B).
+        self.q_norm = nn.LayerNorm(self.head_size, bias=False) if config.qk_norm else nn.Identity()
+        self.k_norm = nn.LayerNorm(self.head_size, bias=False) if config.qk_norm else nn.Identity()
+
+    def project(self, x_BTD: Tensor, table_TE2: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values [B, H, T, E]."""
+        qkv = self.wqkv(x_BTD).unflatten(-1, (3, self.heads, self.head_size))
+        q_BTHE, k_BTHE, v_BTHE = qkv.unbind(2)
+        q_BTHE, k_BTHE = self.q_norm(q_BTHE), self.k_norm(k_BTHE)
+        if table_TE2 is not None:
+            q_BTHE, k_BTHE = rotate(q_BTHE, table_TE2), rotate(k_BTHE, table_TE2)
+        q, k, v = (t.transpose(1, 2).to(v_BTHE.dtype) for t in (q_BTHE, k_BTHE, v_BTHE))
+        return q, k, v
+
+    def gains(self) -> tuple[Tensor | None, Tensor | None]:
+        """Gains of the norms of queries and keys; None without QK-norm."""
+        if isinstance(self.q_norm, nn.LayerNorm) and isinstance(self.k_norm, nn.LayerNorm):
+            return self.q_norm.weight, self.k_norm.weight
+        return None, None
+
+    def merge(self, attended_BHTE: Tensor) -> Tensor:
+        """The heads' outputs, joined and mixed: [B, T, D]."""
+        return self.wo(attended_BHTE.transpose(1, 2).flatten(2))
+
+
+class SwiGLU(nn.Module):
+    """w2(silu(w1 x) * w3 x), with w1 and w3 in one matrix.
+
+    With `float8` its products are 8-bit ones while it trains (float8.py).
+    """
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.float8 = False
+        hidden = llama_hidden(config.width, config.hidden_multiple)
+        self.w13 = Linear(config.width, 2 * hidden, bias=False)
+        self.w2 = Linear(hidden, config.width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.float8 and self.training:
+            return float8.feed_forward(x, self.w13.weight, self.w2.weight)
+        gate, value = self.w13(x).chunk(2, dim=-1)
+        return self.w2(F.silu(gate) * value)
+
+    def by_kernels(self, x: Tensor) -> Tensor:
+        """As `forward`, where kernels of our own run."""
+        from ..kernels.swiglu import swiglu
+
+        if self.float8 and self.training:
+            return float8.feed_forward(x, self.w13.weight, self.w2.weight)
+        return self.w2(swiglu(self.w13(x)))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block; with AdaLN the class modulates both norms (IBQ, after VAR)."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(config.width, config.norm_eps)
+        self.attention = Attention(config)
+        self.ffn_norm = RMSNorm(config.width, config.norm_eps)
+        self.ffn = SwiGLU(config)
+        self.residual_dropout = nn.Dropout(config.residual_dropout)
+        self.ffn_dropout = nn.Dropout(config.ffn_dropout)
+        self.adaln = Linear(config.width, 6 * config.width) if config.adaln else None
+
+    def forward(
+        self,
+        x_BTD: Tensor,
+        table_TE2: Tensor | None = None,
+        class_BD: Tensor | None = None,
+    ) -> Tensor:
+        """Whole sequences, as in training."""
+        q, k, v, modulation = self.before(x_BTD, table_TE2, class_BD)
+        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.after(x_BTD, attended, modulation)
+
+    def by_kernels(
+        self,
+        x_BTD: Tensor,
+        delta_BTD: Tensor | None,
+        drop: float,
+        seed: int,
+        angles_TP: tuple[Tensor, Tensor] | None,
+    ) -> tuple[Tensor, Tensor]:
+        """As `forward` without AdaLN, where kernels of our own run.
+
+        The block's input is x + dropout(delta) with dropout rate `drop`, and its output is left as
+        such a pair too: an addition, its dropout and the norm after it are one kernel. `angles_TP`:
+        cosine and sine of each pair of dimensions.
+        """
+        from ..kernels.causal_attention import causal_attention
+        from ..kernels.residual_norm import residual_norm
+
+        attention, norm, ffn_norm = self.attention, self.attention_norm, self.ffn_norm
+        x_BTD, normed = residual_norm(x_BTD, delta_BTD, norm.weight, norm.eps, drop, seed)
+        attended = causal_attention(
+            attention.wqkv(normed),
+            attention.heads,
+            *attention.gains(),
+            *(angles_TP or (None, None)),
+        )
+        drop = self.residual_dropout.p if self.training else 0.0
+        x_BTD, normed = residual_norm(
+            x_BTD, attention.wo(attended), ffn_norm.weight, ffn_norm.eps, drop, seed + 1
+        )
+        return x_BTD, self.ffn.by_kernels(normed)
+
+    def before(
+        self, x_BTD: Tensor, table_TE2: Tensor | None, class_BD: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Queries, keys and values [B, H, T, E], and the modulation [B, 1, 6 D] of AdaLN."""
+        normed, modulation = self.attention_norm(x_BTD), None
+        if self.adaln is not None:
+            assert class_BD is not None
+            modulation = self.adaln(F.silu(class_BD))[:, None]
+            gamma, beta, *_ = modulation.chunk(6, dim=-1)
+            normed = normed * (1 + gamma) + beta
+        return *self.attention.project(normed, table_TE2), modulation
+
+    def after(self, x_BTD: Tensor, attended_BHTE: Tensor, modulation: Tensor | None) -> Tensor:
+        """The block's output, from its input and what its heads attended to."""
+        attended = self.attention.merge(attended_BHTE)
+        if modulation is None:
+            x_BTD = x_BTD + self.residual_dropout(attended)
+            return x_BTD + self.ffn_dropout(self.ffn(self.ffn_norm(x_BTD)))
+        _, _, alpha1, gamma2, beta2, alpha2 = modulation.chunk(6, dim=-1)
+        x_BTD = x_BTD + alpha1 * self.residual_dropout(attended)
+        normed = self.ffn_norm(x_BTD) * (1 + gamma2) + beta2
+        return x_BTD + alpha2 * self.ffn_dropout(self.ffn(normed))
+
+
+class Cache:
+    """Keys and values of one layer, allocated once: [B, H, L, E] each."""
+
+    def __init__(
+        self, shape_BHLE: tuple[int, int, int, int], device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self.k = torch.empty(shape_BHLE, device=device, dtype=dtype)
+        self.v = torch.empty(shape_BHLE, device=device, dtype=dtype)
+
+    def attend(self, q_BH1E: Tensor, k_BH1E: Tensor, v_BH1E: Tensor, position: int) -> Tensor:
+        """Stores the keys and values of `position`; what its queries find up to there, as q."""
+        self.k[:, :, position] = k_BH1E[:, :, 0]
+        self.v[:, :, position] = v_BH1E[:, :, 0]
+        k, v = self.k[:, :, : position + 1], self.v[:, :, : position + 1]
+        return F.scaled_dot_product_attention(q_BH1E, k, v)
+
+
+def _table(entries: int, width: int) -> nn.Embedding:
+    """An embedding whose own initialisation, which is not ours, is left out."""
+    return nn.Embedding.from_pretrained(torch.empty(entries, width), freeze=False)
+
+
+class Generator(nn.Module):
+    """Logits of the next code given the class and the codes so far."""
+
+    rope: Tensor
+
+    def __init__(
+        self,
+        config: LlamaConfig,
+        codebook_size: int,
+        num_classes: int,
+        grid: tuple[int, int],
+        initial: bool = True,  # False: weights are left unset, for those of a finished run
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.codebook_size = codebook_size
+        # id of the null class; real classes are 0 .. num_classes - 1
+        self.num_classes = num_classes
+        self.grid = grid
+        self.tokens_per_image = grid[0] * grid[1]
+        self.code_embedding = _table(codebook_size, config.width)
+        self.class_embedding = _table(num_classes + 1, config.width)
+        self.token_dropout = nn.Dropout(config.token_dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = RMSNorm(config.width, config.norm_eps)
+        self.final_adaln = Linear(config.width, 2 * config.width) if config.adaln else None
+        self.head = Linear(config.width, codebook_size, bias=False)
+        if config.position == "learned":
+            self.positions = nn.Parameter(torch.empty(self.tokens_per_image + 1, config.width))
+        else:
+            head_size = config.width // config.heads
+            table = rope_table(config.position, head_size, grid, config.rope_base, config.rope_cls)
+            self.register_buffer("rope", table, persistent=False)
+        if initial and not self.head.weight.is_meta:
+            self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """N(0, init_std) everywhere but a zero head, so that the first loss is ln V exactly.
+
+        A function of torch's seed and each tensor's name: tensors are filled by several threads,
+        since a billion numbers take one thread ten seconds.
+        """
+        seed = torch.initial_seed()
+
+        def fill(name: str, parameter: nn.Parameter) -> None:
+            if name == "head.weight" or name.endswith("adaln.bias"):
+                nn.init.zeros_(parameter)
+            elif name.endswith("norm.weight"):
+                nn.init.ones_(parameter)
+            else:
+                gain = self.config.adaln_gain_init if name.endswith("adaln.weight") else 1.0
+                draws = torch.Generator(parameter.device).manual_seed(derive_seed(seed, name))
+                nn.init.normal_(parameter, std=self.config.init_std * gain, generator=draws)
+
+        with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+            for _ in pool.map(fill, *zip(*self.named_parameters(), strict=True)):
+                pass
+
+    def use_float8(self) -> None:
+        """From now on feed-forward layers train by 8-bit products."""
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            block.ffn.float8 = True
+
+    def drop_classes(self, class_B: Tensor) -> Tensor:
+        """In training a share `class_dropout` of the classes becomes the null class."""
+        if not self.training or self.config.class_dropout == 0:
+            return class_B
+        dropped = torch.rand(class_B.shape, device=class_B.device) < self.config.class_dropout
+        return torch.where(dropped, self.num_classes, class_B)
+
+    def forward(self, code_BT: Tensor, class_B: Tensor) -> Tensor:
+        """Logits [B, T + 1, V] in the autocast dtype for codes 1 .. T + 1, from codes 1 .. T.
+
+        Training passes the first L - 1 codes of an image and gets the logits of all L.
+        """
+        return self.head(self.hidden(code_BT, class_B))
+
+    def hidden(self, code_BT: Tensor, class_B: Tensor) -> Tensor:
+        """Final normalised activations [B, T + 1, D]."""
+        class_BD = self.class_embedding(self.drop_classes(class_B))
+        x_BTD = torch.cat([class_BD[:, None], self.code_embedding(code_BT)], dim=1)
+        length = x_BTD.shape[1]
+        table = None
+        if self.config.position == "learned":
+            x_BTD = x_BTD + self.positions[:length]
+        else:
+            table = self.rope[:length]
+        # The meta device, on which models are counted, knows no autocast.
+        if x_BTD.device.type != "meta" and torch.is_autocast_enabled(x_BTD.device.type):
+            # The residual stream too: half the bytes of what every block reads and writes.
+            x_BTD = x_BTD.to(torch.get_autocast_dtype(x_BTD.device.type))
+        x_BTD = self.token_dropout(x_BTD)
+        if self.uses_kernels:
+            return self._hidden_by_kernels(x_BTD, table)
+        for block in self.blocks:
+            x_BTD = block(x_BTD, table, class_BD)
+        return self.final_norm(x_BTD, class_BD)
+
+    @property
+    def uses_kernels(self) -> bool:
+        """Whether blocks run by kernels of our own, which leave nothing for torch.compile."""
+        return usable(self.head.weight) and not self.config.adaln
+
+    def _hidden_by_kernels(self, x_BTD: Tensor, table_TE2: Tensor | None) -> Tensor:
+        """`hidden` from the embeddings on."""
+        from ..kernels.residual_norm import residual_norm
+
+        angles = None
+        if table_TE2 is not None:
+            angles = table_TE2[:, ::2, 0].contiguous(), table_TE2[:, 1::2, 1].contiguous()
+        drop = self.config.ffn_dropout if self.training else 0.0
+        # One number a call from the generator that the step has seeded, on the CPU: nothing waits.
+        seed = int(torch.randint(1 << 30, ())) if self.training else 0
+        delta = None
+        for index, block in enumerate(self.blocks):
+            assert isinstance(block, Block)
+            x_BTD, delta = block.by_kernels(x_BTD, delta, drop, seed + 2 * index, angles)
+        _, normed = residual_norm(
+            x_BTD, delta, self.norm.weight, self.norm.eps, drop, seed + 2 * len(self.blocks)
+        )
+        return normed
+
+    def final_norm(self, x_BTD: Tensor, class_BD: Tensor) -> Tensor:
+        x_BTD = self.norm(x_BTD)
+        if self.final_adaln is not None:
+            scale, shift = self.final_adaln(F.silu(class_BD))[:, None].chunk(2, dim=-1)
+            x_BTD = x_BTD * (1 + scale) + shift
+        return x_BTD
+
+    # -------------------------------------------------------------------------- one token at a time
+
+    def new_cache(self, batch: int, device: torch.device, dtype: torch.dtype) -> list[Cache]:
+        """Empty key-value caches of all layers."""
+        heads, head_size = self.config.heads, self.config.width // self.config.heads
+        shape = (batch, heads, self.tokens_per_image, head_size)
+        return [Cache(shape, device, dtype) for _ in self.blocks]
+
+    def step(
+        self, code_B: Tensor | None, class_BD: Tensor, caches: list[Cache], position: int
+    ) -> Tensor:
+        """fp32 logits [B, V] of code `position + 1` from the code before it (None: the class)."""
+        x_BTD = class_BD[:, None] if code_B is None else self.code_embedding(code_B)[:, None]
+        table = None
+        if self.config.position == "learned":
+            x_BTD = x_BTD + self.positions[position : position + 1]
+        else:
+            table = self.rope[position : position + 1]
+        if torch.is_autocast_enabled(x_BTD.device.type):
+            x_BTD = x_BTD.to(torch.get_autocast_dtype(x_BTD.device.type))  # as in `hidden`
+        for block, cache in zip(self.blocks, caches, strict=True):
+            assert isinstance(block, Block)
+            q, k, v, modulation = block.before(x_BTD, table, class_BD)
+            x_BTD = block.after(x_BTD, cache.attend(q, k, v, position), modulation)
+        return self.head(self.final_norm(x_BTD, class_BD))[:, 0].float()

@@ -1,0 +1,1 @@
+"""Draw codes from a trained generator and decode them to images."""
