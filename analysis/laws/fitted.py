@@ -1,4 +1,4 @@
-"""Predictions of a stored fit: the curve, its draws, and intervals of the mean and of a new run."""
+"""A fitted law: its parameters with intervals, its curve, and its predictions with intervals."""
 
 from __future__ import annotations
 
@@ -170,20 +170,14 @@ class Fit(Brief):
 
     def curve(self, columns: Mapping[str, Any]) -> np.ndarray:
         """The fitted y at `columns` (role -> values), [n]; ValueError without numbers."""
-        from .laws.fitted import curve
-
         return curve(self, columns)
 
     def curve_draws(self, columns: Mapping[str, Any]) -> np.ndarray:
         """The y of every draw at `columns` (role -> values), [draws, n]."""
-        from .laws.fitted import curve_draws
-
         return curve_draws(self, columns)
 
     def predict(self, columns: Mapping[str, Any]) -> Prediction:
         """y at `columns` (role -> values), with the intervals of the law and of a new run."""
-        from .laws.fitted import predict
-
         return predict(self, columns)
 
     def _brief(self) -> str:
