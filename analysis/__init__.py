@@ -1,4 +1,4 @@
 """ANALYSE: frontiers, laws with intervals, figures and a report from a table of end points."""
 
 if __name__ != "tokenlaw.analysis":
-    raise ImportError("the package analysis is imported as tokenlaw.analysis", name=__name__)
+    raise ImportError("analysis is imported as tokenlaw.analysis", name=__name__)

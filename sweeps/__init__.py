@@ -1,4 +1,4 @@
 """PLAN: grids become runs with identity and cost; the command line."""
 
 if __name__ != "tokenlaw.sweeps":
-    raise ImportError("the package sweeps is imported as tokenlaw.sweeps", name=__name__)
+    raise ImportError("sweeps is imported as tokenlaw.sweeps", name=__name__)

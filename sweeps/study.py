@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from ..trainer import parts
+from ..trainer.moved import new_import
 from .grid import Grid
 
 FOLDER = "studies"
@@ -53,8 +54,10 @@ def _users_slips(text: str) -> Iterator[None]:
         line = error.lineno if isinstance(error, SyntaxError) else None
         line = frames[-1].lineno if line is None and frames else line
         place = text if line is None else f"{text} line {line}"
+        hint = new_import(error) if isinstance(error, ImportError) else None
         message = error.msg if isinstance(error, SyntaxError) else str(error)
-        raise ValueError(f"study: {place}: {type(error).__name__}: {message}") from error
+        what = hint or f"{type(error).__name__}: {message}"
+        raise ValueError(f"study: {place}: {what}") from error
 
 
 def study_name(text: str) -> str:

@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .analysis.drawing.index import make as figure
     from .analysis.frontiers.compare import compare as frontier
     from .analysis.laws.fit import fit
     from .results_db.read import artifact
@@ -26,6 +27,7 @@ _HOMES = {
     "plan": "sweeps.plan:make_plan",
     "results": "results_db.read:endpoints",
     "artifact": "results_db.read:artifact",
+    "figure": "analysis.drawing.index:make",
     "fit": "analysis.laws.fit:fit",
     "frontier": "analysis.frontiers.compare:compare",
 }
@@ -35,6 +37,7 @@ __all__ = [
     "Axis",
     "Grid",
     "artifact",
+    "figure",
     "fit",
     "frontier",
     "part",

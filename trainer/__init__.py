@@ -1,4 +1,4 @@
 """TRAIN: one run in, one endpoint out; the five kinds of run share its parts."""
 
 if __name__ != "tokenlaw.trainer":
-    raise ImportError("the package trainer is imported as tokenlaw.trainer", name=__name__)
+    raise ImportError("trainer is imported as tokenlaw.trainer", name=__name__)

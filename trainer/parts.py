@@ -14,6 +14,7 @@ from functools import cache
 from types import ModuleType
 
 from .accounting.directions import directions
+from .moved import new_import
 
 # Each folder of parts: its package below tokenlaw, and the names that a module of it must define.
 # `VERSION` is raised when a fix changes results.
@@ -59,7 +60,13 @@ def load(folder: str, name: str) -> ModuleType:
             f"{folder}: {name!r} is unknown{nearest(name, known)}; allowed: {', '.join(known)}"
         )
     package, needed = FOLDERS[folder]
-    module = importlib.import_module(f"{_TOP}.{package}.{name}")
+    try:
+        module = importlib.import_module(f"{_TOP}.{package}.{name}")
+    except ImportError as error:
+        hint = new_import(error)
+        if hint is None:
+            raise
+        raise ValueError(f"{folder}: {name}: {hint}") from error
     missing = [word for word in needed if word not in vars(module)]
     if missing:
         raise ValueError(f"{package}.{name}: the part does not expose {', '.join(missing)}")
