@@ -34,7 +34,7 @@ _LINE = re.compile(
 
 
 def new_import(error: ImportError) -> str | None:
-    """Return a sentence with the import that replaces the failed one; None for any other failure."""
+    """Return a sentence with the import to write instead; None for any other failure."""
     frames = traceback.extract_tb(error.__traceback__)
     for frame in reversed(frames):
         match = _LINE.match(frame.line or "")
@@ -52,10 +52,8 @@ def new_import(error: ImportError) -> str | None:
             if place is None or (match["base"] or "").startswith(".") and place == module:
                 continue
             parent, _, base = f"tokenlaw.{place}".rpartition(".")
-            line = (
-                f"from tokenlaw.{place} import {names}" if names else f"from {parent} import {base}"
-            )
-            return f"{module} is imported as tokenlaw.{place}: write `{line}`"
+            source, names = (f"tokenlaw.{place}", names) if names else (parent, base)
+            return f"{module} is imported as tokenlaw.{place}: write `from {source} import {names}`"
     return None
 
 
