@@ -82,7 +82,7 @@ def test_hostile_content_is_quarantined_with_its_reason_and_the_rest_is_taken(tm
     assert "no such run folder" in reasons["tokenizer-unknown"]
     assert "at most" in reasons["tokenizer-large"] and "at most" in reasons["tokenizer-e-large"]
     assert "NaN is not a JSON number" in reasons["tokenizer-e-nan"]
-    assert "not this run" in reasons["tokenizer-e-stranger"]
+    assert "belongs to" in reasons["tokenizer-e-stranger"]
     assert "unknown key 'more'" in reasons["tokenizer-e-unknown-key"]
     assert "pid" in reasons["tokenizer-attempted"]
     assert os.readlink(
