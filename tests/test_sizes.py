@@ -1,4 +1,4 @@
-"""Files stay small enough to read, functions small enough to see, signatures small enough to call."""
+"""Keep files short enough to read and functions short enough to see; name each exception."""
 
 from __future__ import annotations
 

@@ -23,7 +23,9 @@ from ..direction import directed
 from ..fits import power_law
 from ..laws import bootstrap as resample
 from ..laws import checklist
-from ..laws.fit import BATCH_CELLS, errors, fit_data
+from ..laws.bootstrap import errors
+from ..laws.draws import BATCH_CELLS
+from ..laws.fit import fit_data
 from ..laws.fitted import Bootstrap, Fit
 from ..laws.solve import LOSSES
 from ..notices import Item, Notice, notice

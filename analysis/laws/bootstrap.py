@@ -131,3 +131,13 @@ def intervals(
     """
     free = {key: values for key, values in draws.items() if key not in at_bound and values.any()}
     return {key: interval(values) for key, values in free.items()}
+
+
+def errors(draws: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """The standard deviation of the draws of each parameter."""
+    found = {}
+    for key, values in draws.items():
+        # Scaled first: an amplitude that is hardly determined has squares beyond any float.
+        largest = float(np.abs(values).max()) or 1.0
+        found[key] = float((values / largest).std(ddof=1)) * largest
+    return found

@@ -348,3 +348,8 @@ def page(
         f"<body><main><header>{head}<nav>{links}</nav></header>\n{body}</main>\n"
         f"{script}<script>{JS}</script></body></html>\n"
     )
+
+
+def head_cell(name: str, unit: str = "") -> Html:
+    tail = f'<span class="unit">{html(unit)}</span>' if unit else ""
+    return Html(f'<span class="h">{html(name)}</span>{tail}')

@@ -16,17 +16,16 @@ import pandas as pd
 from ..direction import best_row
 from ..drawing import index, panels, style
 from ..drawing.index import Picture, Vectors
-from ..notices import CODES
 from ..result import Comparison
 from . import interactive
 from . import tables as report_tables
-from .page import Html, definitions, details, figure, heading, html, interval, number, page, table
+from .laws import fits_section
+from .page import Html, definitions, details, figure, head_cell, heading, html, number, page, table
 
 # Pictures with more points than this are embedded as pixels: vectors would make the page heavy.
 VECTOR_POINTS = 3000
 ROWS_SHOWN = 2000  # end points listed one by one; more would make a page nobody opens
 ROWS_ON_PAPER = 120  # end points listed in print
-GAIN_POINTS = 3  # compute budgets at which the table of gains is given
 
 
 def write(
@@ -71,7 +70,7 @@ def write(
 
     sections = [
         ("summary", "Summary", _summary(df, comparisons)),
-        ("fits", "Frontiers and laws", _fits(comparisons, refused)),
+        ("fits", "Frontiers and laws", fits_section(comparisons, refused)),
         ("figures", "Figures", _figures(pictures, not_drawn, library is not None)),
         ("tables", "Tables", _tables(df)),
         ("left-out", "What was left out", _left_out(df, comparisons)),
@@ -157,14 +156,14 @@ def _head(title: str, df: pd.DataFrame) -> Html:
 
 def _summary(df: pd.DataFrame, comparisons: dict[str, Comparison]) -> Html:
     metrics = list(comparisons)
-    heads: list[Any] = ["arm", "runs", "diverged", _head_cell("train FLOPs", "lowest to highest")]
-    heads += [_head_cell(f"best {style.word_of(m)}", _unit(m)) for m in metrics]
+    heads: list[Any] = ["arm", "runs", "diverged", head_cell("train FLOPs", "lowest to highest")]
+    heads += [head_cell(f"best {style.word_of(m)}", _unit(m)) for m in metrics]
     shared = [
         column
         for column in ("rfid", "rfcd", "psnr", "ms_ssim", "ssim", "codebook_usage")
         if column in df.columns and df[column].notna().any()
     ]
-    heads += [_head_cell(style.short(style.name_of(c)), _unit(c)) for c in shared]
+    heads += [head_cell(style.short(style.name_of(c)), _unit(c)) for c in shared]
     hours = "gpu_hours" in df.columns and df["gpu_hours"].notna().any()
     heads += ["GPU-hours"] if hours else []
     rows = []
@@ -220,7 +219,7 @@ def _all_runs(df: pd.DataFrame, metrics: Sequence[str]) -> Html:
                 for c, v in zip(columns, run, strict=True)
             ]
         )
-    heads = [_head_cell(style.short(style.name_of(c)), _unit(c)) for c in columns]
+    heads = [head_cell(style.short(style.name_of(c)), _unit(c)) for c in columns]
     return table(heads, rows, sortable=True)
 
 
@@ -234,155 +233,6 @@ def _best(done: pd.DataFrame, metric: str, direction: str) -> Any:
     if spread is not None and pd.notna(spread[at]):
         return Html(f"{text} &plusmn; {number(float(spread[at]), 2)}")
     return Html(text)
-
-
-def _fits(comparisons: dict[str, Comparison], refused: dict[str, str]) -> Html:
-    parts: list[str] = []
-    for metric, comparison in comparisons.items():
-        parts.append(f"<h3>{html(heading(style.name_of(metric)))} against train FLOPs</h3>")
-        parts += [_laws(comparison), _crossovers(comparison)]
-        parts.append(_gains(comparison))
-        parts.append(_warnings(comparison))
-    for metric, reason in refused.items():
-        parts.append(
-            f"<h3>{html(heading(style.name_of(metric)))}</h3><p>No frontier: {html(reason)}</p>"
-        )
-    return Html("".join(parts))
-
-
-def _laws(comparison: Comparison) -> Html:
-    rows = []
-    for arm in style.arm_order(comparison.frontiers):
-        front = comparison.frontiers[arm]
-        for form, fit in front.fits.items():
-            name = "power law" if form == "straight" else "power law with floor"
-            if fit.status != "ok":
-                rows.append([arm, name, None, None, None, len(front.points.x), fit.reason])
-                continue
-            row: list[Any] = [arm, name]
-            for parameter in ("a", "b", "E"):
-                value = fit.params.get(parameter)
-                ends = fit.ci95.get(parameter)
-                text = "&ndash;" if value is None else str(number(value))
-                row.append(
-                    Html(f"{text} {interval(*ends)}" if ends and value is not None else text)
-                )
-            codes = ", ".join(sorted({one.code for one in fit.warnings}))
-            rows.append([*row, fit.n, codes or "none"])
-    caption = f"Laws of the frontier ({comparison.direction} is better) with 95% intervals: "
-    caption += "y = a C^-b; with a floor, y = E + a C^-b"
-    made = comparison.bootstrap
-    if made is not None:
-        how = "over residuals" if made.by == "residual" else f"by {made.by}"
-        caption += f" ({made.draws} bootstrap draws {how}, {made.clusters} units)"
-    heads = ["arm", "law", "a", "b", "E", "points", "warnings"]
-    return table(heads, rows, caption=f"{caption}.", text_columns=(6,))
-
-
-def _crossovers(comparison: Comparison) -> Html:
-    if not comparison.crossovers:
-        return Html("")
-    rows = []
-    for one in comparison.crossovers:
-        better = "" if one.better_below is None else f"{one.better_below} below"
-        if one.better_above is not None and one.better_above != one.better_below:
-            better += f", {one.better_above} above"
-        elif one.better_below is not None:
-            better = f"{one.better_below} everywhere"
-        rows.append(
-            [
-                " and ".join(one.arms),
-                "with floor" if one.form == "floor" else "straight",
-                one.x if one.x is not None else one.status,
-                interval(*one.ci95) if one.x is not None else None,
-                None if one.p_no_crossing is None else Html(f"{one.p_no_crossing:.2f}"),
-                _outside(one.outside_data, one.decades_outside),
-                better,
-            ]
-        )
-    heads = ["arms", "law", "cross at", "95%", "P(no crossing)", "outside the data", "better"]
-    return table(heads, rows, caption="Where two frontiers cross.", text_columns=(6,))
-
-
-def _outside(outside: bool | None, decades: float | None) -> str | None:
-    if outside is None:
-        return None
-    return f"by {decades:.2g} decades" if outside and decades is not None else "no"
-
-
-def _gains(comparison: Comparison) -> Html:
-    usable = [gain for gain in comparison.gains if gain.status == "ok" and gain.x]
-    if not comparison.gains:
-        return Html("")
-    rows: list[list[Any]] = []
-    budgets = _budgets(usable)
-    for gain in comparison.gains:
-        law = "with floor" if gain.form == "floor" else "straight"
-        if gain not in usable:
-            rows.append([gain.arm, law, *[None] * len(budgets), gain.status])
-            continue
-        cells: list[Any] = []
-        for budget in budgets:
-            i = min(range(len(gain.x)), key=lambda k: abs(gain.x[k] - budget))
-            value = gain.gain[i]
-            text = "not reachable" if value is None else f"{number(value, 3)}&times;"
-            mark = "*" if gain.outside_data[i] else ""
-            ends = interval(gain.low[i], gain.high[i]) if gain.low else ""
-            cells.append(Html(f'{text}{mark}<span class="unit">{ends}</span>'))
-        rows.append([gain.arm, law, *cells, ""])
-    heads: list[Any] = ["arm", "law"]
-    heads += [_head_cell("gain", Html(f"at {number(budget, 3)}")) for budget in budgets]
-    if all(row[-1] == "" for row in rows):
-        rows = [row[:-1] for row in rows]
-    else:
-        heads.append("why not")
-    caption = (
-        f"Compute gain over {comparison.reference}: how many times the compute "
-        f"{comparison.reference} needs for what the arm reaches with this many train FLOPs, with "
-        "95% intervals. * The runs of one of the two arms do not reach so far."
-    )
-    return table(heads, rows, caption=caption)
-
-
-def _budgets(gains: Sequence[Any]) -> list[float]:
-    """A few budgets, from lowest to highest, among those inside the data where there are any."""
-    if not gains:
-        return []
-    inside = sorted(
-        {x for gain in gains for x, out in zip(gain.x, gain.outside_data, strict=True) if not out}
-    )
-    known = inside or sorted({x for gain in gains for x in gain.x})
-    last = len(known) - 1
-    return (
-        [known[round(k * last / (GAIN_POINTS - 1))] for k in range(GAIN_POINTS)] if last else known
-    )
-
-
-def _warnings(comparison: Comparison) -> Html:
-    found: dict[tuple[str, str], list[str]] = {}
-    repeated = set()  # the comparison says again what its fits say, with their names in front
-    for arm in style.arm_order(comparison.frontiers):
-        for form, fit in comparison.frontiers[arm].fits.items():
-            for one in fit.warnings:
-                repeated.add(f"{arm}, {form}: {one.message}")
-                arms = found.setdefault((one.code, one.message), [])
-                if arm not in arms:
-                    arms.append(arm)
-    for one in comparison.warnings:
-        if one.message not in repeated:
-            found.setdefault((one.code, one.message), [])
-    parts = []
-    for (code, message), arms in sorted(found.items()):
-        whose = f" ({', '.join(arms)})" if arms else ""
-        parts.append(
-            f'<div class="warn"><b>{html(code)}</b>{html(whose)}: {html(message)}. '
-            f"<span class=quiet>{html(_sentence(CODES.get(code, '')))}</span></div>"
-        )
-    return Html("".join(parts))
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + "." if text else ""
 
 
 def _figures(pictures: Sequence[Picture], not_drawn: Sequence[tuple[str, str]], zoom: bool) -> Html:
@@ -512,11 +362,6 @@ def _reproduce(command: str, bootstrap: int, seed: int) -> Html:
 
 def _plural(count: int, word: str) -> str:
     return f"{count} {word}{'' if count == 1 else 's'}"
-
-
-def _head_cell(name: str, unit: str = "") -> Html:
-    tail = f'<span class="unit">{html(unit)}</span>' if unit else ""
-    return Html(f'<span class="h">{html(name)}</span>{tail}')
 
 
 def _unit(column: str) -> str:

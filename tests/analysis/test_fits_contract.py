@@ -59,7 +59,7 @@ def test_exposes_a_frozen_config_and_a_final_law(name: str) -> None:
 
 
 def test_an_unknown_law_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"'chinchila' is not known \(did you mean 'chinchilla'"):
+    with pytest.raises(ValueError, match=r"'chinchila' is unknown \(did you mean 'chinchilla'"):
         fit(pd.DataFrame({"C": [1.0]}), "chinchila")
     with pytest.raises(ValueError, match="no option 'flor'; it has: floor"):
         fit(pd.DataFrame({"C": [1.0]}), "power_law", options={"flor": "free"})
