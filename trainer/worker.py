@@ -64,7 +64,7 @@ class Outcome:
 
 def stage_function(kind: str) -> Callable[[Run], Result]:
     """The function that does runs of `kind`."""
-    function: Callable[[Run], Result] = parts.load("tokenlaw.trainer.kinds", kind).main
+    function: Callable[[Run], Result] = parts.load("kinds", kind).main
     return function
 
 

@@ -80,7 +80,7 @@ def main(folder: Path, names: list[str]) -> None:
 
     from tokenlaw import analysis
 
-    for module in pkgutil.walk_packages(analysis.__path__, "analysis."):
+    for module in pkgutil.walk_packages(analysis.__path__, f"{analysis.__name__}."):
         importlib.import_module(module.name)
     after_import = differences(before)
 

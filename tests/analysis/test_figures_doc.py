@@ -33,8 +33,10 @@ def test_the_example_is_a_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "psnr_vs_usage.py").write_text(code)
     monkeypatch.setattr(folder, "__path__", [*folder.__path__, str(tmp_path)])
     monkeypatch.delitem(sys.modules, "tokenlaw.analysis.figures.psnr_vs_usage", raising=False)
+    parts.names.cache_clear()
     (drawn,) = index.draw_all(fixture_table.table(), tmp_path / "out", ("psnr_vs_usage",), dpi=50)
     assert drawn.status == "drawn"
     assert len(drawn.files) == 3
     assert len(drawn.run_ids) == 47
     sys.modules.pop("tokenlaw.analysis.figures.psnr_vs_usage", None)
+    parts.names.cache_clear()

@@ -226,7 +226,7 @@ BAD: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "nothing left": ({}, {"where": "C < 0"}, "table: no row is left after the filters"),
     "code": ({}, {"where": "C.to_csv('x')"}, "where: call is not allowed"),
     "one x": ({"assign": {"C": 1e18}}, {}, "power_law: C has one value only"),
-    "unknown law": ({}, {"law": "power"}, "fits: 'power' is not known"),
+    "unknown law": ({}, {"law": "power"}, "fits: 'power' is unknown"),
     "unknown loss": ({}, {"loss": "mse"}, "--loss: 'mse' is not allowed; huber, l1, l2"),
     "delta": ({}, {"delta": 0.0}, "--delta: 0.0 is not allowed"),
     "bootstrap": ({}, {"bootstrap": -1}, "--bootstrap: -1 is not allowed"),

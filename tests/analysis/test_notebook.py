@@ -137,11 +137,11 @@ def holds_much(cls: type) -> bool:
 
 def test_every_class_that_holds_arrays_has_a_short_form() -> None:
     seen = 0
-    for module in pkgutil.walk_packages(analysis.__path__, "analysis."):
+    for module in pkgutil.walk_packages(analysis.__path__, f"{analysis.__name__}."):
         for cls in vars(importlib.import_module(module.name)).values():
             if not (inspect.isclass(cls) and dataclasses.is_dataclass(cls)):
                 continue
-            if cls.__name__ == "Config" or not cls.__module__.startswith("analysis"):
+            if cls.__name__ == "Config" or not cls.__module__.startswith(analysis.__name__):
                 continue
             if holds_much(cls):
                 seen += 1

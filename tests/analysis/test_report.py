@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from tokenlaw.analysis.frontiers.compare import compare
-from tokenlaw.analysis.report import interactive
+from tokenlaw.analysis.report import interactive, laws
 from tokenlaw.analysis.report import sections as report
 from tokenlaw.analysis.report import tables as report_tables
 from tokenlaw.analysis.report.page import Html, html, interval, number, table
@@ -122,7 +122,7 @@ def test_a_warning_of_a_fit_is_told_once() -> None:
         for one in frontier.fits.values()
         for warning in one.warnings
     }
-    text = report._warnings(comparison)
+    text = laws._warnings(comparison)
     assert messages and all(text.count(html(one)) == 1 for one in messages)
 
 
@@ -194,9 +194,7 @@ def test_without_plotly_the_printed_figures_remain(
 def test_figures_that_cannot_be_drawn_say_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        report.figures_command, "names", lambda: ("system_table", "tokens_per_image")
-    )
+    monkeypatch.setattr(report.index, "names", lambda: ("system_table", "tokens_per_image"))
     path = report.write(fixture_table.table(), tmp_path / "r.html", bootstrap=0, zoom=False)
     figures = Page(path.read_text()).texts["figures"]
     assert "2 figures this table does not allow" in figures
@@ -259,7 +257,7 @@ def test_columns_of_numbers_are_set_flush_right_and_sort_as_numbers() -> None:
 
 def test_the_interactive_form_has_every_run_and_plain_json() -> None:
     df = fixture_table.table()
-    picture = report.figures_command.make(df, "loss_vs_flops", options={"bootstrap": 0})
+    picture = report.index.make(df, "loss_vs_flops", options={"bootstrap": 0})
     assert picture.table is not None
     text = interactive.specification(picture.table)
     assert text is not None and "NaN" not in text

@@ -91,7 +91,7 @@ def test_every_module_with_a_declaration_holds_what_is_read() -> None:
             if isinstance(node, ast.Name) and node.id == "BETTER"
         ]  # fmt: skip
         if names:
-            dotted = ".".join(path.relative_to(tiny.ROOT).with_suffix("").parts)
+            dotted = ".".join(("tokenlaw", *path.relative_to(tiny.ROOT).with_suffix("").parts))
             module = importlib.import_module(dotted)
             if isinstance(module.BETTER, dict):
                 assert directions.declared_in(path) == module.BETTER

@@ -163,7 +163,7 @@ def test_tables_and_laws(refused, tmp_path):
     table = tmp_path / "mine.csv"
     table.write_text("arm,flops_train,val_loss\nvq,1e9,3\nvq,2e9,2.5\nvq,4e9,2.2\n")
     line = refused("fit", str(table), "--law", "power_lw")
-    assert "'power_lw' is not known (did you mean 'power_law'?); known: " in line
+    assert "'power_lw' is unknown (did you mean 'power_law'?); allowed: " in line
     line = refused("fit", str(table), "--y", "val_los")
     assert "val_los" in line and "val_loss" in line
     line = refused("figures", str(table), "--only", "loss_vs_flop")

@@ -18,10 +18,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from tokenlaw.results_db import read
 from tokenlaw.results_db.engine import StoreError
-from tokenlaw.results_db.record import RunDir, read_endpoint
+from tokenlaw.results_db.record import Fenced, RunDir, read_endpoint
 from tokenlaw.results_db.state import read_attempts
 from tokenlaw.sweeps.cli.app import main
 from tokenlaw.trainer import run as running
+from tokenlaw.trainer import worker
 from tokenlaw.trainer.loop.optim import Diverged
 
 STUDY = str(tiny.ROOT / "tests" / "tiny_study.py")
@@ -166,7 +167,7 @@ ERRORS = {
     "OSError": OSError,
     "Diverged": lambda what: Diverged(3, what),
     "RuntimeError": RuntimeError,
-    "Fenced": running.Fenced,
+    "Fenced": Fenced,
 }
 
 
@@ -186,8 +187,8 @@ def test_what_a_part_of_the_users_raises(
             raise ERRORS[name](f"cannot reach {environment}") from error
 
     monkeypatch.setattr(running, "stage_function", lambda _kind: broken)
-    outcome = running.execute(run.path, running.Stop())
-    print(running.outcome_line(outcome), flush=True)
+    outcome = worker.execute(run.path, running.Stop())
+    print(worker.outcome_line(outcome), flush=True)
     out, err = capfd.readouterr()
     check_clean(out + err, home)
     assert "goes on with {'TOKENLAW_DB': '***'" in run.log_path.read_text()
