@@ -31,12 +31,16 @@ def test_the_table_lists_every_figure_with_its_columns() -> None:
 def test_the_example_is_a_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = re.findall(r"```python\n(.*?)```", PAGE, flags=re.S)[-1]
     (tmp_path / "psnr_vs_usage.py").write_text(code)
-    monkeypatch.setattr(folder, "__path__", [*folder.__path__, str(tmp_path)])
+    folder.__path__.append(str(tmp_path))
     monkeypatch.delitem(sys.modules, "tokenlaw.analysis.figures.psnr_vs_usage", raising=False)
     parts.names.cache_clear()
-    (drawn,) = index.draw_all(fixture_table.table(), tmp_path / "out", ("psnr_vs_usage",), dpi=50)
+    try:
+        table = fixture_table.table()
+        (drawn,) = index.draw_all(table, tmp_path / "out", ("psnr_vs_usage",), dpi=50)
+    finally:
+        folder.__path__.remove(str(tmp_path))
+        parts.names.cache_clear()
     assert drawn.status == "drawn"
     assert len(drawn.files) == 3
     assert len(drawn.run_ids) == 47
     sys.modules.pop("tokenlaw.analysis.figures.psnr_vs_usage", None)
-    parts.names.cache_clear()

@@ -26,8 +26,8 @@ def build_tokenizer(config: TokenizerConfig, device: torch.device) -> tuple[Any,
     """Tokenizer and quantizer that `config` names, with the seed's initial weights."""
     torch.manual_seed(derive_seed("stage1 init", config.seed))
     dim = config.quantizer.config.dim
-    tokenizer_part = parts.load("tokenlaw.trainer.tokenizers", config.tokenizer.name)
-    quantizer_part = parts.load("tokenlaw.trainer.quantizers", config.quantizer.name)
+    tokenizer_part = parts.load("tokenizers", config.tokenizer.name)
+    quantizer_part = parts.load("quantizers", config.quantizer.name)
     tokenizer = tokenizer_part.Tokenizer(config.tokenizer.config, dim, config.data.resolution)
     quantizer = quantizer_part.Quantizer(config.quantizer.config)
     return tokenizer.to(device), quantizer.to(device)
