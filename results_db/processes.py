@@ -1,4 +1,4 @@
-"""Tell whether processes live, and name this host."""
+"""This process and others of this host: who lives, since when, and who dies with whom."""
 
 import ctypes
 import gc
@@ -9,10 +9,6 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 
 def process_is_alive(pid: int) -> bool:

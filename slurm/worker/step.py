@@ -1,6 +1,6 @@
 """The processes of one run on several nodes: a step of the SLURM job, by `srun`.
 
-`python -m slurm.worker.step` is one task of it. It takes its place from what SLURM says and becomes
+`python -m tokenlaw.slurm.worker.step` is one task of it. It takes its place from what SLURM says and becomes
 the process that trains.
 """
 

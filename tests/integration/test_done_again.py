@@ -12,7 +12,7 @@ from pathlib import Path
 import tiny
 
 STUDY = """
-from sweeps.grid import Axis, Grid, part
+from tokenlaw import Axis, Grid, part
 
 ADAM = {"lr_peak": 1e-3, "beta1": 0.9, "beta2": 0.95}
 
@@ -45,7 +45,7 @@ import sys
 
 class Mended:
     def find_spec(self, name, path=None, target=None):
-        if name != "results_db.record":
+        if name != "tokenlaw.results_db.record":
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)

@@ -114,7 +114,7 @@ def test_an_error_from_deep_inside(
 ENDS = {
     "tokenlaw.slurm.worker.group": ([RAW], ""),
     "tokenlaw.slurm.worker.payload": (["token", "ray", "job", "1", RAW], ""),
-    "trainer": (["-"], f"folder\t{RAW}\n"),
+    "tokenlaw.trainer": (["-"], f"folder\t{RAW}\n"),
     "tokenlaw.trainer.calibrate": ([f"/nowhere/{RAW}.json", "result.json"], ""),
 }
 
@@ -186,7 +186,7 @@ def test_what_a_part_of_the_users_raises(
         except KeyError as error:
             raise ERRORS[name](f"cannot reach {environment}") from error
 
-    monkeypatch.setattr(running, "stage_function", lambda _kind: broken)
+    monkeypatch.setattr(worker, "stage_function", lambda _kind: broken)
     outcome = worker.execute(run.path, running.Stop())
     print(worker.outcome_line(outcome), flush=True)
     out, err = capfd.readouterr()

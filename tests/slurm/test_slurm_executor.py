@@ -540,7 +540,7 @@ def test_a_failed_run_is_not_given_out_for_ever(home: Path, cluster: FakeCluster
         path.write_text(json.dumps(json.loads(path.read_text()) | {"commit": "c", "dirty": False}))
     code = {"commit": "c", "dirty": False, "versions": {}, "host": "h"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tokenlaw.slurm.launch.provenance", lambda: code)
+        patch.setattr("tokenlaw.slurm.ledger.provenance", lambda: code)
         summary = run(plan, home)
     assert summary.submitted == () and [problem.id for problem in summary.failed] == [run_dir.id]
     assert "tokenlaw retry" in summary.failed[0].reason

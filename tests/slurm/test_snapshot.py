@@ -16,9 +16,12 @@ from tokenlaw.slurm import snapshot
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
     root = tmp_path / "repo"
+    (root / "tokenlaw").mkdir(parents=True)
+    (root / "tokenlaw" / "__init__.py").write_text("")
     for package in ("slurm", "trainer"):
-        (root / package).mkdir(parents=True)
+        (root / package).mkdir()
         (root / package / "__init__.py").write_text("WORD = 'first'\n")
+        (root / "tokenlaw" / package).symlink_to(f"../{package}")
     (root / "secret.txt").write_text("not code")
     git(root, "init", "-q")
     git(root, "add", "-A")
@@ -38,10 +41,10 @@ def test_it_is_the_commit(repository: Path, tmp_path: Path) -> None:
     taken = snapshot.take(tmp_path / "home", root=repository)
     assert taken.commit == git(repository, "rev-parse", "HEAD") == taken.path.name
     assert taken.warning is None and taken.dirty is False
-    assert sorted(path.name for path in taken.path.iterdir() if path.is_dir()) == [
-        "slurm",
-        "trainer",
-    ]
+    assert [path.name for path in taken.path.iterdir() if path.is_dir()] == ["tokenlaw"]
+    folders = sorted(path for path in (taken.path / "tokenlaw").iterdir() if path.is_dir())
+    assert [path.name for path in folders] == ["slurm", "trainer"]
+    assert not any(path.is_symlink() for path in folders), "a copy that needs nothing beside it"
     assert not (taken.path / "secret.txt").exists()
     known = provenance(taken.path)
     assert (known["commit"], known["dirty"]) == (taken.commit, False)
@@ -55,7 +58,7 @@ def test_later_edits_do_not_reach_it(repository: Path, tmp_path: Path) -> None:
     assert "slurm/__init__.py" in (again.warning or "") and (taken.commit or "")[:12] in (
         again.warning or ""
     )
-    code = "import slurm; print(slurm.WORD)"
+    code = "from tokenlaw import slurm; print(slurm.WORD)"
     environment = {**os.environ, "PYTHONPATH": str(again.path)}
     done = subprocess.run(
         [sys.executable, "-P", "-c", code], env=environment, capture_output=True, text=True
@@ -74,18 +77,18 @@ def test_it_cannot_be_written(repository: Path, tmp_path: Path) -> None:
 def test_the_working_tree_on_request(repository: Path, tmp_path: Path) -> None:
     (repository / "trainer" / "new.py").write_text("x = 1\n")
     taken = snapshot.take(tmp_path / "home", root=repository, working_tree=True)
-    assert (taken.path / "trainer" / "new.py").exists()
+    assert (taken.path / "tokenlaw" / "trainer" / "new.py").exists()
     assert taken.dirty is True and taken.path.name != taken.commit
     assert json.loads((taken.path / SNAPSHOT_COMMIT).read_text())["dirty"] is True
 
 
 def test_an_installed_package_is_copied(tmp_path: Path) -> None:
     root = tmp_path / "site-packages"
-    (root / "slurm").mkdir(parents=True)
-    (root / "slurm" / "__init__.py").write_text("")
+    (root / "tokenlaw" / "slurm").mkdir(parents=True)
+    (root / "tokenlaw" / "slurm" / "__init__.py").write_text("")
     first = snapshot.take(tmp_path / "home", root=root)
     assert first.commit is None and snapshot.take(tmp_path / "home", root=root).path == first.path
-    (root / "slurm" / "__init__.py").write_text("x = 1\n")
+    (root / "tokenlaw" / "slurm" / "__init__.py").write_text("x = 1\n")
     assert snapshot.take(tmp_path / "home", root=root).path != first.path
 
 

@@ -20,7 +20,7 @@ from tokenlaw.sweeps.planned import Plan
 
 STUDY = """
 import tiny
-from sweeps.grid import Axis, Grid
+from tokenlaw import Axis, Grid
 
 
 def study():

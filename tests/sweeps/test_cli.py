@@ -321,7 +321,7 @@ def table_of_two_arms(path: Path) -> None:
 def test_commands_and_workers_end_without_a_last_collection():
     """Python would look at its end through everything that was imported."""
     told = "import atexit, gc, runpy, sys; atexit.register(lambda: print(gc.get_freeze_count()))\n"
-    for module in ("sweeps", "trainer"):
+    for module in ("tokenlaw", "tokenlaw.trainer"):
         code = told + f"sys.argv = ['x']; runpy.run_module({module!r}, run_name='__main__')"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert int(done.stdout.split()[-1]) > 1000, done

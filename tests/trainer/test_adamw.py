@@ -92,7 +92,8 @@ def test_a_run_that_compiles_nothing_does_not_import_the_compiler(tmp_path, kind
     else:
         run_dir = tiny.lay_out(tmp_path, kind, tiny.tokenizer())
     code = (
-        "import sys; from tokenlaw.trainer.run import Stop, execute; "
+        "import sys; from tokenlaw.trainer.run import Stop; "
+        "from tokenlaw.trainer.worker import execute; "
         f"print(execute({str(run_dir.path)!r}, Stop()).outcome, 'torch._dynamo' in sys.modules)"
     )
     done = subprocess.run(

@@ -15,6 +15,7 @@ from tokenlaw.results_db.durable import write_json
 from tokenlaw.results_db.record import Conflict, RunDir, claim, read_endpoint, run_state
 from tokenlaw.results_db.state import read_attempts
 from tokenlaw.trainer import run as runs
+from tokenlaw.trainer import worker
 from tokenlaw.trainer.run import Result, Run, Settings, Stop
 from tokenlaw.trainer.worker import Outcome, outcome_line
 
@@ -59,22 +60,22 @@ def test_what_an_attempt_leaves(home):
 def test_only_the_attempt_that_was_expected(home):
     # Two launchers saw the same state; the second one's worker must not start the run again.
     run_dir = tokenizer(home)
-    assert runs.execute(run_dir.path, tiny.StopAfter(1), after=0).outcome == "preempted"
-    outcome = runs.execute(run_dir.path, Stop(), after=0)
+    assert worker.execute(run_dir.path, tiny.StopAfter(1), after=0).outcome == "preempted"
+    outcome = worker.execute(run_dir.path, Stop(), after=0)
     assert (outcome.outcome, outcome.exit_code) == ("fenced", 75)
     assert run_dir.attempts() == [1]
-    assert runs.execute(run_dir.path, Stop(), after=1).outcome == "done"
+    assert worker.execute(run_dir.path, Stop(), after=1).outcome == "done"
 
 
 def test_an_attempt_that_was_replaced_writes_nothing_more(home, monkeypatch):
     run_dir = tokenizer(home, settings={"checkpoint_steps": 1})
-    real = runs.stage_function("tokenizer")
+    real = worker.stage_function("tokenizer")
 
     def replaced_meanwhile(run):
         claim(run_dir, executor="local")
         return real(run)
 
-    monkeypatch.setattr(runs, "stage_function", lambda kind: replaced_meanwhile)
+    monkeypatch.setattr(worker, "stage_function", lambda kind: replaced_meanwhile)
     outcome = tiny.do(run_dir)
     assert (outcome.outcome, outcome.exit_code) == ("fenced", 75)
     assert not run_dir.endpoint_path.exists()
@@ -120,9 +121,9 @@ def test_a_gpu_that_is_not_there(home):
 
 
 def test_no_such_folder(home):
-    outcome = runs.execute(home / "tokenizer" / "0123456789abcdef", Stop())
+    outcome = worker.execute(home / "tokenizer" / "0123456789abcdef", Stop())
     assert outcome.outcome == "failed" and "config.json" in outcome.error
-    outcome = runs.execute(home / "tokenisers" / "0123456789abcdef", Stop())
+    outcome = worker.execute(home / "tokenisers" / "0123456789abcdef", Stop())
     assert "allowed is <home>/<kind>/<id>" in outcome.error and outcome.exit_code == 2
 
 
@@ -148,7 +149,7 @@ def failing(monkeypatch, error):
         run.progress(7, 9, "tokenizer", 0.0)
         raise error
 
-    monkeypatch.setattr(runs, "stage_function", lambda kind: stage)
+    monkeypatch.setattr(worker, "stage_function", lambda kind: stage)
 
 
 @pytest.mark.parametrize(
@@ -189,7 +190,7 @@ def test_an_endpoint_that_differs_from_the_stored_one_is_a_conflict(home, monkey
     run_dir.endpoint_path.unlink()
     (run_dir.path / "final" / "manifest.json").unlink()
 
-    real = runs.stage_function("tokenizer")
+    real = worker.stage_function("tokenizer")
 
     def other_first(run):
         result = real(run)
@@ -197,7 +198,7 @@ def test_an_endpoint_that_differs_from_the_stored_one_is_a_conflict(home, monkey
         run_dir.endpoint_path.write_text(json.dumps(stored))
         return result
 
-    monkeypatch.setattr(runs, "stage_function", lambda kind: other_first)
+    monkeypatch.setattr(worker, "stage_function", lambda kind: other_first)
     outcome = tiny.do(run_dir)
     assert (outcome.outcome, outcome.error_class) == ("failed", "Conflict")
     assert read_endpoint(run_dir)["attempt"] == 1
@@ -207,7 +208,7 @@ def test_values_that_are_not_finite_are_never_recorded(home, monkeypatch):
     from tokenlaw.trainer.metrics import Value
 
     value = Value(metric="val_loss", value=float("nan"), unit="nats/token")
-    monkeypatch.setattr(runs, "stage_function", lambda kind: lambda run: Result(values=[value]))
+    monkeypatch.setattr(worker, "stage_function", lambda kind: lambda run: Result(values=[value]))
     run_dir = tokenizer(home)
     outcome = tiny.do(run_dir)
     assert outcome.outcome == "failed" and "finite" in outcome.error
@@ -298,7 +299,7 @@ def test_usage():
     assert done.stdout == ""
 
 
-def worker(home, **environment):
+def started_worker(home, **environment):
     return subprocess.Popen(
         [sys.executable, "-m", "tokenlaw.trainer", "-"],
         cwd=tiny.ROOT,
@@ -327,7 +328,7 @@ def test_a_worker_takes_runs_one_after_another_until_it_is_told_to_stop(home):
     broken = RunDir(home / "tokenizer" / "0123456789abcdef")
     tree = tiny.tokenizer(adversarial=None, iterations=100_000)
     long = tiny.lay_out(home, "tokenizer", tree)
-    process = worker(home)
+    process = started_worker(home)
     try:
         send(process, str(first.path))
         assert json.loads(process.stdout.readline())["outcome"] == "done"

@@ -18,7 +18,6 @@ from ..loop.code_sets import Codes
 from ..loop.optim import (
     derive_seed,
 )
-from . import build
 from .llama import Generator
 
 
@@ -51,7 +50,7 @@ def load_tokenizer(run_dir: RunDir, device: torch.device) -> tuple[Any, Any, Tok
     """Tokenizer and quantizer of a finished run, in eval mode, and their config."""
     config = stored.read(run_dir).config
     with _Undrawn():
-        tokenizer, quantizer = build.build_tokenizer(config, device)
+        tokenizer, quantizer = build_tokenizer(config, device)
     modules = torch.nn.ModuleDict({"tokenizer": tokenizer, "quantizer": quantizer})
     checkpoints.load_weights(run_dir, {"autoencoder": modules})
     modules.eval().requires_grad_(False)
