@@ -1,7 +1,7 @@
 """Several processes for one run, where a single worker would stand.
 
-`python -m tokenlaw.slurm.worker.group N [NODES]` reads run folders from its standard input and answers like
-`python -m tokenlaw.trainer -`. For each run it starts processes of their own, N for a kind that is
+`python -m tokenlaw.slurm.worker.group N [NODES]` reads run folders from its standard input and
+answers like `python -m tokenlaw.trainer -`. For each run it starts processes, N for a kind that is
 trained together and one for the others, which find one another by the variables that
 torch.distributed reads. They end together: when one is lost, the others save nothing more and go,
 and the run is tried again from its last checkpoint. On several nodes they are tasks of one step

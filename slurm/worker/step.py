@@ -1,7 +1,7 @@
 """The processes of one run on several nodes: a step of the SLURM job, by `srun`.
 
-`python -m tokenlaw.slurm.worker.step` is one task of it. It takes its place from what SLURM says and becomes
-the process that trains.
+`python -m tokenlaw.slurm.worker.step` is one task of it. It takes its place from what SLURM says
+and becomes the process that trains.
 """
 
 from __future__ import annotations
