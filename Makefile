@@ -5,14 +5,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: quickstart test test-faults test-cluster lint format bench clean
+.PHONY: quickstart test test-faults test-cluster test-packaging lint format bench clean
 
 quickstart: $(READY)
 	$(BIN)/tokenlaw quickstart
 
 # Everything that needs no GPU, no cluster and no data beside the repository.
 test: $(READY)
-	$(PYTEST) -n 2 --dist worksteal -m "not faults and not cluster"
+	$(PYTEST) -n 2 --dist worksteal -m "not faults and not cluster and not packaging"
 
 # Kill points, full disks, random kills.
 test-faults: $(READY)
@@ -21,6 +21,10 @@ test-faults: $(READY)
 # A real SLURM, Ray and PostgreSQL on this machine. As root on Debian it installs what it needs.
 test-cluster: $(READY)
 	$(PYTEST) -m cluster --no-fold-skipped tests/cluster tests/results_db
+
+# A wheel, a source archive and an editable checkout, installed beside a user's own files.
+test-packaging: $(READY)
+	$(PYTEST) -m packaging tests/packaging
 
 lint: $(READY)
 	$(BIN)/ruff check .
