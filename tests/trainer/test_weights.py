@@ -13,7 +13,6 @@ from measured import batch, context, numbers
 
 from tokenlaw.trainer.accounting.config import decode
 from tokenlaw.trainer.metrics import clip_fid, fid, lpips, ms_ssim
-from tokenlaw.trainer.models import pretrained
 
 SIDE = 32
 
@@ -290,14 +289,3 @@ def test_ms_ssim_agrees_with_piq_and_knows_its_smallest_image():
     with pytest.raises(ValueError, match="160 px is too small.*at least 161 px.*ssim works"):
         ms_ssim.Metric(ms_ssim.Config(), context(resolution=160))
     ms_ssim.Metric(ms_ssim.Config(), context(resolution=161))
-
-
-def test_doctor_tells_which_metrics_can_run(files, monkeypatch, tmp_path):
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    found = {entry.metric: entry for entry in pretrained.doctor_metrics()}
-    assert found["psnr"].can_run and found["fcd"].can_run and not found["psnr"].files
-    for name in ("fid", "lpips", "clip_fid"):
-        assert not found[name].can_run and str(tmp_path) in found[name].problem
-    path, _ = files["inception"]
-    found = {entry.metric: entry for entry in pretrained.doctor_metrics({fid.INCEPTION: path})}
-    assert not found["fid"].can_run and "does not begin with 6726825d" in found["fid"].problem

@@ -8,7 +8,6 @@ one. Shape suffixes: B crops, L tokens of an image, D latent width, K codebook s
 from __future__ import annotations
 
 import hashlib
-import math
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -306,7 +305,3 @@ def _write_array(run: Run, folder: Path, name: str, values: np.ndarray) -> dict[
         "bytes": len(content),
         "shape": list(values.shape),
     }
-
-
-def bits(nats: float) -> float:
-    return nats / math.log(2)

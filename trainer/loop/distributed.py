@@ -107,15 +107,6 @@ def mean(value: Tensor) -> Tensor:
     return total / world_size()
 
 
-def sum_(value: Tensor) -> Tensor:
-    """Sum over processes."""
-    if not active():
-        return value
-    total = value.detach().clone()
-    td.all_reduce(total)
-    return total
-
-
 def any_of_each(flags: Sequence[bool]) -> list[bool]:
     """For each flag, whether it is set in any process."""
     if not active():

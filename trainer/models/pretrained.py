@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 
@@ -45,38 +44,6 @@ def find(name: str, sha256: str, locations: Mapping[str, str] | None, instead: s
             f"it is another or a damaged file; {instead}"
         )
     return path
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MetricCheck:
-    """Whether a metric can run here, as far as its files are concerned."""
-
-    metric: str
-    files: tuple[str, ...]  # names of the files that it needs
-    can_run: bool
-    problem: str = ""  # the error that a run would end with
-
-
-def doctor_metrics(locations: Mapping[str, str] | None = None) -> list[MetricCheck]:
-    """One entry for every metric, with its default settings."""
-    from .. import parts
-    from ..metrics import NeedsWeights
-
-    checks = []
-    for name in parts.names("metrics"):
-        config = parts.load("metrics", name).Config()
-        files = config.weights() if isinstance(config, NeedsWeights) else {}
-        try:
-            for file, sha256 in files.items():
-                find(file, sha256, locations, "other metrics do")
-        except ValueError as error:
-            problem = str(error)
-            checks.append(
-                MetricCheck(metric=name, files=tuple(files), can_run=False, problem=problem)
-            )
-        else:
-            checks.append(MetricCheck(metric=name, files=tuple(files), can_run=True))
-    return checks
 
 
 def file_sha256(path: Path) -> str:
