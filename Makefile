@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: quickstart test test-faults test-cluster test-packaging lint format bench clean
+.PHONY: quickstart test test-plain-start test-faults test-cluster test-packaging lint format bench clean
 
 quickstart: $(READY)
 	$(BIN)/tokenlaw quickstart
@@ -13,6 +13,10 @@ quickstart: $(READY)
 # Everything that needs no GPU, no cluster and no data beside the repository.
 test: $(READY)
 	$(PYTEST) -n 2 --dist worksteal -m "not faults and not cluster and not packaging"
+
+# Runs of the trainer by public functions of torch and triton alone.
+test-plain-start: $(READY)
+	TOKENLAW_FAST_START=0 $(PYTEST) -n 2 --dist worksteal tests/golden $(addprefix tests/trainer/test_,stage1.py stage2.py encode.py trunks.py)
 
 # Kill points, full disks, random kills.
 test-faults: $(READY)

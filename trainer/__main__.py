@@ -5,15 +5,13 @@ With `-` for RUN_DIR the folders come from stdin, one a line. Each finished run 
 
 from __future__ import annotations
 
-import atexit
-import gc
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 
 from ..results_db.masking import mask_tracebacks
-from ..results_db.processes import collector_paused, die_with_parent
+from ..results_db.processes import collector_paused, die_with_parent, leave_without_collection
 
 with collector_paused():
     from .fast_start import compiler
@@ -85,6 +83,5 @@ def _lines_from_parent() -> Iterator[str]:
 
 if __name__ == "__main__":
     mask_tracebacks()
-    # Else Python looks at its end through all that was imported, for most of a second.
-    atexit.register(gc.freeze)
+    leave_without_collection()
     sys.exit(main(sys.argv[1:]))

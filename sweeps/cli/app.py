@@ -6,8 +6,6 @@ stderr, `error: FIELD: VALUE ...; allowed: ...`. TOKENLAW_DEBUG=1 shows the trac
 
 from __future__ import annotations
 
-import atexit
-import gc
 import os
 import sys
 import traceback
@@ -66,8 +64,9 @@ for verb in VERBS:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
     args = list(sys.argv[1:] if argv is None else argv) or ["--help"]
-    # Else Python looks at its end through all that was imported, for most of a second.
-    atexit.register(gc.freeze)
+    from ...results_db.processes import leave_without_collection
+
+    leave_without_collection()
     try:
         code = app(args=args, prog_name="tokenlaw", standalone_mode=False)
     except BrokenPipeError:

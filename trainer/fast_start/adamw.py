@@ -1,7 +1,8 @@
 """AdamW by torch's own arithmetic, without the import of torch's compiler.
 
 Making any `torch.optim.Optimizer` imports torch._dynamo, which takes seconds, and a run that
-compiles nothing has no other use for it. States have the layout of `torch.optim.AdamW`.
+compiles nothing has no other use for it. States have the layout of `torch.optim.AdamW`, which
+takes the steps when the fast start is off.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.adam import adam
+
+from . import switch
 
 
 class AdamW:
@@ -24,12 +26,23 @@ class AdamW:
     ) -> None:
         self.param_groups = [{"lr": lr, "betas": betas, "eps": eps, **group} for group in groups]
         self.state: dict[Tensor, dict[str, Tensor]] = {}
+        # Private: torch.optim.adam.adam, the function behind torch's class (torch 2.11, 2.15).
+        self._adam = switch.adam()
+        self._torch: torch.optim.AdamW | None = None
+        if self._adam is None:
+            on_gpu = self._parameters()[0].device.type == "cuda"
+            plain = torch.optim.AdamW(self.param_groups, foreach=False, fused=on_gpu)
+            self.param_groups, self.state, self._torch = plain.param_groups, plain.state, plain
 
     def _parameters(self) -> list[Tensor]:
         return [p for group in self.param_groups for p in group["params"]]
 
     @torch.no_grad()
     def step(self) -> None:
+        if self._torch is not None:
+            self._torch.step()
+            return
+        assert self._adam is not None
         for group in self.param_groups:
             with_gradient = [p for p in group["params"] if p.grad is not None]
             for p in with_gradient:
@@ -42,7 +55,7 @@ class AdamW:
             states = [self.state[p] for p in with_gradient]
             if not states:
                 continue
-            adam(
+            self._adam(
                 params=with_gradient,
                 grads=[p.grad for p in with_gradient],
                 exp_avgs=[state["exp_avg"] for state in states],
@@ -76,7 +89,7 @@ class AdamW:
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes over states as `state_dict` gives them, from any device."""
         parameters = self._parameters()
-        self.state = {}
+        self.state.clear()
         for place, state in state_dict["state"].items():
             p = parameters[place]
             self.state[p] = {

@@ -6,6 +6,9 @@ forks one process for each. None of them knows of a GPU: functions that launch k
 tensors on the CPU with launches left out, and what they would have launched is compiled for the
 target that the asking process names. All goes through Triton's cache on disk: whatever becomes of
 the compiling processes, a kernel that is not there is compiled at its first launch as ever.
+
+What this takes from Triton is private to it: the list and the versions tried are in switch.py. The
+compiling process checks the list when it begins, and compiles nothing where a name is missing.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ import torch
 
 from ...results_db.processes import die_with_parent
 from ..kernels import HAS_TRITON
+from . import switch
 
 PATIENCE = 120.0  # seconds that kernels are waited for
 
@@ -41,7 +45,7 @@ def worthwhile() -> bool:
     GPU. Of the processes of a host the first compiles for all.
     """
     gpu = any(map(os.path.exists, ("/dev/nvidiactl", "/dev/dxg")))
-    return HAS_TRITON and gpu and os.environ.get("LOCAL_RANK", "0") == "0"
+    return switch.wanted() and HAS_TRITON and gpu and os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def start() -> int | None:
@@ -127,12 +131,14 @@ def _serve(requests: Connection) -> None:
     torch.set_num_threads(1)
     gc.disable()
     gc.freeze()
-    # What takes its time and is needed in any case, while nothing is asked for yet.
-    from triton.runtime.cache import triton_key
+    missing = switch.missing_of_triton()
+    if missing is None:
+        # What takes its time and is needed in any case, while nothing is asked for yet.
+        from triton.runtime.cache import triton_key
 
-    from ..kernels import causal_attention, residual_norm, swiglu, token_loss  # noqa: F401
+        from ..kernels import causal_attention, residual_norm, swiglu, token_loss  # noqa: F401
 
-    triton_key()
+        triton_key()
     done: set[tuple[str | None, Kernel]] = set()
     while True:
         try:
@@ -140,9 +146,10 @@ def _serve(requests: Connection) -> None:
         except (EOFError, OSError):
             return
         os.environ.update(environment)
+        reason = missing and f"this Triton has no {missing}"
         try:
-            reason = None
-            _compile_all(target, make_tasks(), done)
+            if missing is None:
+                _compile_all(target, make_tasks(), done)
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
         requests.send((number, reason))

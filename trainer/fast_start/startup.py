@@ -28,21 +28,23 @@ def get_ready(
     setting of runs (run.py).
     """
     from .. import kernels
+    from . import switch
 
     with ThreadPoolExecutor(1) as pool, collector_paused():
         opened = pool.submit(_open, device)
         if compiled and kernels.available(device):
-            from triton.runtime.cache import triton_key
-
             # It reads half a gigabyte of Triton, for which the first kernel would wait.
-            Thread(target=triton_key, daemon=True).start()
+            # Private: triton_key (triton 3.6, 3.9).
+            if (triton_key := switch.find("triton.runtime.cache", "triton_key")) is not None:
+                Thread(target=triton_key, daemon=True).start()
         elif compiled and kind in COMPILING:
             if device.type == "cuda":
-                from torch._inductor.async_compile import maybe_warm_pool
-
-                maybe_warm_pool()
+                # Private: maybe_warm_pool (torch 2.11, 2.15).
+                warm_pool = switch.find("torch._inductor.async_compile", "maybe_warm_pool")
+                if warm_pool is not None:
+                    warm_pool()
+            switch.find("torch._inductor.compile_fx", "")  # imports it; private (torch 2.11, 2.15)
             import torch._functorch.config
-            import torch._inductor.compile_fx
 
             torch._functorch.config.activation_memory_budget = activation_memory
         opened.result()

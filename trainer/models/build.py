@@ -5,19 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from ...results_db.record import RunDir
 from .. import parts
 from ..accounting import stored
 from ..accounting.config import GeneratorConfig, TokenizerConfig
+from ..fast_start.undrawn import undrawn
 from ..kernels import float8
 from ..loop import checkpoints
 from ..loop.code_sets import Codes
-from ..loop.optim import (
-    derive_seed,
-)
+from ..loop.optim import derive_seed
 from .llama import Generator
 
 
@@ -32,24 +29,10 @@ def build_tokenizer(config: TokenizerConfig, device: torch.device) -> tuple[Any,
     return tokenizer.to(device), quantizer.to(device)
 
 
-class _Undrawn(TorchFunctionMode):
-    """Inside, modules leave their weights as the memory happens to be: for weights that are read
-    from a file next. Drawing those of VQ-16 takes half a second.
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__module__", None) == "torch.nn.init":
-            return args[0] if args else kwargs["tensor"]
-        if func in (Tensor.uniform_, Tensor.normal_):
-            return args[0]
-        return func(*args, **kwargs)
-
-
 def load_tokenizer(run_dir: RunDir, device: torch.device) -> tuple[Any, Any, TokenizerConfig]:
     """Tokenizer and quantizer of a finished run, in eval mode, and their config."""
     config = stored.read(run_dir).config
-    with _Undrawn():
+    with undrawn():
         tokenizer, quantizer = build_tokenizer(config, device)
     modules = torch.nn.ModuleDict({"tokenizer": tokenizer, "quantizer": quantizer})
     checkpoints.load_weights(run_dir, {"autoencoder": modules})
