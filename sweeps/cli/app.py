@@ -64,7 +64,7 @@ for verb in VERBS:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns its exit code."""
+    """Run one command and return its exit code."""
     args = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     # Else Python looks at its end through all that was imported, for most of a second.
     atexit.register(gc.freeze)
