@@ -49,7 +49,7 @@ class Config:
         return None
 
     def cost(self, tokens: int) -> Cost:
-        """Count the codebook, its product with the assignment, and the logits (also the penalty's)."""
+        """Count the codebook, its product with the assignment, the logits, and the penalty's."""
         weights = self.codebook_size * self.dim
         return Cost(weights, weights * tokens * (3 if self.entropy_weight > 0 else 2))
 
