@@ -26,7 +26,7 @@ CheckConfig = Callable[[RunDir], object]  # raises ValueError or DamagedError
 
 
 def folders(home: str | os.PathLike[str]) -> list[Path]:
-    """Every folder of a home that should be a run's."""
+    """List every folder of a home that should be a run's."""
     found: list[Path] = []
     for kind in KINDS:
         folder = Path(home) / kind
@@ -36,8 +36,9 @@ def folders(home: str | os.PathLike[str]) -> list[Path]:
 
 
 def damages(folder: Path, check_config: CheckConfig) -> Iterator[str]:
-    """One line for each file below a run's folder that is damaged or another run's: its path, and
-    what to do.
+    """Yield a line for each damaged or misplaced file below a run's folder.
+
+    The line has the file's path and the cure.
     """
     try:
         run = RunDir(folder)
@@ -103,7 +104,7 @@ def _codes(run: RunDir) -> Iterator[str]:
 
 
 def _failures(check: Callable[..., object], *arguments: object, **options: object) -> Iterator[str]:
-    """The line of what a check raises."""
+    """Yield the line of the error that a check raises."""
     try:
         check(*arguments, **options)
     except (DamagedError, ValueError) as error:

@@ -46,7 +46,7 @@ class MisplacedError(DamagedError):
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Replaces the file `path` by `data`, durably. On any error the old content stays."""
+    """Replace the file `path` by `data`, durably. On any error the old content stays."""
     final = Path(path)
     with _temporary(final) as temporary:
         _write_synced(temporary, data)
@@ -55,12 +55,12 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def write_json(path: str | os.PathLike[str], obj: Any) -> None:
-    """Replaces the file `path` by the canonical JSON of `obj`, durably; ValueError on NaN."""
+    """Replace the file `path` by the canonical JSON of `obj`, durably; ValueError on NaN."""
     write_bytes(path, canonical_json(obj).encode() + b"\n")
 
 
 def create_exclusive(path: str | os.PathLike[str], data: bytes) -> bool:
-    """Creates the file `path` with `data`, durably, if no file has that name.
+    """Create the file `path` with `data`, durably, if no file has that name.
 
     Returns: True when this call made the file, False when the name was taken. Of any number of
         callers on any number of hosts exactly one gets True, and nobody ever sees a part of the
@@ -94,8 +94,9 @@ def create_exclusive(path: str | os.PathLike[str], data: bytes) -> bool:
 
 
 def replace_fast(path: str | os.PathLike[str], data: bytes) -> None:
-    """Replaces the file `path` by `data` atomically but without any sync: for heartbeats, which may
-    be lost.
+    """Replace the file `path` by `data` atomically, without a sync.
+
+    This is for heartbeats, which may be lost.
     """
     final = Path(path)
     with _temporary(final) as temporary:
@@ -105,8 +106,9 @@ def replace_fast(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def append_line(path: str | os.PathLike[str], line: str) -> None:
-    """Adds one line to a log, not synced. After a torn line (a crash) the new one starts on a line
-    of its own.
+    """Add one line to a log, without a sync.
+
+    After a torn line (a crash) the new one starts on a line of its own.
     """
     if "\n" in line:
         raise ValueError(f"line: contains a line break, allowed is one line: {line[:80]!r}")
@@ -128,7 +130,7 @@ class Staging:
         self.meta = meta
 
     def file(self, name: str) -> Path:
-        """The path at which to write the file `name` of the folder."""
+        """Return the path at which to write the file `name` of the folder."""
         return self.path / _checked_name(name)
 
 
@@ -138,12 +140,11 @@ def stage_folder(
     attempt: int | None = None,
     meta: dict[str, Any] | None = None,
 ) -> Iterator[Staging]:
-    """Gives a `Staging` folder beside `final_path`; when the block ends well, it appears there
-    complete, durably.
+    """Stage a folder that appears at `final_path` complete and durable when the block ends well.
 
-    Every file is synced and listed in `manifest.json`: {"name", "attempt", "files": {name:
-    {"sha256", "bytes"}}, "meta"}. When the block or any write fails, nothing is left under the
-    final name.
+    The block gets a `Staging` beside that path. Every file is synced and listed in `manifest.json`:
+    {"name", "attempt", "files": {name: {"sha256", "bytes"}}, "meta"}. When the block or a write
+    fails, nothing is left under the final name.
 
     Raises:
         FileExistsError: the final name is taken (`remove_folder` first).
@@ -167,7 +168,7 @@ def stage_folder(
 
 
 def verify_folder(path: str | os.PathLike[str], *, fresh: bool = False) -> dict[str, Any]:
-    """The manifest of a staged folder, after comparing every file with it.
+    """Compare every file of a staged folder with its manifest and return the manifest.
 
     Files that did not change since they were hashed are not read again, unless `fresh`.
 
@@ -189,7 +190,7 @@ def verify_folder(path: str | os.PathLike[str], *, fresh: bool = False) -> dict[
 
 
 def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The manifest of a staged folder, whose files are not compared with it.
+    """Read the manifest of a staged folder without comparing the files with it.
 
     Raises: DamagedError: there is none, or it is of a folder of another name.
     """
@@ -210,7 +211,7 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def remove_folder(path: str | os.PathLike[str]) -> None:
-    """Removes a folder, if it is there, so that it is never seen half-removed under its name."""
+    """Remove a folder, if it is there, so that nobody sees it half-removed under its name."""
     final = Path(path)
     with _temporary(final) as temporary:
         try:
@@ -221,7 +222,7 @@ def remove_folder(path: str | os.PathLike[str]) -> None:
 
 
 def sweep_temporaries(folder: str | os.PathLike[str], *, all_writers: bool = False) -> list[str]:
-    """Removes what writers that died left behind in `folder` (not below it); returns the names.
+    """Remove the temporaries of dead writers in `folder` (not below it); return their names.
 
     A temporary of a process alive on this host is kept, one of another host for a day. With
     `all_writers` only this process's own are kept: for a folder that the caller alone may write.
@@ -244,7 +245,7 @@ def sweep_temporaries(folder: str | os.PathLike[str], *, all_writers: bool = Fal
 
 
 def sync_folder(path: str | os.PathLike[str]) -> None:
-    """Makes the names in a folder durable."""
+    """Make the names in a folder durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -253,13 +254,14 @@ def sync_folder(path: str | os.PathLike[str]) -> None:
 
 
 def sha256_file(path: str | os.PathLike[str], *, fresh: bool = False) -> str:
-    """The sha256 of a plain file, in hex; `fresh`: read it even if its hash is remembered."""
+    """Return the sha256 of a plain file, in hex; `fresh`: read it even if a hash is remembered."""
     return str(_hash(Path(path), fresh)["sha256"])
 
 
 def remember_hash(path: str | os.PathLike[str], sha256: str) -> None:
-    """The sha256, in hex, of a plain file that this process has just written: it need not be read
-    again for that. Small files are read all the same.
+    """Remember the sha256, in hex, of a plain file that this process has just written.
+
+    The file need not be read again for its hash. Small files are read all the same.
     """
     info = os.lstat(path)
     if info.st_size >= _REMEMBERED_BYTES:
@@ -268,7 +270,7 @@ def remember_hash(path: str | os.PathLike[str], sha256: str) -> None:
 
 @contextlib.contextmanager
 def _temporary(final: Path) -> Iterator[Path]:
-    """A fresh temporary path beside `final`; whatever is left there at the end is removed."""
+    """Give a fresh temporary path beside `final`; remove what is left there at the end."""
     name = f"{_PREFIX}{host_name()}@{os.getpid()}@{secrets.token_hex(6)}@{final.name[:100]}"
     _in_flight.add(name)
     path = final.parent / name

@@ -1,4 +1,4 @@
-"""What an endpoint.json may hold, and when two of them say the same."""
+"""Schema of endpoint.json, and the comparison of two endpoints by their results."""
 
 import math
 import re
@@ -65,19 +65,19 @@ _ARTIFACT_KEYS = {"name", "file", "sha256", "bytes"}
 
 
 def is_name(text: object) -> bool:
-    """Whether `text` may name a run, a metric, a file: [A-Za-z0-9][A-Za-z0-9_.-]{0,63}."""
+    """Tell if `text` may name a run, a metric or a file: [A-Za-z0-9][A-Za-z0-9_.-]{0,63}."""
     return isinstance(text, str) and _NAME.fullmatch(text) is not None
 
 
 def check_name(field: str, text: object) -> str:
-    """`text` if it is a name, else ValueError."""
+    """Return `text` if it is a name, else raise ValueError."""
     if not isinstance(text, str) or not is_name(text):
         raise ValueError(f"{field}: {text!r}, allowed are names like {_NAME.pattern}")
     return text
 
 
 def check_endpoint(endpoint: Any) -> dict[str, Any]:
-    """`endpoint` itself, if it is one.
+    """Check the fields of an endpoint and return it.
 
     Raises:
         ValueError: names the field, the value and what is allowed.
@@ -112,7 +112,7 @@ def check_endpoint(endpoint: Any) -> dict[str, Any]:
 
 
 def artifact_path(file: object) -> str:
-    """The path, relative to its run folder, of an artifact whose "file" is `file`.
+    """Return the path, relative to its run folder, of an artifact whose "file" is `file`.
 
     A bare name lies in artifacts/. ValueError for what would leave the run folder.
     """
@@ -123,14 +123,15 @@ def artifact_path(file: object) -> str:
 
 
 def same_result(first: dict[str, Any], second: dict[str, Any]) -> bool:
-    """Whether two valid endpoints of a run say the same, whoever wrote them, when, where and how
-    fast.
+    """Tell if two valid endpoints of a run hold the same result.
+
+    Their writers, times, places and speeds may differ.
     """
     return canonical_json(_result(first)) == canonical_json(_result(second))
 
 
 def value_key(value: dict[str, Any]) -> tuple[str, str]:
-    """What makes a value one of a kind within its run: metric and canonical provenance."""
+    """Return the key of a value, unique within its run: metric and canonical provenance."""
     return value["metric"], canonical_json(value["provenance"])
 
 

@@ -64,7 +64,7 @@ def database_address(home: str | os.PathLike[str] | None = None) -> Address:
 
 
 def sqlite_path(home: str | os.PathLike[str] | None = None) -> Path:
-    """The SQLite file of `home` when TOKENLAW_DB is not set."""
+    """Return the SQLite file of `home` when TOKENLAW_DB is not set."""
     folder = Path(os.path.realpath(default_home() if home is None else home))
     if not on_network_file_system(folder):
         return folder / "tokenlaw.db"
@@ -75,12 +75,12 @@ def sqlite_path(home: str | os.PathLike[str] | None = None) -> Path:
 
 
 def on_network_file_system(path: str | os.PathLike[str], mounts: str | None = None) -> bool:
-    """Whether `path`, there or not yet, lies on a file system that several hosts share."""
+    """Tell if several hosts share the file system of `path`, which need not exist yet."""
     return file_system_type(path, mounts) in _NETWORK_FILE_SYSTEMS
 
 
 def file_system_type(path: str | os.PathLike[str], mounts: str | None = None) -> str | None:
-    """The type of the file system that holds `path`; None where there is no /proc/mounts."""
+    """Return the type of the file system that holds `path`; None without a /proc/mounts."""
     try:
         lines = Path(mounts or _MOUNTS).read_text(errors="surrogateescape").splitlines()
     except FileNotFoundError:
@@ -99,7 +99,7 @@ def file_system_type(path: str | os.PathLike[str], mounts: str | None = None) ->
 
 
 def open_engine(home: str | os.PathLike[str] | None = None) -> Engine:
-    """The database of `home`, created or brought to the newest schema if need be.
+    """Open the database of `home`; create it or bring it to the newest schema if need be.
 
     Any number of processes may call this at once.
 
@@ -122,7 +122,7 @@ def open_engine(home: str | os.PathLike[str] | None = None) -> Engine:
 
 @contextlib.contextmanager
 def opened(home: str | os.PathLike[str] | None = None) -> Iterator[Engine]:
-    """`open_engine` for a block, closed at its end."""
+    """Open the database of `home` for a block and close it at its end."""
     engine = open_engine(home)
     try:
         yield engine
@@ -131,11 +131,11 @@ def opened(home: str | os.PathLike[str] | None = None) -> Iterator[Engine]:
 
 
 def transact(engine: Engine, work: Callable[[Connection], _Result]) -> _Result:
-    """What `work` returns, done in one transaction.
+    """Run `work` in one transaction and return its result.
 
-    On PostgreSQL it is done again, up to six times, when the server breaks it off (a lost
-    connection, a deadlock, a serialization failure), so `work` must have the same effect twice as
-    once: the reply to a commit may be lost after the commit.
+    On PostgreSQL it runs again, up to six times, when the server breaks it off (a lost connection,
+    a deadlock, a serialization failure). `work` must have the same effect twice as once, because
+    the reply to a commit may be lost after the commit.
 
     Raises:
         StoreError: it could not be done.
@@ -153,7 +153,7 @@ def transact(engine: Engine, work: Callable[[Connection], _Result]) -> _Result:
 
 @contextlib.contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """A connection for reading: one consistent view, no lock that keeps writers out."""
+    """Open a connection for reading: one consistent view, no lock that keeps writers out."""
     options: dict[str, Any] = {"read_only": True}
     if engine.dialect.name == "postgresql":  # whose default is a new view for each statement
         options["isolation_level"] = "REPEATABLE READ"
@@ -243,7 +243,7 @@ def _migrate(engine: Engine, url: URL) -> None:
 
 
 def _version(engine: Engine) -> str | None:
-    """The schema's revision; None when there is no schema yet."""
+    """Return the schema's revision; None when there is no schema yet."""
     with engine.connect().execution_options(read_only=True) as connection:
         if not sqlalchemy.inspect(connection).has_table("alembic_version"):
             return None
@@ -258,8 +258,9 @@ def _has_content(database: str) -> bool:
 
 
 def _choose_journal(database: str) -> None:
-    """Sets write-ahead logging, which the file remembers; the rollback journal where it does not
-    work.
+    """Set write-ahead logging, which the file remembers, or else the rollback journal.
+
+    The rollback journal is for file systems on which write-ahead logging does not work.
     """
     network = on_network_file_system(os.path.dirname(os.path.abspath(database)))
     connection = sqlite3.connect(database, timeout=_BUSY_SECONDS)

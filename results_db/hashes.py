@@ -30,12 +30,12 @@ _memories: dict[Path, dict[bytes, bytes]] = {}  # those that this process has re
 
 
 def version(info: os.stat_result) -> Version:
-    """The numbers that change with the content of a file."""
+    """Return the numbers that change with the content of a file."""
     return (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
 
 
 def known(host: str, info: os.stat_result) -> str | None:
-    """The sha256 of a file of that version; None when it must be read."""
+    """Return the remembered sha256 of a file of that version; None when it must be read."""
     if info.st_size < LEAST_BYTES:
         return None
     key = _key(version(info))

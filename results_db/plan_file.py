@@ -44,7 +44,7 @@ class PlanFile:
 
 
 def study_names(home: str | os.PathLike[str]) -> list[str]:
-    """The studies that have a folder under `home`."""
+    """List the studies that have a folder under `home`."""
     folder = Path(home) / "studies"
     try:
         return sorted(name for name in os.listdir(folder) if (folder / name).is_dir())
@@ -53,7 +53,7 @@ def study_names(home: str | os.PathLike[str]) -> list[str]:
 
 
 def current_plan_path(home: str | os.PathLike[str], study: str) -> Path | None:
-    """The plan file that defines a study: the one current.json names, else the newest.
+    """Return the plan file that defines a study: the one current.json names, else the newest.
 
     Raises:
         DamagedError: current.json names no plan file of the study.
@@ -71,7 +71,7 @@ def current_plan_path(home: str | os.PathLike[str], study: str) -> Path | None:
 
 
 def read_plan(path: str | os.PathLike[str]) -> PlanFile:
-    """The plan in a file.
+    """Read the plan in a file.
 
     Raises:
         DamagedError: it is missing, or no plan; names the field.

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 
 def process_is_alive(pid: int) -> bool:
-    """Whether a process of this host runs; one that has ended but was not reaped counts as dead."""
+    """Tell if a process of this host runs. One that has ended but was not reaped counts as dead."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             # The command name, in brackets, may hold any byte: the state is what follows the last
@@ -32,13 +32,14 @@ def process_is_alive(pid: int) -> bool:
 
 
 def host_name() -> str:
-    """This host's name, as claims and temporary names carry it."""
+    """Return this host's name, as claims and temporary names carry it."""
     return re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname())[:64]
 
 
 def process_start(pid: int) -> int | None:
-    """When a process of this host started, in clock ticks after boot: tells a re-used pid. None
-    when unknown.
+    """Return the start of a process of this host in clock ticks after boot; None when unknown.
+
+    It tells a re-used pid.
     """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
@@ -49,10 +50,10 @@ def process_start(pid: int) -> int | None:
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """No garbage collection inside.
+    """Pause the garbage collector for a block.
 
-    Where many objects are made that stay (importing torch and its compiler: a million), each
-    collection walks through all of them for nothing.
+    Importing torch and its compiler makes a million objects that stay. Each collection would walk
+    through all of them for nothing.
     """
     enabled = gc.isenabled()
     gc.disable()
@@ -69,7 +70,7 @@ def leave_without_collection() -> None:
 
 
 def die_with_parent(always: bool = False) -> None:
-    """Asks Linux to kill this process when the one that started it dies, however it dies."""
+    """Ask Linux to kill this process when its parent dies, however it dies."""
     if os.environ.get("TOKENLAW_KEEP_ALIVE") and not always:
         return
     if sys.platform == "linux":

@@ -1,6 +1,4 @@
-"""Which code, packages and machine made a run: recorded beside it and compared, never part of its
-identity.
-"""
+"""Code, packages and machine of a run: recorded and compared, never part of its identity."""
 
 import functools
 import importlib.metadata
@@ -38,11 +36,11 @@ _PACKAGES = (
 
 
 def provenance(root: Path | None = None) -> dict[str, Any]:
-    """{"commit": str or None, "dirty": bool or None, "versions": {package: version}, "host": str}
-    of this code.
+    """Return the provenance of this code.
 
-    The commit is that of the snapshot file beside the packages if there is one, else git's; None
-    when neither is.
+    {"commit": str or None, "dirty": bool or None, "versions": {package: version}, "host": str}. The
+    commit is that of the snapshot file beside the packages if there is one, else git's; None when
+    neither is there.
     """
     commit, dirty = _commit(root or CODE_ROOT)
     return {"commit": commit, "dirty": dirty, "versions": dict(_versions()), "host": host_name()}

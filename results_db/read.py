@@ -34,7 +34,9 @@ def endpoints(
     wide: bool = False,
     home: str | os.PathLike[str] | None = None,
 ) -> pd.DataFrame:
-    """The results of a study, or of all, as a table; new results are taken into the database first.
+    """Return the results of a study, or of all, as a table.
+
+    New results are taken into the database first.
 
     Long (the default): one row for each value that a run ended with, columns LONG_COLUMNS. A run
     shared by several arms has its rows under each. Wide: one row for each generator and arm, also
@@ -72,14 +74,15 @@ def endpoints(
 
 
 def studies(home: str | os.PathLike[str] | None = None) -> list[str]:
-    """The names of the studies that have a plan, sorted."""
+    """List the names of the studies that have a plan, sorted."""
     with _current(home) as engine, reading(engine) as connection:
         return sorted(row.name for row in connection.execute(select(tables.Study.name)))
 
 
 def artifact(run_id: str, name: str, home: str | os.PathLike[str] | None = None) -> Any:
-    """What a run left under `name`: an array (npy), a dict of arrays (npz), decoded JSON, or the
-    path of a picture; its sha256 is checked.
+    """Load the artifact `name` of a run; its sha256 is checked.
+
+    Returns: an array (npy), a dict of arrays (npz), decoded JSON, or the path of a picture.
 
     Raises:
         ValueError: there is no such finished run or artifact; names those that are there.
@@ -104,7 +107,7 @@ def artifact(run_id: str, name: str, home: str | os.PathLike[str] | None = None)
 
 
 def flat(table: pd.DataFrame) -> pd.DataFrame:
-    """A copy whose dict columns are JSON text, for CSV, parquet and JSON files."""
+    """Return a copy whose dict columns are JSON text, for CSV, parquet and JSON files."""
     copy = table.copy()
     for name in ("axes", "provenance"):
         if name in copy.columns:
@@ -116,10 +119,10 @@ def flat(table: pd.DataFrame) -> pd.DataFrame:
 
 @contextlib.contextmanager
 def _current(home: str | os.PathLike[str] | None) -> Iterator[Engine]:
-    """The database, after what is new in the files was taken in.
+    """Open the database after taking in what is new in the files.
 
-    What this replaced, and what the tables lack because its files cannot be used, is logged as
-    warnings, one line each, which go to stderr unless a program handles them.
+    Replaced results and files that cannot be used are logged as warnings, one line each. They go to
+    stderr unless a program handles them.
     """
     folder = default_home() if home is None else Path(home)
     with opened(folder) as engine:
@@ -170,7 +173,7 @@ def _runs(connection: Connection) -> Runs:
 
 
 def _inherit_datasets(runs: Runs, parents: Mapping[str, Sequence[str]]) -> None:
-    """A run whose config names no data set (a generator's) has its parents'."""
+    """Give a run whose config names no data set (a generator's) that of its parents."""
     for run_id, run in runs.items():
         line, seen = [run_id], set()
         while run["dataset"] is None and line:
@@ -261,7 +264,7 @@ _SHARED_LONG = (
 
 
 def _subject(run: Mapping[str, Any], runs: Runs, parents: Sequence[str]) -> str | None:
-    """What an evaluation is of: its generator if it has one, else its tokenizer."""
+    """Return the subject of an evaluation: its generator if it has one, else its tokenizer."""
     if run["kind"] != "evaluation":
         return None
     kinds = {runs[parent]["kind"]: parent for parent in reversed(parents) if parent in runs}
@@ -287,7 +290,7 @@ def _column(values: list[Any], dtype: str) -> "pd.Series[Any]":
 
 
 def _axis_column(values: list[Any]) -> "pd.Series[Any]":
-    """An axis keeps its values' own type where they share one."""
+    """Build the column of an axis, of the values' own type where they share one."""
     present = [value for value in values if value is not None]
     if present and all(isinstance(v, int) and not isinstance(v, bool) for v in present):
         return pd.Series(values, dtype="Int64")

@@ -91,8 +91,9 @@ class Attempt:
         error: str | None = None,
         step: int | None = None,
     ) -> bool:
-        """Records, durably, how the attempt ended. The first call counts; a later one returns
-        False.
+        """Record, durably, how the attempt ended.
+
+        Returns: True for the first call, which counts; False for a later one.
         """
         if outcome not in OUTCOMES:
             raise ValueError(f"outcome: {outcome!r}, allowed are {', '.join(OUTCOMES)}")
@@ -113,8 +114,7 @@ class Attempt:
         return first
 
     def write_endpoint(self, endpoint: dict[str, Any]) -> dict[str, Any]:
-        """Writes endpoint.json, durably, then the spool marker; returns the endpoint that is
-        stored.
+        """Write endpoint.json, durably, then the spool marker; return the stored endpoint.
 
         Missing top-level keys that this attempt knows (scheme, run_id, kind, attempt, reason,
         artifacts, commit, dirty, versions, finished_at) are filled in. When the run has an endpoint
@@ -182,8 +182,7 @@ def claim(
     info: dict[str, Any] | None = None,
     after: int | None = None,
 ) -> Attempt:
-    """Makes this process the newest attempt at the run, durably; older attempts are fenced off by
-    it.
+    """Claim the newest attempt at the run for this process, durably; older ones are fenced off.
 
     Temporary files that dead attempts left in the run folder are removed. A spool marker is left,
     so that the database hears of the run whatever happens next.

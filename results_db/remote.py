@@ -7,7 +7,7 @@ from .spool import _log
 
 
 def record_remote(home: str | os.PathLike[str], run_dir: str | os.PathLike[str] | RunDir) -> bool:
-    """For a job: tells a PostgreSQL database of a run's news at once; returns whether it was told.
+    """Record a run's news in PostgreSQL at once, from a job; return True if it was recorded.
 
     With SQLite a job does nothing here, because only the process on the user's machine writes it.
     A failure is logged and leaves the marker, which the next command's ingest takes: a database

@@ -1,4 +1,4 @@
-"""Where the files of a run lie."""
+"""Paths of the files of a run."""
 
 import os
 import re
@@ -15,7 +15,7 @@ _ATTEMPT_FILE = re.compile(r"(\d{3,6})\.json")
 
 
 def default_home() -> Path:
-    """The folder of all runs: $TOKENLAW_HOME, or ./runs."""
+    """Return the folder of all runs: $TOKENLAW_HOME, or ./runs."""
     return Path(os.environ.get("TOKENLAW_HOME") or "runs")
 
 
@@ -26,8 +26,10 @@ class RunDir:
     path: Path  # absolute
 
     def __init__(self, path: "str | os.PathLike[str] | RunDir") -> None:
-        """Takes the folder. ValueError when its name, its parent's, or a link shows that it is no
-        run folder.
+        """Take the run's folder.
+
+        Raises:
+            ValueError: its name, its parent's, or a link shows that it is no run folder.
         """
         folder = path.path if isinstance(path, RunDir) else Path(os.path.abspath(path))
         check_name("run folder", folder.name)
@@ -41,7 +43,7 @@ class RunDir:
 
     @classmethod
     def of(cls, home: str | os.PathLike[str], kind: str, run_id: str) -> "RunDir":
-        """The folder of run `run_id` under `home`."""
+        """Return the folder of run `run_id` under `home`."""
         check_name("run id", run_id)
         return cls(Path(home) / kind / run_id)
 
@@ -59,22 +61,23 @@ class RunDir:
 
     @property
     def owner(self) -> dict[str, str]:
-        """The run's kind and id, as what it leaves says whose it is."""
+        """Return the run's kind and id, which mark the files that it leaves."""
         return {"kind": self.kind, "id": self.id}
 
     @property
     def redo(self) -> str:
-        """The way to have what a finished run left made anew."""
+        """Return the advice on making anew what a finished run left."""
         return f"to make it anew, remove {self.endpoint_path} and launch again"
 
     @property
     def rewrite(self) -> str:
-        """The way to have config.json written anew."""
+        """Return the advice on writing config.json anew."""
         return f"to make it anew, remove it and {self.endpoint_path} and launch the study again"
 
     def check_owner(self, path: Path, owner: object, cure: str | None = None) -> None:
-        """MisplacedError unless what lies at `path` says that it is of this run; None, which homes
-        made before say, passes.
+        """Raise MisplacedError unless `owner`, stated at `path`, is this run.
+
+        None passes: older homes do not state an owner.
         """
         if owner is None or owner == self.owner:
             return
@@ -117,22 +120,25 @@ class RunDir:
         return self.path / "endpoint.json"
 
     def attempt_path(self, number: int) -> Path:
-        """The claim of attempt `number`."""
+        """Return the path of the claim of attempt `number`."""
         return self.attempts_path / f"{number:03d}.json"
 
     def attempt_end_path(self, number: int) -> Path:
-        """How attempt `number` ended; missing while it runs, and for ever when it was killed."""
+        """Return the path of the record of how attempt `number` ended.
+
+        The file is missing while the attempt runs, and for ever when it was killed.
+        """
         return self.attempts_path / f"{number:03d}.end.json"
 
     def attempts(self) -> list[int]:
-        """The numbers of all attempts so far, ascending."""
+        """Return the numbers of all attempts so far, ascending."""
         try:
             return attempt_numbers(os.listdir(self.attempts_path))
         except FileNotFoundError:
             return []
 
     def config(self) -> dict[str, Any]:
-        """config.json: {"scheme", "id", "kind", "config", "parents"}.
+        """Read config.json: {"scheme", "id", "kind", "config", "parents"}.
 
         Raises:
             FileNotFoundError: the run was never planned here.
@@ -154,5 +160,5 @@ class RunDir:
 
 
 def attempt_numbers(names: Iterable[str]) -> list[int]:
-    """The numbers of the attempts that have a claim among the files `names`, ascending."""
+    """Return the numbers of the attempts that have a claim among the files `names`, ascending."""
     return sorted(int(match[1]) for match in map(_ATTEMPT_FILE.fullmatch, names) if match)

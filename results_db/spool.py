@@ -46,12 +46,12 @@ class Held:
 
 
 def spool_path(home: str | os.PathLike[str]) -> Path:
-    """The spool folder under `home`."""
+    """Return the spool folder under `home`."""
     return Path(home) / "spool"
 
 
 def mark(home: str | os.PathLike[str], run_dir: str | os.PathLike[str] | RunDir) -> Path:
-    """Says, durably, that a run has news for the database. Any number of times."""
+    """Mark, durably, that a run has news for the database. Repeated calls are harmless."""
     run = RunDir(run_dir)
     folder = spool_path(home)
     os.makedirs(folder, exist_ok=True)
@@ -61,12 +61,12 @@ def mark(home: str | os.PathLike[str], run_dir: str | os.PathLike[str] | RunDir)
 
 
 def pending(home: str | os.PathLike[str]) -> list[Marker]:
-    """The markers in the spool, by name. What is no marker is quarantined on the way."""
+    """Return the markers in the spool, by name; quarantine files that are no markers."""
     return take(home)[0]
 
 
 def take(home: str | os.PathLike[str]) -> tuple[list[Marker], list[tuple[str, str]]]:
-    """The markers in the spool, and (name, reason) of what was quarantined on the way."""
+    """Return the spool's markers, and (name, reason) of the files quarantined on the way."""
     folder = spool_path(home)
     markers: list[Marker] = []
     rejected: list[tuple[str, str]] = []
@@ -89,7 +89,7 @@ def take(home: str | os.PathLike[str]) -> tuple[list[Marker], list[tuple[str, st
 
 
 def clear(marker: Marker) -> None:
-    """Removes a marker. Only after its news is committed."""
+    """Remove a marker. Call this only after its news is committed."""
     with _where_writable():
         marker.path.unlink(missing_ok=True)
 
@@ -97,8 +97,9 @@ def clear(marker: Marker) -> None:
 def quarantine(
     home: str | os.PathLike[str], path: str | os.PathLike[str], reason: str
 ) -> Path | None:
-    """Moves a file of the spool to spool/quarantine, with the reason beside it; None when it was
-    gone already. In a home that may only be read it stays where it is.
+    """Move a file of the spool to spool/quarantine, with the reason beside it.
+
+    Returns None when it was gone already. In a home that may only be read it stays.
     """
     folder = spool_path(home) / QUARANTINE
     target = folder / f"{Path(path).name[:150]}.{secrets.token_hex(4)}"
@@ -155,7 +156,7 @@ def release(held: Iterable[Held]) -> None:
 
 
 def sweep(home: str | os.PathLike[str]) -> None:
-    """Removes temporary files that dead writers left in the spool."""
+    """Remove temporary files that dead writers left in the spool."""
     with _where_writable():
         sweep_temporaries(spool_path(home))
 

@@ -1,4 +1,4 @@
-"""What a run is doing, computed from its files alone; and the heartbeat that keeps it so."""
+"""The state of a run, computed from its files alone, and the heartbeat that keeps it alive."""
 
 import json
 import os
@@ -39,13 +39,13 @@ _clocks: dict[Path, tuple[float, float]] = {}
 
 
 def now_text() -> str:
-    """The time as ISO 8601 in UTC, as all records carry it."""
+    """Return the time as ISO 8601 in UTC, as all records carry it."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunStatus:
-    """What the files of a run say."""
+    """State of a run with the records that it was taken from."""
 
     state: State
     attempt: int  # the newest; 0 when there is none
@@ -59,7 +59,7 @@ class RunStatus:
 def run_state(
     run_dir: str | os.PathLike[str] | RunDir, *, grace_seconds: float = GRACE_SECONDS
 ) -> State:
-    """The state of a run, from its files alone.
+    """Return the state of a run, from its files alone.
 
     planned: no attempt yet, all parents done. waiting: no attempt yet, a parent is not done.
     running: the newest attempt has no end and gave a sign of life within the grace. lost: no end,
@@ -76,10 +76,10 @@ def run_status(
     grace_seconds: float = GRACE_SECONDS,
     parents: bool = True,
 ) -> RunStatus:
-    """The state of a run, as `run_state`, with what it was taken from.
+    """Return the state of a run, as `run_state`, with the records that it was taken from.
 
-    With `parents` false its parents are not looked at, for callers who know of them: `planned` is
-    then said of every run without an attempt.
+    With `parents` false the parents are not read, for callers who know of them. Every run without
+    an attempt is `planned` then.
     """
     run = RunDir(run_dir)
     numbers = run.attempts()
@@ -132,9 +132,7 @@ class Heartbeat:
         unit_per_second: float | None = None,
         force: bool = False,
     ) -> bool:
-        """Says that the attempt lives; returns whether it was written or came too soon after the
-        last one.
-        """
+        """Write the heartbeat unless it comes too soon after the last; return True if written."""
         if not force and time.monotonic() < self._next:
             return False
         content = {
@@ -182,10 +180,10 @@ def _parents_done(run: RunDir) -> bool:
 
 
 def may_follow(role: str, state: str) -> bool:
-    """Whether a run may begin when its parent of that role is in this state.
+    """Tell if a run may begin when its parent of that role is in this state.
 
-    Behind a diverged trunk as well: it ends as diverged at once, as it would have ended alone, and
-    is counted with the others instead of never being heard of.
+    It may begin behind a diverged trunk as well. It ends as diverged at once, as it would have
+    ended alone, and is counted with the others instead of waiting for ever.
     """
     return state == "done" or (role == TRUNK and state == "diverged")
 
@@ -201,8 +199,9 @@ def _process_alive(claim: dict[str, Any]) -> bool | None:
 
 
 def _sign_of_life_age(run: RunDir, attempt: int, has_heartbeat: bool) -> float:
-    """Seconds since the newest attempt's heartbeat, or since its claim when that is younger or
-    alone.
+    """Return the seconds since the heartbeat, or since the claim when that is younger or alone.
+
+    Both are those of the newest attempt.
     """
     times = [os.stat(run.attempt_path(attempt)).st_mtime]
     if has_heartbeat:
@@ -214,7 +213,10 @@ def _sign_of_life_age(run: RunDir, attempt: int, has_heartbeat: bool) -> float:
 
 
 def _file_system_now(home: Path) -> float:
-    """The time by the clock that stamps the files, which on a network file system is not ours."""
+    """Return the time of the clock that stamps the files.
+
+    On a network file system that clock is not this host's.
+    """
     known = _clocks.get(home)
     monotonic = time.monotonic()
     if known is None or monotonic - known[1] > _CLOCK_SECONDS:
@@ -240,7 +242,7 @@ def _read_object(path: Path) -> dict[str, Any] | None:
 
 
 def read_endpoint(run_dir: str | os.PathLike[str] | RunDir) -> dict[str, Any] | None:
-    """The checked endpoint of a run, or None when there is none yet.
+    """Read and check the endpoint of a run; None when there is none yet.
 
     Raises: DamagedError: there is one, but it is not valid JSON or breaks the schema;
         MisplacedError: it belongs to another run.
@@ -289,8 +291,9 @@ _END_FIELDS: dict[str, type] = {
 def read_attempts(
     run_dir: str | os.PathLike[str] | RunDir, numbers: Sequence[int] | None = None
 ) -> list[dict[str, Any]]:
-    """All attempts of a run (or those of these numbers), oldest first: the claim's fields, then
-    `end`, the end's fields or None.
+    """Read all attempts of a run (or those of these numbers), oldest first.
+
+    Each has the claim's fields, then `end`: the end's fields or None.
 
     Raises:
         DamagedError: a record is not a JSON object, or a field is of a wrong type.

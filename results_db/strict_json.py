@@ -13,7 +13,7 @@ class DamagedError(RuntimeError):
 
 
 def canonical_json(obj: Any) -> str:
-    """The one JSON text of `obj`: sorted keys, no spaces, ASCII.
+    """Return the canonical JSON text of `obj`: sorted keys, no spaces, ASCII.
 
     Raises:
         ValueError: a NaN, an infinity or a key that is not a string; the message gives the place.
@@ -23,7 +23,7 @@ def canonical_json(obj: Any) -> str:
 
 
 def read_json(path: str | os.PathLike[str], *, limit_bytes: int = 16 << 20) -> Any:
-    """The strictly decoded content of a JSON file: no NaN or infinity, no key given twice.
+    """Decode a JSON file strictly: no NaN or infinity, no key given twice.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -66,7 +66,7 @@ def _refuse_non_json(obj: Any, place: str) -> None:
 
 
 def _refuse_unstorable_text(obj: Any) -> None:
-    """Half characters and NUL, which JSON can spell and databases cannot hold."""
+    """Refuse half characters and NUL, which JSON can spell and databases cannot hold."""
     if isinstance(obj, str):
         obj.encode()
         if "\0" in obj:

@@ -24,12 +24,12 @@ _THREADS = 8  # that hash files at the same time
 
 
 def folder_cure(run: RunDir, folder: Path) -> str:
-    """The thing to do about a folder of weights that is no good."""
+    """Return the cure for a damaged folder of weights."""
     return run.redo if folder.name == FINAL else "or remove it: the run goes on without it"
 
 
 def staged_manifest(run: RunDir, folder: Path) -> dict[str, Any]:
-    """The manifest of a folder of weights of a run, whose files are not compared with it."""
+    """Read the manifest of a run's folder of weights without comparing the files with it."""
     cure = folder_cure(run, folder)
     try:
         manifest = read_manifest(folder)
@@ -43,7 +43,7 @@ def staged_manifest(run: RunDir, folder: Path) -> dict[str, Any]:
 def artifact_file(
     run: RunDir, endpoint: Mapping[str, Any], name: str, *, fresh: bool = False
 ) -> Path:
-    """The file of an artifact that the endpoint lists, once it is the one that was recorded."""
+    """Return the file of an artifact that the endpoint lists, after comparing its hash."""
     entries = {entry["name"]: entry for entry in endpoint["artifacts"]}
     if name not in entries:
         raise DamagedError(f"{run.endpoint_path}: lists no artifact {name!r}; {run.redo}")
@@ -53,7 +53,7 @@ def artifact_file(
 
 
 def codes_manifest(run: RunDir, *, fresh: bool = False) -> dict[str, Any]:
-    """The manifest of a codes run, once it is the one that the endpoint lists.
+    """Read the manifest of a codes run after comparing it with the hash in the endpoint.
 
     There is nothing to compare it with where the run has no endpoint yet.
     """
@@ -77,8 +77,9 @@ def codes_manifest(run: RunDir, *, fresh: bool = False) -> dict[str, Any]:
 def code_entries(
     run: RunDir, manifest: Mapping[str, Any], splits: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """The manifest's entries of the shards and labels of the splits. Those of labels have no hash
-    in homes made before.
+    """Return the manifest's entries of the shards and labels of the splits.
+
+    Entries of labels have no hash in older homes.
     """
     entries = [entry for split in splits for entry in manifest["shards"][split]]
     for split in splits:
@@ -106,7 +107,7 @@ def code_files(run: RunDir, manifest: Mapping[str, Any], splits: Sequence[str]) 
 
 
 def compare(path: Path, entry: Mapping[str, Any], cure: str, *, fresh: bool = False) -> None:
-    """DamagedError unless the file at `path` has the sha256 of its entry."""
+    """Raise DamagedError unless the file at `path` has the sha256 of its entry."""
     try:
         found = sha256_file(path, fresh=fresh)
     except FileNotFoundError as error:

@@ -39,7 +39,7 @@ def wide_rows(
     parents: Mapping[str, Sequence[str]],
     study: str | None,
 ) -> tuple[list[dict[str, Any]], Columns, dict[str, str]]:
-    """The rows and the columns of the wide table, and the direction of its metrics' columns.
+    """Build the wide table: its rows, its columns, and the direction of its metrics' columns.
 
     Columns that are not in WIDE_COLUMNS follow them. Axis columns have the dtype "axis": that of
     their values.
@@ -74,7 +74,7 @@ def wide_rows(
 
 
 class _Graph:
-    """Who was made from whom, by kind."""
+    """Parents, evaluations and trunks of the runs."""
 
     def __init__(self, runs: Runs, parents: Mapping[str, Sequence[str]]) -> None:
         self._runs = runs
@@ -97,17 +97,17 @@ class _Graph:
         return None if run is None else run["kind"]
 
     def parent(self, run_id: str | None, kind: str) -> str | None:
-        """The parent of that kind, the first by role."""
+        """Return the parent of that kind, the first by role."""
         if run_id is None:
             return None
         return next((p for p in self._parents.get(run_id, ()) if self._kind(p) == kind), None)
 
     def evaluations(self, run_id: str | None) -> list[str]:
-        """The evaluations of a tokenizer or generator, by id."""
+        """Return the evaluations of a tokenizer or generator, by id."""
         return [] if run_id is None else sorted(self._evaluations.get(run_id, ()))
 
     def is_trunk(self, run_id: str) -> bool:
-        """Whether another generator continues this one."""
+        """Tell if another generator continues this one."""
         return run_id in self._trunks
 
 
@@ -120,9 +120,9 @@ class _Summaries:
         self._known: dict[str, Summary] = {}
 
     def of(self, run_id: str | None) -> Summary:
-        """METRIC -> value, with METRIC_std, METRIC_seeds, METRIC_extractor ... where they apply.
+        """Return METRIC -> value of a run, and METRIC -> direction.
 
-        And METRIC -> direction.
+        METRIC_std, METRIC_seeds, METRIC_extractor and such are there where they apply.
         """
         if run_id is None:
             return {}, {}
@@ -131,7 +131,7 @@ class _Summaries:
         return self._known[run_id]
 
     def of_all(self, run_ids: Iterable[str]) -> Summary:
-        """Several evaluations together; the first that has a metric gives it."""
+        """Merge the summaries of several evaluations; the first that has a metric gives it."""
         merged: dict[str, Any] = {}
         better: dict[str, str] = {}
         for run_id in run_ids:
@@ -171,7 +171,7 @@ def _summary(values: Iterable[Value]) -> Summary:
 
 
 def _spread(numbers: Sequence[float]) -> float | None:
-    """The standard deviation with n - 1; None for fewer than two numbers."""
+    """Compute the standard deviation with n - 1; None for fewer than two numbers."""
     if len(numbers) < 2:
         return None
     mean = math.fsum(numbers) / len(numbers)
@@ -230,14 +230,14 @@ def _row(
 
 
 def _tokenizer_params(tokenizer: str, members: Members, runs: Runs) -> int | None:
-    """Parameters of a tokenizer: its endpoint's, else the plan's."""
+    """Return the parameters of a tokenizer: its endpoint's, else the plan's."""
     planned = (member["planned"].get("params") for member in members.get(tokenizer, ()))
     known = (runs[tokenizer]["params"], *planned)
     return next((number for number in known if _fits("Int64", number)), None)
 
 
 def _primary(evaluations: Sequence[str], member: Mapping[str, Any], members: Members) -> list[str]:
-    """Those of the evaluations that the row's study names; all for a row of no study."""
+    """Select the evaluations that the row's study names; all for a row of no study."""
     if member["study"] is None:
         return list(evaluations)
     return [
@@ -248,8 +248,10 @@ def _primary(evaluations: Sequence[str], member: Mapping[str, Any], members: Mem
 
 
 def _belongs(other: Mapping[str, Any], member: Mapping[str, Any]) -> bool:
-    """Whether a primary evaluation counts for the row: it is of its study and arm, and no axis that
-    both have differs. A tokenizer may be evaluated at several values of an axis of the codes.
+    """Tell if a primary evaluation counts for the row.
+
+    It must be of the row's study and arm, and no axis that both have may differ. A tokenizer may be
+    evaluated at several values of an axis of the codes.
     """
     return (
         other["study"] == member["study"]
@@ -262,8 +264,10 @@ def _belongs(other: Mapping[str, Any], member: Mapping[str, Any]) -> bool:
 def _evaluated_axes(
     evaluations: Sequence[str], member: Mapping[str, Any], members: Members
 ) -> list[dict[str, Any]]:
-    """The axes of the generator's rows: one row for each value of the axes that only its
-    evaluations have, such as the guidance scale.
+    """List the axes of each of the generator's rows.
+
+    There is a row for each value of the axes that only its evaluations have, such as the guidance
+    scale.
     """
     found = {}
     for evaluation in evaluations:
@@ -275,8 +279,9 @@ def _evaluated_axes(
 
 
 def _finish(rows: list[dict[str, Any]]) -> tuple[Columns, dict[str, str]]:
-    """Turns the axes and sources of every row into columns; returns all columns, and the direction
-    of those on which all runs agree.
+    """Turn the axes and sources of every row into columns.
+
+    Returns: all columns, and the direction of those on which all runs agree.
     """
     columns: Columns = dict(WIDE_COLUMNS)
     sources = [row.pop("_sources") for row in rows]
@@ -309,7 +314,7 @@ def _finish(rows: list[dict[str, Any]]) -> tuple[Columns, dict[str, str]]:
 def _free_name(
     metric: str, prefix: str, level: int, taken: Mapping[str, int], columns: Columns
 ) -> str:
-    """The column for a metric: its name, behind its source's prefix where that is not free.
+    """Return the column for a metric: its name, behind its source's prefix where that is taken.
 
     A tokenizer's own values (its training losses) always have theirs, so that they are not taken
     for the generator's.
@@ -340,7 +345,7 @@ def _metric_dtype(name: str) -> str:
 
 
 def _axis_columns(axes: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Axis -> the column that shows it."""
+    """Map each axis to the column that shows it."""
     found: dict[str, str] = {}
     for row in axes:
         for axis in row:
@@ -361,7 +366,7 @@ def _fits(dtype: str, value: Any) -> bool:
 
 
 def _smallest_params(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], int]:
-    """Parameters of the smallest generator of every axis value that is no number."""
+    """Find the smallest generator of every axis value that is no number, by parameters."""
     found: dict[tuple[str, str], int] = {}
     for row in rows:
         for name, value in row["_axes"].items():
@@ -374,8 +379,9 @@ def _smallest_params(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str],
 def _sort_key(
     axes: Mapping[str, Any], smallest: Mapping[tuple[str, str], int]
 ) -> list[tuple[str, int, float, str]]:
-    """Numbers by size; names by the generators that they stand for (S before M before L), then by
-    text.
+    """Build a key that sorts numbers by size and names by their generators, then by text.
+
+    Names stand for generators: S comes before M and M before L.
     """
     return [
         (name, 0, float(value), "")

@@ -1,10 +1,9 @@
-"""What every executor is: jobs go in, the state of jobs comes out. The results are in the run
-folders.
+"""The contract of executors: jobs go in, the state of jobs comes out. Results are in run folders.
 
 An executor is one file in `executors/` with a final class `Executor` (a subclass of
-`BaseExecutor`); its file name is what a user writes after `--on`. It never decides what is to run,
-in which order of dependency, or whether a failure is tried again: `launch.py` does, the same for
-all of them.
+`BaseExecutor`). Its file name is the name that a user writes after `--on`. `launch.py` decides, the
+same for all executors: which runs start, in which order of dependency, and which failures are tried
+again.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ PROCESSES = "TOKENLAW_PROCESSES"  # how many a run is to have; the trainer refus
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """What an executor is given: run folders for one process, one after another."""
+    """Run folders for one process of an executor, one after another."""
 
     key: str  # its name among the jobs given out together
     run_dirs: tuple[RunDir, ...]  # in this order
@@ -46,7 +45,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobReport:
-    """What an executor knows of a job: whether it may still be at work, never what came of it."""
+    """State of a job at its executor: whether it may still be at work, never its result."""
 
     phase: Phase  # unknown: the executor could not be asked, so nothing may be concluded
     reason: str | None = None  # how it ended or why it waits, in the executor's words
@@ -66,7 +65,7 @@ class InQueue:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Listing:
-    """What a queue says of everything that was submitted from a home."""
+    """State in a queue of everything that was submitted from a home."""
 
     runs: Mapping[str, InQueue]  # kind/id of a run -> its job, where that may still be at work
     jobs: Mapping[str, Phase]  # all jobs that the queue knows
@@ -83,7 +82,7 @@ class NotSubmitted(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Context:
-    """What an executor is made from."""
+    """Arguments from which an executor is made."""
 
     home: Path  # $TOKENLAW_HOME of this launch
     study: str
@@ -119,9 +118,7 @@ class BaseExecutor(abc.ABC):
 
     @classmethod
     def check(cls, context: Context) -> None:
-        """Raises ValueError for options that mean nothing here or contradict each other, before
-        anything is written.
-        """
+        """Raise ValueError for unknown or contradictory options, before anything is written."""
         known = sorted(cls.option_names())
         for name in context.options or {}:
             if name.rpartition(".")[2] not in known:
@@ -130,15 +127,18 @@ class BaseExecutor(abc.ABC):
 
     @classmethod
     def prepared(cls, context: Context) -> AbstractContextManager[None]:
-        """Inside, what every launch needs may begin before its plan is known; what no job has taken
-        up at the end is let go of. `context` need not have been checked, nor have a token.
+        """Begin what every launch needs, for a block in which the plan is made.
+
+        At the end of the block everything that no job has taken up is let go of. `context` need not
+        have been checked, nor have a token.
         """
         return nullcontext()
 
     @classmethod
     def listing(cls, home: Path, launches: Sequence[Launched]) -> Listing:
-        """What the queue says of `launches`, all of this executor, by one call. Nothing for
-        executors without a queue.
+        """List the state of `launches`, all of this executor, by one call of the queue.
+
+        The listing is empty for executors without a queue.
 
         Raises QueueUnknown when it cannot be asked.
         """
@@ -146,7 +146,7 @@ class BaseExecutor(abc.ABC):
 
     @classmethod
     def withdraw(cls, ids: Iterable[str]) -> None:
-        """Takes jobs out of the queue, whoever put them there; those at work save and end.
+        """Take jobs out of the queue, whoever put them there; those at work save and end.
 
         Raises QueueUnknown when the queue does not answer.
         """
@@ -154,36 +154,41 @@ class BaseExecutor(abc.ABC):
 
     @classmethod
     def option_names(cls) -> frozenset[str]:
-        """What `Context.options` may set, `KIND.` before a name aside; a study's own resources are
-        taken as far as they are among these.
+        """Return the names that `Context.options` may set, without a `KIND.` before them.
+
+        A study's own resources are taken as far as they are among these.
         """
         return frozenset()
 
     def resources(self, kind: str) -> Resources:
-        """What a run of `kind` asks for."""
+        """Return the resources of a run of `kind`."""
         return Resources()
 
     @abc.abstractmethod
     def submit(self, jobs: Sequence[Job]) -> list[str | None]:
-        """The ids of the jobs, in the order given; None for one that must come again later, because
-        the place takes no more now. `jobs` are in the order of their dependencies.
+        """Submit jobs, which are in the order of their dependencies; return their ids in that
+        order.
+
+        The id is None for a job that must come again later, because the place takes no more now.
 
         Raises ValueError for resources that the place does not have, NotSubmitted when it refuses.
         """
 
     @abc.abstractmethod
     def poll(self, timeout: float = 0.0) -> dict[str, JobReport]:
-        """Reports of all jobs given out by this object, after at most `timeout` seconds of waiting
-        for news. One question to the scheduler, however many jobs there are.
+        """Report on all jobs given out by this object, after waiting at most `timeout` seconds.
+
+        The scheduler is asked once, however many jobs there are.
         """
 
     @abc.abstractmethod
     def cancel(self, ids: Iterable[str], *, kill: bool = False) -> None:
-        """Asks jobs to save and end; with `kill` ends them at once. Unknown ids are passed over."""
+        """Ask jobs to save and end; with `kill` end them at once. Unknown ids are passed over."""
 
     def calibrate(self, folder: Path, kind: str) -> str:
-        """Runs `timing.command(folder)` once, in one process with what one process of a run of
-        `kind` asks for; returns how it ended, in words, when it has. Ctrl-C ends it.
+        """Run `timing.command(folder)` once and return, in words, how it ended.
+
+        It runs in one process with the resources of one process of a run of `kind`. Ctrl-C ends it.
 
         An executor that cannot do so raises ValueError.
         """
@@ -191,11 +196,11 @@ class BaseExecutor(abc.ABC):
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Lets go of what this object holds; attached executors end their processes."""
+        """Release everything that this object holds; attached executors end their processes."""
 
 
 def worker_environment(code: Path, **more: str) -> dict[str, str]:
-    """The environment of a process that trains, the same on every executor.
+    """Build the environment of a process that trains, the same on every executor.
 
     Threads of numerical libraries are set to one, so that results do not depend on the place;
     torch's are set by each run from its config.
@@ -213,9 +218,7 @@ def worker_environment(code: Path, **more: str) -> dict[str, str]:
 
 
 def shared_environment(code: Path) -> dict[str, str]:
-    """What of `worker_environment` a process on another node needs beside what its node gives
-    it.
-    """
+    """Select the part of `worker_environment` that a process on another node lacks there."""
     known = worker_environment(code)
     names = ("PYTHONPATH", "PYTHONUNBUFFERED", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
     names += ("OPENBLAS_NUM_THREADS", "TOKENLAW_FAST_START")
@@ -223,21 +226,21 @@ def shared_environment(code: Path) -> dict[str, str]:
 
 
 def trainer_command(*arguments: str, python: str = sys.executable) -> list[str]:
-    """The command of a process that trains: `python -m tokenlaw.trainer ...`."""
+    """Build the command of a process that trains: `python -m tokenlaw.trainer ...`."""
     # -P: a folder called `tokenlaw` where the user happens to be must not be imported.
     return [python, "-P", "-m", "tokenlaw.trainer", *arguments]
 
 
 def group_command(size: int, nodes: int = 1) -> list[str]:
-    """The command of a worker that does each run with `size` processes, on `nodes` of its job."""
+    """Build the command of a worker that does each run with `size` processes, on `nodes` nodes."""
     sizes = [str(size), str(nodes)] if nodes > 1 else [str(size)]
     return [sys.executable, "-P", "-m", "tokenlaw.slurm.worker.group", *sizes]
 
 
 def free_after(run: RunDir) -> int | None:
-    """The number of a run's newest attempt when nobody is at work on it, else None.
+    """Return the number of a run's newest attempt when nobody is at work on it, else None.
 
-    Whoever takes the run up claims it right after that attempt: if another process was faster, the
+    The next process claims the run right after that attempt. If another process was faster, the
     claim fails and the run is left alone.
     """
     status = run_status(run)
@@ -253,7 +256,7 @@ def run_line(run: RunDir, after: int) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bundling:
-    """How jobs are filled."""
+    """Rules for filling jobs with runs."""
 
     minutes: float = 30.0  # fill up to this much estimated work
     least_jobs: int = 4  # but make so many jobs, where there are enough runs, to use several GPUs

@@ -58,10 +58,10 @@ def make_jobs(
     queued: dict[str, str],
     bundling: Bundling,
 ) -> list[Job]:
-    """Jobs for `tasks` (in dependency order), in dependency order.
+    """Make jobs for `tasks`, both in dependency order.
 
-    `resources(kind)` is what a run of a kind asks for; `queued` has the job ids of runs that are in
-    the queue already. A run that is neither in `tasks` nor in `queued` counts as done.
+    `resources(kind)` gives the resources of a run; `queued` has the job ids of runs that are in the
+    queue already. A run that is neither in `tasks` nor in `queued` counts as done.
     """
     units: list[_Unit] = []
     home: dict[str, _Unit] = {}  # run id -> the unit that does it
@@ -106,7 +106,7 @@ def make_jobs(
 
 
 def _keep_order(units: list[_Unit], home: dict[str, _Unit]) -> None:
-    """Puts every unit behind those that it waits for: a follower may wait for a later one."""
+    """Put every unit behind those that it waits for: a follower may wait for a later one."""
     place = {id(unit): number for number, unit in enumerate(units)}
     left = sorted(units, key=lambda unit: place[id(unit)])
     units.clear()
@@ -125,7 +125,7 @@ def _keep_order(units: list[_Unit], home: dict[str, _Unit]) -> None:
 
 
 def _filled(units: list[_Unit], bundling: Bundling) -> list[_Unit]:
-    """The units, with those that nothing waits for put together."""
+    """Fill units: put those together that nothing waits for."""
     shapes: dict[object, list[_Unit]] = defaultdict(list)
     result: list[_Unit] = []
     for unit in units:
@@ -146,7 +146,7 @@ def _filled(units: list[_Unit], bundling: Bundling) -> list[_Unit]:
 
 
 def _shared_out(units: list[_Unit], count: int) -> list[_Unit]:
-    """`count` units of about equal length: the longest first, each to the emptiest."""
+    """Share tasks among `count` units of about equal length: the longest first, to the emptiest."""
     bins = [_Unit(tasks=[], resources=units[0].resources) for _ in range(count)]
     heap = [(0.0, number) for number in range(count)]
     for unit in sorted(units, key=lambda unit: -unit.seconds):
@@ -158,8 +158,10 @@ def _shared_out(units: list[_Unit], count: int) -> list[_Unit]:
 
 
 def _with_time(resources: Resources, seconds: float, bundling: Bundling) -> Resources:
-    """`resources` with a time limit: the one given, else from the estimate, on a coarse scale so
-    that few different ones arise. A job that runs into it goes on from its checkpoint.
+    """Set the time limit of `resources`, from the estimate unless one was given.
+
+    The scale is coarse, so that few different limits arise. A job that runs into its limit goes on
+    from its checkpoint.
     """
     if resources.minutes is not None:
         return resources

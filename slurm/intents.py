@@ -1,9 +1,9 @@
-"""What a launch means to do, written before it does it: `launches/TOKEN.json`.
+"""The intent of a launch, written before it acts: `launches/TOKEN.json`.
 
-A token names one launch from this home. Tokens are numbered, and a number is taken by creating its
-file exclusively, so the order of launches is known to all of them. A token is part of the names of
-the jobs that are put into a queue: a launch that died between putting a job there and writing down
-its id is mended by looking for the token in the queue.
+A token names one launch from this home. Tokens are numbered. A number is taken by creating its file
+exclusively, so all launches know their order. A token is part of the names of the jobs in a queue.
+A launch may die between putting a job there and recording its id; looking for the token in the
+queue finds such a job.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Submission:
 
     @property
     def ids(self) -> list[str]:
-        """The queue's ids of the tasks; empty while there is none."""
+        """Return the queue's ids of the tasks; empty while there are none."""
         if self.job_id is None:
             return []
         if len(self.tasks) == 1:
@@ -75,7 +75,7 @@ class Intent:
         return self.path.stem
 
     def add(self, submission: Submission) -> None:
-        """Writes down, durably, what is about to be submitted."""
+        """Record, durably, a submission that is about to be made."""
         entry = {
             "name": submission.name,
             "tasks": [list(task) for task in submission.tasks],
@@ -85,36 +85,36 @@ class Intent:
         write_json(self.path, self._content)
 
     def put(self, name: str, job_id: str) -> None:
-        """Writes down, durably, the queue's id of what was submitted under `name`."""
+        """Record, durably, the queue's id of the submission `name`."""
         for entry in self._content["submissions"]:
             if entry["name"] == name:
                 entry["job_id"] = job_id
         write_json(self.path, self._content)
 
     def withdraw(self, name: str) -> None:
-        """Takes back, durably, what turned out not to be in the queue."""
+        """Remove, durably, the record of a submission that is not in the queue."""
         entries = self._content["submissions"]
         self._content["submissions"] = [entry for entry in entries if entry["name"] != name]
         write_json(self.path, self._content)
 
     def submitted(self) -> None:
-        """Says that this launch puts nothing more into the queue: the next one may go on."""
+        """Record that this launch puts nothing more into the queue: the next one may go on."""
         if self._content["submitting"]:
             self._content["submitting"] = False
             write_json(self.path, self._content)
 
     def touch(self) -> None:
-        """A sign of life for launches on other hosts."""
+        """Give a sign of life to launches on other hosts."""
         os.utime(self.path)
 
     def close(self) -> None:
-        """Says that the launch is over."""
+        """Record that the launch is over."""
         self._content |= {"submitting": False, "ended_at": now_text()}
         write_json(self.path, self._content)
 
 
 def open_intent(home: Path, *, study: str, executor: str, submitting: bool) -> Intent:
-    """A new launch of this process, with the next free number."""
+    """Open a new launch of this process, with the next free number."""
     folder = home / "launches"
     folder.mkdir(parents=True, exist_ok=True)
     prefix = _home_id(folder)
@@ -137,9 +137,9 @@ def open_intent(home: Path, *, study: str, executor: str, submitting: bool) -> I
 
 
 def await_turn(intent: Intent, *, say: Callable[[str], None] = lambda line: None) -> None:
-    """Returns when no launch with a smaller number is still putting jobs into the queue.
+    """Wait until no launch with a smaller number is still putting jobs into the queue.
 
-    A launch that died while it did is passed over; what it put there is found by its token.
+    A launch that died meanwhile is passed over; its jobs are found by its token.
     """
     mine = _number(intent.path)
     told = 0.0
@@ -159,7 +159,10 @@ def await_turn(intent: Intent, *, say: Callable[[str], None] = lambda line: None
 
 
 def launches(home: Path, *, all_of_them: bool = False) -> list[Launched]:
-    """The launches from this home that put something into a queue, or all of them; oldest first."""
+    """List the launches from this home, oldest first.
+
+    Without `all_of_them` only those that put a job into a queue.
+    """
     found = []
     for path in _files(home / "launches"):
         content = _read(path)
@@ -190,7 +193,7 @@ def launches(home: Path, *, all_of_them: bool = False) -> list[Launched]:
 
 
 def adopt(home: Path, token: str, name: str, job_id: str) -> None:
-    """Writes the queue's id, found there, into the record of a launch that died before it could."""
+    """Record an id found in the queue for a launch that died before it could."""
     path = home / "launches" / f"{token}.json"
     content = _read(path)
     if content is not None:

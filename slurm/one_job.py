@@ -26,10 +26,10 @@ def run(
     log: Path,
     say: Callable[[str], None],
 ) -> str:
-    """Runs `command` as the job `name`; returns how it ended, in SLURM's words, once it has.
+    """Run `command` as the job `name`; return how it ended, in SLURM's words.
 
-    `name` is unlike any other in the queue: by it the job is taken out again when anything goes
-    wrong here, Ctrl-C included. SchedulerError with SLURM's words when it refuses the job.
+    `name` is unlike any other in the queue. By it the job is taken out again when anything goes
+    wrong here, Ctrl-C included. SchedulerError has SLURM's words when it refuses the job.
     """
     script = folder / "job.sh"
     script.write_text(
@@ -64,7 +64,7 @@ def batch_script(
     chdir: Path,
     log: Path,
 ) -> str:
-    """A batch script of one process. Every value of `resources` has been checked."""
+    """Write the batch script of one process. Every value of `resources` has been checked."""
     options: dict[str, object] = {
         "job-name": name,
         "comment": "tokenlaw-calibrate",
@@ -91,7 +91,7 @@ def batch_script(
 
 
 def _state_at_end(job_id: str, say: Callable[[str], None]) -> str:
-    """Follows the job until the queue says that it has ended, or does not list it any more."""
+    """Follow the job until the queue says that it has ended, or does not list it any more."""
     told, pause = "", _LOOK_SECONDS[0]
     answered = time.monotonic()
     while True:

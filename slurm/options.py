@@ -15,7 +15,7 @@ _Options = TypeVar("_Options")
 
 
 def names(defaults: object, refused: Collection[str] = ()) -> frozenset[str]:
-    """All names that `parse_options` takes."""
+    """Return all names that `parse_options` takes."""
     found = {field.name for kind in (defaults, Resources()) for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     return frozenset(found - set(refused))
 
@@ -27,7 +27,7 @@ def parse_options(
     fractions: bool = False,
     refused: Collection[str] = (),
 ) -> tuple[_Options, dict[str, Resources]]:
-    """The executor's own options, and the resources of each kind of run, from `context`.
+    """Parse `context` into the executor's own options and the resources of each kind of run.
 
     A name is a field of `defaults` (a dataclass) or of `Resources`; `KIND.field` sets the latter
     for one kind. Without `fractions` GPUs are whole; `refused` are fields that mean nothing to the

@@ -1,4 +1,4 @@
-"""What a launch shows while it waits: bars on a terminal, plain lines elsewhere."""
+"""Display of a waiting launch: bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class View:
 
 
 class Display(abc.ABC):
-    """Where a launch shows what it does."""
+    """Output of a launch's progress."""
 
     @abc.abstractmethod
     def show(self, view: View, *, final: bool = False) -> None:
@@ -48,16 +48,17 @@ class Display(abc.ABC):
 
     @abc.abstractmethod
     def say(self, line: str) -> None:
-        """One line that stays."""
+        """Print a line that stays."""
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Leaves the terminal as it was."""
+        """Leave the terminal as it was."""
 
 
 def make_display(progress: bool, stream: TextIO | None = None) -> Display:
-    """Bars where `stream` (standard error) is a terminal, lines elsewhere, only messages when
-    progress is not wanted.
+    """Make the display for `stream` (standard error).
+
+    It has bars on a terminal, lines elsewhere, only messages without `progress`.
     """
     stream = stream or sys.stderr
     if not progress:
@@ -149,7 +150,7 @@ class Bars(Display):
 
 
 def summary_line(view: View) -> str:
-    """All of a view in one line."""
+    """Summarise a view in one line."""
     shown = "; ".join(f"{run.name} {_detail(run)}" for run in view.running[:4])
     if len(view.running) > 4:
         shown += f"; and {len(view.running) - 4} more"
@@ -157,7 +158,7 @@ def summary_line(view: View) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`42 s`, `3 min 05 s`, `2 h 10 min`."""
+    """Format seconds as `42 s`, `3 min 05 s`, `2 h 10 min`."""
     whole = int(seconds)
     if whole < 60:
         return f"{whole} s"

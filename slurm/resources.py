@@ -1,4 +1,4 @@
-"""What a job asks for from a cluster, checked before anything is submitted."""
+"""Resources that a job asks for from a cluster, checked before anything is submitted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _VALUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,:=/@%*+\[\]()&|!-]{0,255}")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resources:
-    """What one job asks for. None leaves the choice to the cluster."""
+    """Resources of one job. None leaves the choice to the cluster."""
 
     partition: str | None = None
     account: str | None = None
@@ -68,12 +68,13 @@ class Resources:
 
     @property
     def group_size(self) -> int:
-        """Processes that do a run together."""
+        """Return the number of processes that do a run together."""
         return self.processes or self.nodes * max(1, int(self.gpus))
 
     def sbatch_options(self) -> dict[str, object]:
-        """As options of sbatch, with `_` for `-`; without `extra` and what is left to the
-        cluster.
+        """Return the options of sbatch, with `_` for `-`.
+
+        `extra` and all that is left to the cluster are not among them.
         """
         asked: dict[str, object] = {
             "partition": self.partition,
@@ -94,7 +95,7 @@ class Resources:
 
 
 def check_value(field: str, value: object) -> str:
-    """`value` if it may stand in a batch script.
+    """Return `value` if it may stand in a batch script.
 
     Raises ValueError for anything but letters, digits and the few signs that SLURM's own values
     use.
@@ -114,7 +115,7 @@ def _shown(value: object) -> str:
 
 
 def on_one_node(options: Mapping[str, object] | None) -> dict[str, object]:
-    """`options` without `nodes`, for places where a run has one. ValueError if it asks for more."""
+    """Drop `nodes` from `options`, for places where a run has one. ValueError if it is more."""
     kept = dict(options or {})
     for name in [name for name in kept if name.rpartition(".")[2] == "nodes"]:
         value = kept.pop(name)
@@ -127,7 +128,7 @@ def on_one_node(options: Mapping[str, object] | None) -> dict[str, object]:
 
 
 def from_options(options: Mapping[str, object], base: Resources = Resources()) -> Resources:
-    """`base` with the fields that `options` names. ValueError names an unknown one."""
+    """Replace the fields of `base` that `options` names. ValueError names an unknown one."""
     known = {field.name for field in dataclasses.fields(Resources)}
     for name in options:
         if name not in known:

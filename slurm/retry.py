@@ -1,4 +1,4 @@
-"""Whether a run that ended without an endpoint is tried again: a function of its attempts on disk.
+"""The rule that tries failed runs again: a function of their attempts on disk.
 
 | how the attempt ended | tried again |
 |---|---|
@@ -49,7 +49,7 @@ class Ended:
 
     @property
     def what(self) -> str:
-        """One line for people."""
+        """Describe the end in a line for people."""
         at = "" if self.step is None else f" at step {self.step}"
         name = f"{self.error_class}: " if self.error_class else ""
         return f"{self.ending}{at}: {name}{self.error}" if self.error else f"{self.ending}{at}"
@@ -57,7 +57,7 @@ class Ended:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decision:
-    """Whether to try again, and why (not)."""
+    """Decision to try again or not, with the reason."""
 
     again: bool
     reason: str
@@ -65,7 +65,7 @@ class Decision:
 
 
 def history(run: RunDir, *, after: int = 0) -> list[Ended]:
-    """The attempts above number `after` that are over, oldest first; those forgiven are left out.
+    """List the ended attempts above number `after`, oldest first, without the forgiven ones.
 
     The newest attempt without an end counts as lost: ask for the history of a run only when nobody
     is at work on it.
@@ -76,7 +76,7 @@ def history(run: RunDir, *, after: int = 0) -> list[Ended]:
 
 
 def decide(attempts: Sequence[Ended]) -> Decision:
-    """What to do after `attempts` (those since the launch began, at least one), oldest first."""
+    """Decide what follows `attempts` (those since the launch began, at least one), oldest first."""
     last = attempts[-1]
     if last.ending in ("done", "diverged"):
         return Decision(again=False, reason=last.what)
@@ -100,7 +100,7 @@ def decide(attempts: Sequence[Ended]) -> Decision:
 
 
 def same_error_twice(attempts: Sequence[Ended]) -> Ended | None:
-    """The last attempt, if an earlier one failed with the same error, step and commit."""
+    """Return the last attempt, if an earlier one failed with the same error, step and commit."""
     if not attempts or attempts[-1].ending not in ("error", "memory", "input"):
         return None
     last = attempts[-1]
@@ -118,11 +118,11 @@ def same_error_twice(attempts: Sequence[Ended]) -> Ended | None:
 
 
 def refused(run: RunDir, *, commit: str | None, dirty: bool | None) -> str | None:
-    """Why a new launch does not try a failed run again, or None when it does.
+    """Return the reason why a new launch does not try a failed run again; None when it does.
 
-    It does unless the run failed twice with the same error at the same step of the very code that
-    is there now; `forgive` lifts that. Code with uncommitted changes may have been mended since, so
-    it is never the same.
+    It does unless the run failed twice with the same error at the same step of the code that is
+    there now; `forgive` lifts that. Code with uncommitted changes may have been mended since, so it
+    is never the same.
     """
     repeated = same_error_twice(history(run))
     if repeated is None or dirty or repeated.dirty or repeated.commit != commit:
@@ -131,16 +131,14 @@ def refused(run: RunDir, *, commit: str | None, dirty: bool | None) -> str | Non
 
 
 def forgive(run: RunDir) -> int:
-    """Lets all attempts so far count for nothing in later decisions; returns the newest one's
-    number.
-    """
+    """Forgive all attempts so far in later decisions; return the newest one's number."""
     newest = max(run.attempts(), default=0)
     write_json(run.path / _FORGIVEN, {"after_attempt": newest, "at": now_text()})
     return newest
 
 
 def forgiven(run: RunDir) -> int:
-    """The newest attempt that `forgive` covers; 0 when there is none."""
+    """Return the newest attempt that `forgive` covers; 0 when there is none."""
     try:
         return int(read_json(run.path / _FORGIVEN)["after_attempt"])
     except FileNotFoundError:
@@ -148,9 +146,9 @@ def forgiven(run: RunDir) -> int:
 
 
 def bury(run: RunDir, *, reason: str, memory: bool = False) -> bool:
-    """Writes the end of the newest attempt, of which the caller knows that its process is gone.
+    """Record the end of the newest attempt; the caller knows that its process is gone.
 
-    Returns whether there was such an attempt without an end. An attempt that was declared dead and
+    Returns: True if there was such an attempt without an end. An attempt that was declared dead and
     wakes up is fenced off by the next claim.
     """
     status = run_status(run)
@@ -170,10 +168,9 @@ def bury(run: RunDir, *, reason: str, memory: bool = False) -> bool:
 
 
 def shrink_micro_batch(run: RunDir) -> int | None:
-    """Halves the micro-batch in the run's settings and returns it; None where there is none to
-    halve.
+    """Halve the micro-batch in the run's settings and return it; None without one to halve.
 
-    The batch of a step, which bears the identity, stays: it is made from more pieces.
+    The batch of a step is part of the identity and stays: it is made from more pieces.
     """
     if run.kind != "generator":
         return None
@@ -190,7 +187,7 @@ def shrink_micro_batch(run: RunDir) -> int | None:
 
 
 def is_disk_full(error: str | None) -> bool:
-    """Whether an error's text says that the disk is full or the quota used up."""
+    """Tell if an error's text says that the disk is full or the quota used up."""
     return bool(error and _DISK.search(error))
 
 

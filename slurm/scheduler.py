@@ -43,7 +43,7 @@ _SCRUBBED_TOO = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORD
 
 
 def is_unfit(reason: str | None) -> bool:
-    """Whether a waiting job's reason says that it does not start unless somebody changes it."""
+    """Tell if a waiting job's reason says that it does not start unless somebody changes it."""
     return bool(reason and _UNFIT.fullmatch(reason))
 
 
@@ -62,30 +62,33 @@ class Listed:
 
     @property
     def phase(self) -> str:
-        """queued, running or gone. A job whose dependency can no longer be met never runs: gone."""
+        """Return the job's phase: queued, running or gone.
+
+        A job whose dependency can no longer be met never runs: gone.
+        """
         if self.state in _QUEUED:
             return "gone" if self.reason == "DependencyNeverSatisfied" else "queued"
         return "running" if self.state in _AT_WORK else "gone"
 
     @property
     def refused(self) -> bool:
-        """Whether it is only the trace that a refused array leaves in the queue."""
+        """Tell if the job is only the trace that a refused array leaves in the queue."""
         return self.state == "FAILED" and self.reason == "BadConstraints"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """What the cluster lets a user submit. None: not known, or no limit."""
+    """Limits of the cluster for a user's jobs. None: not known, or no limit."""
 
     array_size: int = 1001  # tasks in one array, at most
     submitted: int | None = None  # jobs of this user in the queue at once; each array task is one
 
 
 def clean_environment() -> dict[str, str]:
-    """The environment without what an allocation or a user's habits put there for SLURM's commands.
+    """Return the environment without the variables that would change SLURM's commands.
 
-    A job submitted from within another one would else inherit its CPU binding and its GPUs, and
-    SQUEUE_* or SBATCH_* would change what the commands mean. SLURM_CONF stays.
+    A job submitted from within another one would inherit its CPU binding and its GPUs. SQUEUE_* or
+    SBATCH_* of a user's habits would change what the commands mean. SLURM_CONF stays.
     """
     return {
         name: value
@@ -96,7 +99,7 @@ def clean_environment() -> dict[str, str]:
 
 @contextmanager
 def scrubbed() -> Iterator[None]:
-    """`clean_environment` as this process's own, for code that starts commands by itself."""
+    """Set `clean_environment` as this process's own, for code that starts commands by itself."""
     before = dict(os.environ)
     clean = clean_environment()
     for name in before.keys() - clean.keys():
@@ -108,7 +111,7 @@ def scrubbed() -> Iterator[None]:
 
 
 def check_environment() -> None:
-    """ValueError when SLURM_CONF names no file: each command would look for it for a minute."""
+    """Raise ValueError when SLURM_CONF names no file: each command would search for a minute."""
     path = os.environ.get("SLURM_CONF")
     if path is not None and not os.path.isfile(path):
         raise ValueError(
@@ -118,8 +121,10 @@ def check_environment() -> None:
 
 @contextmanager
 def time_limit(seconds: float, what: str) -> Iterator[None]:
-    """SchedulerError when the block, which runs `what`, takes longer: for commands that somebody
-    else's code starts. Only in the main thread, which alone hears of alarms; no limit elsewhere.
+    """Raise SchedulerError when the block, which runs `what`, takes longer.
+
+    This is for commands that another package's code starts. Only the main thread hears of alarms;
+    there is no limit in others.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -145,7 +150,7 @@ def time_limit(seconds: float, what: str) -> Iterator[None]:
 
 
 def ask(*command: str) -> str:
-    """The output of a SLURM command.
+    """Run a SLURM command and return its output.
 
     Raises SchedulerError with its words when it fails, is not installed or takes a minute.
     """
@@ -169,8 +174,9 @@ def ask(*command: str) -> str:
 
 
 def my_jobs() -> dict[str, Listed]:
-    """All jobs of this user that the queue knows, array tasks one by one; also those that ended a
-    moment ago. One call.
+    """List all jobs of this user that the queue knows, array tasks one by one, by one call.
+
+    Jobs that have just ended are among them.
 
     Raises SchedulerError when the queue cannot be asked.
     """
@@ -187,7 +193,7 @@ def my_jobs() -> dict[str, Listed]:
 
 
 def limits() -> Limits:
-    """Asks the cluster for its limits; where accounting is off only the array size is known."""
+    """Ask the cluster for its limits; where accounting is off only the array size is known."""
     match = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config"), re.MULTILINE)
     # MaxArraySize bounds the index: the largest is one less, so it is also the number of tasks.
     array_size = int(match[1]) if match else Limits().array_size
@@ -208,7 +214,7 @@ def limits() -> Limits:
 
 
 def max_minutes(partition: str | None) -> int | None:
-    """The time limit of a partition (None: the default one) in minutes; None without one."""
+    """Return the time limit of a partition (None: the default one) in minutes; None without one."""
     text = ask("scontrol", "--oneliner", "show", "partition", *([partition] if partition else []))
     for line in text.splitlines():
         if partition is None and " Default=YES" not in line:
@@ -219,7 +225,10 @@ def max_minutes(partition: str | None) -> int | None:
 
 
 def parse_minutes(text: str) -> int | None:
-    """Minutes of SLURM's `days-hours:minutes:seconds`, in all its forms; None for UNLIMITED."""
+    """Parse SLURM's `days-hours:minutes:seconds`, in all its forms, into minutes.
+
+    Returns: None for UNLIMITED.
+    """
     if text.upper() in ("UNLIMITED", "INFINITE", "NONE", "N/A"):
         return None
     days, _, clock = text.rpartition("-")
@@ -234,7 +243,7 @@ def parse_minutes(text: str) -> int | None:
 
 
 def cancel(ids: Iterable[str], *, signal: str | None = None) -> None:
-    """scancel of jobs; unknown and ended ones are passed over."""
+    """Cancel jobs by scancel; unknown and ended ones are passed over."""
     listed = sorted(ids)
     for start in range(0, len(listed), _CANCEL_AT_ONCE):
         some = listed[start : start + _CANCEL_AT_ONCE]

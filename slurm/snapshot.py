@@ -38,9 +38,9 @@ class Snapshot:
 
 
 def take(home: Path, *, root: Path = CODE_ROOT, working_tree: bool = False) -> Snapshot:
-    """The snapshot of the code in `root`, made if it is not there yet.
+    """Return the snapshot of the code in `root`; make it if it is not there yet.
 
-    With `working_tree` the files as they are, changes included; else those of the commit.
+    With `working_tree` it has the files as they are, changes included; else those of the commit.
     """
     if (root / SNAPSHOT_COMMIT).exists():
         known = provenance(root)
@@ -64,7 +64,7 @@ def take(home: Path, *, root: Path = CODE_ROOT, working_tree: bool = False) -> S
 
 
 def _changed(root: Path) -> list[str]:
-    """Files of the packages that differ from the commit, new ones included."""
+    """List the files of the packages that differ from the commit, new ones included."""
     status = _git(root, "status", "--porcelain", "--", *_places(root)).decode()
     return [line[3:] for line in status.splitlines()]
 
@@ -150,7 +150,7 @@ def _make_read_only(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes a snapshot that nothing uses any more."""
+    """Remove a snapshot that nothing uses any more."""
     for folder, _, _ in os.walk(path):
         Path(folder).chmod(0o755)
     shutil.rmtree(path)

@@ -29,7 +29,7 @@ _WORDS = 300  # characters of the last line of a log
 
 
 def command(folder: Path, python: str = sys.executable) -> list[str]:
-    """The process that times what SPEC in `folder` asks for."""
+    """Build the command of the process that carries out SPEC in `folder`."""
     return [
         python,
         "-P",
@@ -41,7 +41,7 @@ def command(folder: Path, python: str = sys.executable) -> list[str]:
 
 
 def one_process(resources: Resources) -> Resources:
-    """Of what a run asks for, the part of one of its processes: more are not timed."""
+    """Reduce a run's resources to those of one of its processes: more are not timed."""
     return replace(
         resources,
         nodes=1,
@@ -52,11 +52,10 @@ def one_process(resources: Resources) -> Resources:
 
 
 def measure_on(place: BaseExecutor, kind: str) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
-    """A function that has a spec (trainer/calibrate.py describes it) timed on `place`, with what a
-    run of `kind` asks for, and gives the result.
+    """Make a function that times a spec (trainer/calibrate.py describes it) on `place`.
 
-    It raises RuntimeError when the process ended otherwise than well, ValueError when it was asked
-    for what is not there.
+    The process has the resources of a run of `kind`. The function returns the result. It raises
+    RuntimeError when the process failed, ValueError when the place lacks the resources.
     """
 
     def measure(spec: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -82,7 +81,7 @@ def measure_on(place: BaseExecutor, kind: str) -> Callable[[Mapping[str, Any]], 
 
 
 def last_words(folder: Path) -> str:
-    """`; last words: ...; PATH` of the log, or nothing where it is empty."""
+    """Return `; last words: ...; PATH` of the log, or nothing where it is empty."""
     try:
         lines = (folder / LOG).read_text(errors="replace").split("\n")
     except FileNotFoundError:
@@ -92,9 +91,7 @@ def last_words(folder: Path) -> str:
 
 
 def wait_for_result(folder: Path) -> None:
-    """Returns when RESULT is there, at the latest after the time that a network file system may
-    take to show it.
-    """
+    """Wait until RESULT is there, at most as long as a network file system takes to show it."""
     end = time.monotonic() + _FILE_SECONDS
     while RESULT not in os.listdir(folder) and time.monotonic() < end:
         time.sleep(0.2)

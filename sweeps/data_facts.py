@@ -1,4 +1,4 @@
-"""What a plan knows of the images: counts and digest, from the data where they are at hand."""
+"""Facts of the images that a plan needs: counts and digest, from the data if they are at hand."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class DataFacts:
             self.folder = str(Path(folder).expanduser().absolute())
 
     def filled(self, tree: Tree) -> Tree:
-        """The data tree with what is known of the images. ValueError when that is not enough."""
+        """Fill the data tree with the known facts of the images; ValueError if too few."""
         dataset = tree.get("dataset")
         if self._name is not None:
             # The study's own options of this data set hold; those of another do not apply.

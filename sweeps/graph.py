@@ -209,8 +209,9 @@ class Graph:
         return run_id
 
     def _add_segments(self, home: str | os.PathLike[str]) -> None:
-        """Puts the segments of trunks before all else; they are members where their branches are,
-        at the values of the axes on which these agree.
+        """Put the segments of trunks before all other runs.
+
+        They are members where their branches are, at the values of the axes on which these agree.
         """
         members: dict[str, dict[str, dict[str, Any]]] = {}  # segment -> arm -> axes
         laid = self._trunks.lay(home)
@@ -287,8 +288,9 @@ def _subject(name: str, tree: Tree) -> str:
 
 
 def _primary(grid: Grid, subjects: Mapping[str, str]) -> tuple[str, ...]:
-    """The evaluation of each subject whose values tables join: the study's choice, else the
-    first.
+    """Choose the evaluation of each subject whose values tables join.
+
+    It is the study's choice, else the first.
     """
     chosen: dict[str, str] = {}
     for name in grid.primary:
@@ -305,7 +307,7 @@ def _primary(grid: Grid, subjects: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _needs_extractor(configs: StageConfigs) -> bool:
-    """Whether some metric of the evaluation takes its features from the study's own classifier."""
+    """Tell if a metric of the evaluation takes its features from the study's classifier."""
     for metrics in configs.values_of("metrics"):
         for metric in metrics or ():
             name = metric["name"] if isinstance(metric, Mapping) else metric

@@ -35,8 +35,9 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
 def part(name: str, **options: Any) -> dict[str, Any]:
-    """A part by its file name, with options that differ from its defaults: `part("vq",
-    codebook_size=1024)`.
+    """Name a part by its file, with options other than its defaults.
+
+    Example: `part("vq", codebook_size=1024)`.
     """
     return {"name": name, **options}
 
@@ -104,7 +105,7 @@ class Zipped:
 
 
 def zipped(*axes: Axis) -> Zipped:
-    """Axes that move together, value by value, instead of in a product."""
+    """Join axes that move together, value by value, instead of in a product."""
     return Zipped(axes)
 
 
@@ -117,17 +118,16 @@ class Where:
 
 
 def where(keep: Callable[[Mapping[str, Scalar]], bool], reason: str) -> Where:
-    """Keeps the cells for which `keep(cell)` holds; a cell maps `arm` and each axis name to its
-    value.
+    """Keep the cells for which `keep(cell)` holds.
+
+    A cell maps `arm` and each axis name to its value.
     """
     return Where(keep, reason)
 
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """What one line of a figure sets, and the axes it has in place of the study's axes of the same
-    name.
-    """
+    """Settings of one line of a figure, and its axes in place of the study's of the same name."""
 
     sets: Tree = field(default_factory=dict)
     axes: tuple[Axis, ...] = ()
@@ -187,7 +187,7 @@ class Grid:
             self.check_path(path, where_set)
 
     def flat_axes(self) -> tuple[Axis, ...]:
-        """All axes in order, zipped ones one after another."""
+        """Return all axes in order, zipped ones one after another."""
         flat: list[Axis] = []
         for entry in self.axes:
             flat += entry.axes if isinstance(entry, Zipped) else (entry,)
@@ -198,7 +198,7 @@ class Grid:
         return arm if isinstance(arm, Arm) else Arm(arm)
 
     def groups(self, arm_name: str) -> list[tuple[Axis, ...]]:
-        """The axes of an arm, its own in place of the study's; zipped ones share a group."""
+        """Return the axes of an arm, its own in place of the study's; zipped ones share a group."""
         own = {axis.name: axis for axis in self.arm(arm_name).axes}
         groups = []
         for entry in self.axes:
@@ -207,7 +207,7 @@ class Grid:
         return groups
 
     def stage_names(self) -> tuple[str, ...]:
-        """The stages this study has, evaluations by their full name."""
+        """Return the stages of this study, evaluations by their full name."""
         present = ["data", "tokenizer"]
         present += ["extractor"] if self.extractor is not None else []
         present += ["codes"] if self.codes is not None or self.generator is not None else []
@@ -215,7 +215,7 @@ class Grid:
         return (*present, *(f"evaluations.{name}" for name in self.evaluations))
 
     def check_path(self, path: str, where_set: str) -> None:
-        """ValueError unless `path` starts with a stage of this study and goes on."""
+        """Raise ValueError unless `path` starts with a stage of this study and goes on."""
         stages = self.stage_names()
         stage, rest = split_path(path)
         if stage not in stages:
@@ -240,13 +240,14 @@ class Grid:
 
 
 def paths_of(axis: Axis) -> tuple[str, ...]:
-    """All paths that some level of `axis` sets."""
+    """Return all paths that some level of `axis` sets."""
     return tuple(dict.fromkeys(path for level in axis.points for path, _ in level.assignments))
 
 
 def split_path(path: str) -> tuple[str, str]:
-    """A dotted path as (stage, rest): `evaluations.samples.seed` is (`evaluations.samples`,
-    `seed`).
+    """Split a dotted path into (stage, rest).
+
+    `evaluations.samples.seed` gives (`evaluations.samples`, `seed`).
     """
     steps = path.split(".")
     head = 2 if steps[0] == "evaluations" else 1
@@ -254,7 +255,7 @@ def split_path(path: str) -> tuple[str, str]:
 
 
 def assigned(tree: Tree, path: str, value: Any) -> dict[str, Any]:
-    """A copy of `tree` with `value` at the dotted `path`; what is not on the path is shared.
+    """Return a copy of `tree` with `value` at the dotted `path`, sharing all other branches.
 
     A bare part name on the way becomes a part with options; ValueError when something else stands
     in the way.

@@ -12,7 +12,7 @@ from .grid import Axis, Grid, Zipped, paths_of
 
 
 def parse_value(text: str) -> Any:
-    """A JSON literal, or the text itself when it is none."""
+    """Parse a JSON literal; return the text itself when it is none."""
     try:
         return json.loads(text)
     except json.JSONDecodeError:
@@ -20,7 +20,7 @@ def parse_value(text: str) -> Any:
 
 
 def parse_set(text: str) -> tuple[str, Any]:
-    """`path=value` as a pair."""
+    """Parse `path=value` into a pair."""
     path, equals, value = text.partition("=")
     if not equals or not path.strip():
         raise ValueError(f"--set: {text!r}; allowed: path=value, e.g. generator.iterations=100")
@@ -28,7 +28,7 @@ def parse_set(text: str) -> tuple[str, Any]:
 
 
 def overridden(grid: Grid, overrides: Iterable[tuple[str, Any]]) -> Grid:
-    """The grid with `--set` applied.
+    """Apply `--set` to the grid.
 
     `STAGE.path` wins over arms and axes, `arms.NAME.STAGE.path` counts in one arm, and `axes.NAME`
     takes the new values of an axis (for labelled axes: which labels to keep). A path that an axis
@@ -114,5 +114,5 @@ def _refuse_axis_path(grid: Grid, path: str, arms: Iterable[str]) -> None:
 
 
 def _covers(path: str, other: str) -> bool:
-    """Whether setting `path` overwrites what stands at `other`."""
+    """Tell if setting `path` overwrites the value at `other`."""
     return other == path or other.startswith(f"{path}.")

@@ -28,7 +28,7 @@ class Overtaken(RuntimeError):
 
 
 def write_run(home: str | os.PathLike[str], run: PlannedRun, settings: Mapping[str, Any]) -> Path:
-    """Makes the run's folder: config.json, once, and settings.json; returns the folder.
+    """Write the run's folder: config.json, once, and settings.json; return the folder.
 
     Raises Overtaken, before settings.json is touched.
     """
@@ -48,7 +48,7 @@ def write_run(home: str | os.PathLike[str], run: PlannedRun, settings: Mapping[s
 
 
 def check_written(home: str | os.PathLike[str], run: PlannedRun) -> None:
-    """Raises Overtaken when the folder of a run says that it waits for other runs than planned.
+    """Raise Overtaken when a run's folder lists other parents than the plan.
 
     Only a segment's id leaves open where it begins.
     """
@@ -71,7 +71,7 @@ def make_plan(
     hardware: str | None = None,
     sharing: bool = True,
 ) -> Plan:
-    """The plan of a study.
+    """Make the plan of a study.
 
     `data` is NAME:FOLDER and replaces the study's data set; `overrides` are `path=value` or pairs,
     as `--set`; `hardware` names the device that hours are estimated for; without `sharing` every

@@ -49,23 +49,23 @@ class PlannedRun:
 
     @property
     def is_segment(self) -> bool:
-        """Whether it is a piece of a trunk, which is no result."""
+        """Tell if the run is a piece of a trunk, which is no result."""
         return trunks.is_segment(self.config)
 
     @property
     def config_json(self) -> str:
-        """The full resolved config as canonical JSON."""
+        """Return the full resolved config as canonical JSON."""
         return canonical_json(to_tree(self.config))
 
     @property
     def arm(self) -> str | None:
-        """The one arm it belongs to; None when several share it."""
+        """Return the only arm of the run; None when several share it."""
         arms = {member.arm for member in self.members}
         return self.members[0].arm if len(arms) == 1 else None
 
     @property
     def axes(self) -> dict[str, Any]:
-        """The axis values on which all its members agree."""
+        """Return the axis values on which all its members agree."""
         first, *rest = self.members
         return {
             name: value
@@ -92,11 +92,11 @@ class Plan:
     resources: dict[str, Any] = field(default_factory=dict)  # the study's, for clusters
 
     def totals(self) -> dict[str, Any]:
-        """Runs, FLOPs and device hours; a shared run counts once."""
+        """Sum runs, FLOPs and device hours; a shared run counts once."""
         return cost.totals(self.runs)
 
     def to_json(self) -> dict[str, Any]:
-        """What `tokenlaw plan --json` prints."""
+        """Return the document that `tokenlaw plan --json` prints."""
         with collector_paused():
             return {
                 "study": self.study,
@@ -132,8 +132,9 @@ class Plan:
         }
 
     def write(self, home: str | os.PathLike[str]) -> Path:
-        """Writes studies/NAME/plan-HASH.json, once, and current.json that names it; returns the
-        former.
+        """Write studies/NAME/plan-HASH.json, once, and current.json that names it.
+
+        Returns: the path of the former.
         """
         with collector_paused():
             content = self._identity()
@@ -162,7 +163,7 @@ class Plan:
 
 
 def _predictions(home: str | os.PathLike[str], study: str) -> dict[str, dict[str, Any]]:
-    """Hours of the runs of a study as its plan had them so far."""
+    """Read the hours of a study's runs from the plan before this one."""
     path = current_plan_path(home, study) if study in study_names(home) else None
     if path is None:
         return {}

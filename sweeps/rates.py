@@ -31,7 +31,7 @@ Measure = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
 def speeds(home: str | os.PathLike[str]) -> list[Speed]:
-    """What was timed in this home, the newest last."""
+    """Return the timings of this home, the newest last."""
     return [
         Speed(
             hardware=entry["hardware"],
@@ -57,14 +57,14 @@ def _entries(home: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Timing:
-    """What came of one shape."""
+    """Result of timing one shape."""
 
     run: PlannedRun  # one that has it
     entry: dict[str, Any] | None  # as it is stored; None when it could not be timed
     error: str | None = None
 
     def text(self) -> str:
-        """A line for people."""
+        """Describe the timing in a line for people."""
         name = f"{self.run.kind} {self.run.arm or ''} {self.run.id[:8]}".replace("  ", " ")
         if self.entry is None:
             return f"{name}: not timed: {self.error}"
@@ -89,7 +89,7 @@ def calibrate(
     place: str,
     kinds: Collection[str] = trunks.KINDS,
 ) -> list[Timing]:
-    """Times every shape of a plan of which something is left to train, and keeps the speeds.
+    """Time every shape of a plan that is still to be trained, and keep the speeds.
 
     `settings` are those of runs, with the device; `place` is the executor's name; `kinds` leaves
     the other kinds of runs out.
@@ -117,7 +117,7 @@ def calibrate(
 
 
 def shapes(plan: Plan) -> list[PlannedRun]:
-    """One run of each shape that is still to be trained."""
+    """Choose one run of each shape that is still to be trained."""
     found: dict[Any, PlannedRun] = {}
     for run in plan.runs:
         if run.kind in trunks.KINDS and run.state not in ("done", "diverged"):
@@ -160,7 +160,7 @@ def _entry(run: PlannedRun, found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _store(home: str | os.PathLike[str], entries: Iterable[dict[str, Any]]) -> None:
-    """Takes the place of older measurements of the same."""
+    """Store speeds in place of older measurements of the same shape."""
     kept = {_identity(entry): entry for entry in [*_entries(home), *entries]}
     Path(home).mkdir(parents=True, exist_ok=True)
     write_json(Path(home) / FILE, {"scheme": SCHEME, "entries": list(kept.values())})

@@ -1,4 +1,4 @@
-"""What is there already: the state of a plan's runs, and the throughputs of finished ones."""
+"""State of a plan's runs in this home, and throughputs of finished ones."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Found:
 
 
 def found(home: str | os.PathLike[str], drafts: Sequence[tuple[str, Draft]]) -> Found:
-    """What there is of every run; `drafts` are in dependency order.
+    """Find the state of every run; `drafts` are in dependency order.
 
     Each kind's folder is listed once. Only runs that are there are opened, and of a finished one
     only its endpoint: on a network file system every call counts.
@@ -60,8 +60,9 @@ def rates_of(
     there: Found,
     hardware: str | None,
 ) -> cost.Rates:
-    """Throughputs of what has ended in this home: this plan's own runs, and the generators and
-    tokenizers of other studies; and what was timed for it.
+    """Collect the throughputs of all that has ended in this home.
+
+    These are the plan's own runs, the generators and tokenizers of other studies, and calibrations.
     """
     rates = cost.Rates(hardware)
     rates.add_speeds(calibration.speeds(home))
@@ -88,7 +89,7 @@ def _folders(folder: Path) -> frozenset[str]:
 
 
 def _endpoint(folder: Path) -> dict[str, Any]:
-    """endpoint.json; empty when there is none that can be read."""
+    """Read endpoint.json; empty when there is none that can be read."""
     try:
         content = json.loads((folder / "endpoint.json").read_bytes())
     except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):

@@ -20,13 +20,15 @@ FOLDER = "studies"
 
 
 def names() -> tuple[str, ...]:
-    """The built-in studies as users type them."""
+    """Return the names of the built-in studies as users type them."""
     return parts.names(FOLDER)
 
 
 def load_study(text: str, options: Mapping[str, Any] | None = None) -> Grid:
-    """The grid of a built-in study (`-` and `_` are the same) or of a file `my_study.py`, named
-    after the file, or as its `NAME` says.
+    """Load the grid of a built-in study or of a file `my_study.py`.
+
+    In the names of built-in studies `-` and `_` are the same. A file's study is named after the
+    file, or as its `NAME` says.
 
     `options` are keyword arguments of the study function. ValueError names what is unknown and what
     is allowed.
@@ -41,7 +43,7 @@ def load_study(text: str, options: Mapping[str, Any] | None = None) -> Grid:
 
 @contextlib.contextmanager
 def _users_slips(text: str) -> Iterator[None]:
-    """What goes wrong in a user's own file is bad input: one line with its place."""
+    """Turn an error in a user's own file into bad input: one line with its place."""
     try:
         yield
     except ValueError:
@@ -61,7 +63,7 @@ def _users_slips(text: str) -> Iterator[None]:
 
 
 def study_name(text: str) -> str:
-    """The name under which a study's plans and results are kept, without calling it."""
+    """Return the name of a study's plans and results without calling the study."""
     if is_file(text):
         return Path(text).stem
     module = text.replace("-", "_")
@@ -71,7 +73,7 @@ def study_name(text: str) -> str:
 
 
 def is_file(text: str) -> bool:
-    """Whether a user means a file: it ends in .py or holds a path separator."""
+    """Tell if a user means a file: it ends in .py or holds a path separator."""
     return text.endswith(".py") or "/" in text
 
 

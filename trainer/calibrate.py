@@ -89,7 +89,7 @@ class Meter(Stop):
 
 
 def measure(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Times every job of a spec.
+    """Time every job of a spec.
 
     SPEC: {"device": "auto", "seconds": of each job, "settings": more settings of a run, "jobs":
     [{"kind": "generator", "config": .., "codes": config of its codes, "tokenizer": config},
@@ -144,8 +144,9 @@ def _measure_one(
 
 
 def timed(config: TokenizerConfig | GeneratorConfig) -> TokenizerConfig | GeneratorConfig:
-    """The run as its dearest iterations are: alone, without end, its discriminator on. The rate is
-    next to nothing, so that nothing diverges on random data.
+    """Return the config of the run's most expensive iterations: alone, endless, discriminator on.
+
+    The rate is next to nothing, so that nothing diverges on random data.
     """
     optim = dataclasses.replace(
         config.optim, schedule="constant", warmup_iterations=0, lr_peak=1e-9
@@ -161,7 +162,7 @@ def timed(config: TokenizerConfig | GeneratorConfig) -> TokenizerConfig | Genera
 def _per_step(
     config: TokenizerConfig | GeneratorConfig, parents: Mapping[str, RunDir]
 ) -> dict[str, Any]:
-    """What one iteration of the timed run does."""
+    """Return unit, units and FLOPs of one iteration of the timed run."""
     one = dataclasses.replace(config, iterations=1)
     if isinstance(one, TokenizerConfig):
         total = flops.tokenizer_flops_train(one)
@@ -173,7 +174,7 @@ def _per_step(
 
 
 def lay_out(home: Path, kind: str, config: Any, parents: Mapping[str, RunDir]) -> RunDir:
-    """The folder of a run that no plan knows."""
+    """Make the folder of a run that no plan knows."""
     ids = {role: parent.id for role, parent in parents.items()}
     run_dir = RunDir.of(home, kind, run_id(kind, config, ids))
     run_dir.path.mkdir(parents=True, exist_ok=True)
@@ -186,7 +187,7 @@ def lay_out(home: Path, kind: str, config: Any, parents: Mapping[str, RunDir]) -
 def random_codes(
     home: Path, codes: Mapping[str, Any], tokenizer: Mapping[str, Any], num_train: int
 ) -> RunDir:
-    """The folder of a codes run whose codes are random, and of its tokenizer."""
+    """Make the folder of a codes run whose codes are random, and of its tokenizer."""
     made: CodesConfig = decode_run("codes", codes)
     above: TokenizerConfig = decode_run("tokenizer", tokenizer)
     parent = lay_out(home, "tokenizer", above, {})
@@ -216,7 +217,7 @@ def random_codes(
 def random_images(
     home: Path, config: TokenizerConfig, settings: Mapping[str, Any]
 ) -> tuple[TokenizerConfig, dict[str, Any]]:
-    """The run on a folder of random pictures, and the settings that name the folder."""
+    """Return the run on a folder of random pictures, and the settings that name the folder."""
     folder = home / "pictures"
     data = to_tree(config)["data"] | random_pictures(folder, config.data.resolution, IMAGES)
     locations = {**settings.get("locations", {}), "data": str(folder)}
@@ -225,7 +226,7 @@ def random_images(
 
 
 def random_pictures(folder: Path, side: int, num_train: int) -> dict[str, Any]:
-    """A folder of random JPEGs in the ImageNet layout, and its facts as fields of DataConfig.
+    """Write random JPEGs in the ImageNet layout; return their facts as fields of DataConfig.
 
     They are a third larger than `side` px, as photographs are: reading them is timed too.
     """

@@ -46,7 +46,7 @@ def names(folder: str) -> tuple[str, ...]:
 
 
 def nearest(name: str, known: tuple[str, ...] | list[str]) -> str:
-    """` (did you mean 'x'?)` or an empty string: the tail of an error message."""
+    """Return ` (did you mean 'x'?)` or an empty string: the tail of an error message."""
     close = difflib.get_close_matches(name, known, n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 

@@ -196,7 +196,7 @@ class Executor(BaseExecutor):
         return worker
 
     def _send(self, worker: _Worker) -> None:
-        """Gives the worker its task's next run, unless somebody else is at it."""
+        """Send the worker its task's next run, unless another process is at work on it."""
         task, run = worker.task, worker.run
         assert task is not None and run is not None and worker.process.stdin is not None
         after = self.free_after(run)
@@ -261,7 +261,7 @@ class Executor(BaseExecutor):
             _close_quietly(worker.process.stdin)
 
     def _ended(self, worker: _Worker) -> None:
-        """The process has closed its output: takes its task back."""
+        """Take the task back from a process that has closed its output."""
         code = worker.process.wait()
         if worker.process.stdin is not None:
             _close_quietly(worker.process.stdin)
@@ -327,7 +327,7 @@ def _command(
     more: Mapping[str, str] | None = None,
     slot: int = 0,
 ) -> _Command:
-    """Of the worker in a place of the pool; `more` is added to its environment."""
+    """Build the command of the worker in a place of the pool; `more` extends its environment."""
     added = {base.PROCESSES: str(group_size), **(more or {})}
     if gpus:
         first = slot * group_size % max(1, len(gpus) // group_size * group_size)

@@ -50,7 +50,7 @@ _NOT_FOR_RAY = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
-    """What `--resource name=value` sets, beside those fields of `Resources` that Ray knows."""
+    """Settings of `--resource name=value`, beside the fields of `Resources` that Ray knows."""
 
     address: str = ""  # of an existing cluster, "auto" for the one of this host; "": a local one
     max_retries: int = 3  # times that Ray starts a task again after its worker or node died
@@ -130,7 +130,7 @@ class Executor(BaseExecutor):
         return name
 
     def _give_out(self) -> None:
-        """Hands tasks to Ray, the longest chains first; Ray keeps to the order."""
+        """Hand tasks to Ray, the longest chains first; Ray keeps to the order."""
         most = self.context.workers or sys.maxsize
         while self._waiting and len(self._refs) < most:
             name, job = self._waiting.pop(0)
@@ -224,7 +224,10 @@ class Executor(BaseExecutor):
 
     @classmethod
     def listing(cls, home: Path, launches: Sequence[intents.Launched]) -> Listing:
-        """Ray's tasks live as long as the launch that gave them out: its record is the queue."""
+        """List the tasks of `launches` by their records.
+
+        Ray's tasks live as long as the launch that gave them out, so its record is the queue.
+        """
         runs: dict[str, InQueue] = {}
         jobs: dict[str, Phase] = {}
         for launched in launches:
@@ -259,7 +262,7 @@ class Executor(BaseExecutor):
 
 
 def _connected(address: str) -> Any:
-    """The `ray` module, connected to a cluster, a local one if `address` is empty."""
+    """Connect to a cluster, a local one if `address` is empty; return the `ray` module."""
     # Whatever starts here must not report to anybody or listen to the outside.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if not address:
@@ -288,10 +291,10 @@ def _connected(address: str) -> Any:
 
 
 def _show_token() -> None:
-    """Lets Ray show its token where there is one.
+    """Let Ray show its token where there is one.
 
-    `ray start` asks for it as soon as it finds one, which the first local Ray leaves in the home
-    folder, while a driver shows it only when told to; a cluster that asks for none lets it pass.
+    `ray start` asks for a token as soon as it finds one, and the first local Ray leaves one in the
+    home folder. A driver shows it only when told to. A cluster that asks for none lets it pass.
     """
     if "RAY_AUTH_MODE" in os.environ:
         return
@@ -301,7 +304,7 @@ def _show_token() -> None:
 
 
 def _refuse_silence(address: str) -> None:
-    """ValueError when nothing listens at HOST:PORT; Ray itself would try for minutes."""
+    """Raise ValueError when nothing listens at HOST:PORT; Ray itself would try for minutes."""
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdigit() or "/" in address:
         return  # "auto", or a client's address: Ray's own affair
@@ -312,8 +315,9 @@ def _refuse_silence(address: str) -> None:
 
 
 def _make_task() -> Any:
-    """The function that Ray runs. Made here, so that it travels by value: nodes need our code only
-    in the snapshot.
+    """Make the function that Ray runs.
+
+    A local function travels by value, so nodes need the code only in the snapshot.
     """
 
     def task(command: list[str], environment: dict[str, str], log: str) -> tuple[int, str]:
@@ -346,7 +350,7 @@ def _make_task() -> Any:
 
 
 def _shared_environment(code: Path) -> dict[str, str]:
-    """What a task's process needs beside what its node gives it."""
+    """Select the environment that a task's process needs beside that of its node."""
     shared = shared_environment(code)
     if "TOKENLAW_DB" in os.environ:
         shared["TOKENLAW_DB"] = os.environ["TOKENLAW_DB"]

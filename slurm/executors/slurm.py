@@ -57,7 +57,7 @@ _BAD_REQUEST = re.compile(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
-    """What `--resource name=value` sets, beside the fields of `Resources`."""
+    """Settings of `--resource name=value`, beside the fields of `Resources`."""
 
     bundle_minutes: float = 30.0  # fill a job with small runs up to this much estimated work
     least_jobs: int = 4  # but make so many jobs where there are enough runs
@@ -155,14 +155,14 @@ class Executor(BaseExecutor):
             )
 
     def _room(self) -> int:
-        """How many more jobs this user may put into the queue."""
+        """Count the jobs that this user may still put into the queue."""
         if self._limits.submitted is None:
             return sys.maxsize
         there = [job for job in scheduler.my_jobs().values() if job.phase != "gone"]
         return max(0, self._limits.submitted - len(there))
 
     def _submit_array(self, jobs: Sequence[Job], ids: Mapping[str, str | None]) -> list[str] | None:
-        """One `sbatch` call; None when the user has too many jobs in the queue."""
+        """Submit jobs by one `sbatch` call; None when the user has too many jobs in the queue."""
         intent = self.context.intent
         assert intent is not None
         self._submissions += 1
@@ -240,7 +240,7 @@ class Executor(BaseExecutor):
             return str(submitted[0].job_id).partition("_")[0]
 
     def _found(self, name: str) -> str | None:
-        """The id in the queue of the submission `name`, after a moment's patience."""
+        """Find the id of the submission `name` in the queue, looking several times."""
         for seconds in _LOOKS_AFTER_FAILURE:
             time.sleep(seconds)
             for job in scheduler.my_jobs().values():
@@ -386,7 +386,7 @@ def sbatch_parameters(
     at_once: int,
     options: Options,
 ) -> dict[str, Any]:
-    """What submitit makes the batch script from. Every value in it has been checked."""
+    """Build the parameters of submitit's batch script. Every value has been checked."""
     extra: dict[str, Any] = {"chdir": str(code), "requeue": True, **dict(resources.extra)}
     if options.hold:
         extra["hold"] = True
@@ -428,16 +428,19 @@ def setup_lines(folder: Path, code: Path) -> list[str]:
 
 
 def _alike(jobs: Sequence[Job]) -> int:
-    """How many of the first of `jobs`, longest first, ask for about the same time: one array asks
-    for the longest, and few arrays are worth some minutes too many, but not days.
+    """Count the first of `jobs`, longest first, that ask for about the same time.
+
+    An array asks for the time of its longest job. Few arrays are worth some minutes too many, but
+    not days.
     """
     longest = jobs[0].resources.minutes or 0
     return sum((job.resources.minutes or 0) * _TIME_RATIO >= longest for job in jobs)
 
 
 def _groups(jobs: Sequence[Job]) -> list[list[Job]]:
-    """Jobs that can be one array: same resources but for the time, same dependencies. What others
-    await first.
+    """Group jobs that can be one array: same dependencies, same resources but for the time.
+
+    Groups that others await come first.
     """
     depth: dict[str, int] = {}
     groups: dict[tuple[int, Resources, tuple[str, ...]], list[Job]] = defaultdict(list)

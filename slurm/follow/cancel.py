@@ -17,7 +17,7 @@ from ..intents import launches
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cancelled:
-    """What `cancel` did."""
+    """Result of `cancel`."""
 
     launches: int  # processes on this host that were asked to stop
     jobs: int  # jobs taken out of queues
@@ -25,10 +25,9 @@ class Cancelled:
 
 
 def cancel(home: str | os.PathLike[str], study: str) -> Cancelled:
-    """Asks the launches of `study` on this host to save and end, and cancels its jobs in the
-    queues.
+    """Ask a study's launches on this host to save and end; cancel its jobs in the queues.
 
-    What the runs have done is kept: the next launch goes on from there. Jobs that only other
+    The progress of the runs is kept: the next launch goes on from there. Jobs that only other
     studies want are left alone.
     """
     home = Path(home).resolve()

@@ -1,4 +1,4 @@
-"""Where the words of a run are: what its workers printed, and the logs of the jobs that held it."""
+"""Output of a run: that of its workers, and the logs of the jobs that held it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..intents import launches
 
 
 def output_files(home: str | os.PathLike[str], run: RunDir) -> list[Path]:
-    """Files with what was printed on behalf of `run`, those that are there.
+    """List the files with the output of `run`, as far as they exist.
 
     First the run's own `output.log` (all attempts, wherever they ran); then the logs of its jobs in
     a queue, which tell why a job did not get as far as the run.

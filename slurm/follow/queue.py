@@ -1,4 +1,4 @@
-"""What all queues say of the runs of a home: the second witness beside the run folders."""
+"""State of a home's runs in all queues: the second witness beside the run folders."""
 
 from __future__ import annotations
 
@@ -25,12 +25,14 @@ class Queues:
     stuck: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # executor -> job ids
 
     def of(self, run: RunDir) -> InQueue | None:
-        """The run's job, if it is in a queue or at work there."""
+        """Return the run's job, if it is in a queue or at work there."""
         return self.runs.get(f"{run.kind}/{run.id}")
 
     def denies(self, status: RunStatus) -> bool:
-        """Whether the queue of an attempt's job says that it is not at work, whatever the heartbeat
-        says: it died so fast that the heartbeat still looks fresh.
+        """Tell if the queue says that an attempt's job is not at work.
+
+        That overrules the heartbeat: a job that died fast leaves a heartbeat that still looks
+        fresh.
         """
         claim = status.claim or {}
         jobs = self.jobs.get(str(claim.get("executor")))
@@ -40,7 +42,7 @@ class Queues:
 
 
 def look(home: Path) -> Queues:
-    """Asks each queue once, whatever the number of runs; none if nothing was ever submitted."""
+    """Ask each queue once, whatever the number of runs; none if nothing was ever submitted."""
     by_executor = defaultdict(list)
     for launched in launches(home):
         by_executor[launched.executor].append(launched)

@@ -1,4 +1,4 @@
-"""What the runs of a launched study are doing, from their files and the study's plan. No torch."""
+"""State of a launched study's runs, from their files and the study's plan. No torch."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class SpentHours:
     actual: float
 
     def text(self) -> str:
-        """A line for people."""
+        """Describe the hours in a line for people."""
         ratio = f" ({self.actual / self.predicted:.2f} times that)" if self.predicted else ""
         return (
             f"device hours of {self.runs} finished runs: {self.actual:.3g}, "
@@ -71,7 +71,7 @@ def spent_hours(lines: Iterable[RunLine]) -> SpentHours | None:
 
 
 def study_plan(home: str | os.PathLike[str], study: str) -> PlanFile:
-    """The current plan of a launched study. ValueError names those that are there."""
+    """Read the current plan of a launched study. ValueError names the studies that exist."""
     known = study_names(home)
     path = current_plan_path(home, study) if study in known else None
     if path is None:
@@ -84,14 +84,14 @@ def study_plan(home: str | os.PathLike[str], study: str) -> PlanFile:
 
 
 def run_lines(home: str | os.PathLike[str], plan: PlanFile) -> list[RunLine]:
-    """Every run of the plan, in its order."""
+    """List every run of the plan, in its order."""
     return [line for line, _ in lines_and_files(home, plan)]
 
 
 def lines_and_files(
     home: str | os.PathLike[str], plan: PlanFile
 ) -> list[tuple[RunLine, RunStatus | None]]:
-    """Every run of the plan with what its files say; None where it has no folder.
+    """List every run of the plan with its status on disk; None where it has no folder.
 
     Folders are listed once a kind, and only runs that are there are opened, once.
     """

@@ -1,4 +1,4 @@
-"""What the runs of a study are doing: their files and the queues' word together. No torch.
+"""State of a study's runs, from their files and the queues together. No torch.
 
 One call of each queue, however many runs there are. A run is declared lost only when its heartbeat
 and its queue agree; where the queue still has its job, or cannot be asked, a silent run is `stale`.
@@ -47,12 +47,12 @@ class StudyStatus:
 
     @property
     def over(self) -> bool:
-        """Whether nothing more happens without a new launch."""
+        """Tell if nothing more happens without a new launch."""
         return all(line.state in OVER for line in self.lines)
 
 
 def study_status(home: str | os.PathLike[str], plan: PlanFile) -> StudyStatus:
-    """What every run of `plan` is doing."""
+    """Collect the state of every run of `plan`."""
     home = Path(home)
     queues = queue.look(home.resolve())
     parents = {run.id: run.parents for run in plan.runs}
@@ -77,7 +77,7 @@ def study_status(home: str | os.PathLike[str], plan: PlanFile) -> StudyStatus:
 
 
 def counts(lines: Iterable[RunLine]) -> dict[str, dict[str, int]]:
-    """kind -> state -> number of runs, in the order of the flow; only states that occur."""
+    """Count runs as kind -> state -> number, in the order of the flow; only states that occur."""
     found: dict[str, Counter[str]] = {}
     for line in lines:
         found.setdefault(line.kind, Counter())[line.state] += 1

@@ -62,7 +62,7 @@ for verb in VERBS:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns its exit code."""
+    """Run one command and return its exit code."""
     args = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     from ...results_db.processes import leave_without_collection
 

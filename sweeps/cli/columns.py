@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 
 def columns(titles: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]]) -> str:
-    """Lines of a table, the titles first; `titles` are (title, "left" or "right")."""
+    """Format the lines of a table, the titles first; `titles` are (title, "left" or "right")."""
     cells = [[title for title, _ in titles], *rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = []

@@ -1,4 +1,4 @@
-"""What works on this machine: packages, devices, disk, database, clusters, pretrained weights."""
+"""Checks of this machine: packages, devices, disk, database, clusters, pretrained weights."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Check:
 
 
 def examine(home: str | os.PathLike[str]) -> list[Check]:
-    """All checks. Nothing is changed but a temporary folder under `home`."""
+    """Run all checks. They change nothing but a temporary folder under `home`."""
     checks = [_packages(), _devices(), *_disk(Path(home)), _database(Path(home))]
     checks += [_slurm(), _ray()]
     for folder in ("losses", "metrics"):
@@ -100,7 +100,7 @@ def _ray() -> Check:
 
 
 def _weights(folder: str, name: str) -> Check:
-    """Whether the files that a loss or metric must load are there, with the right content."""
+    """Check that the files that a loss or metric must load are there, with the right content."""
     title = f"{folder.rpartition('.')[2]}.{name}"
     try:
         module = parts.load(folder, name)

@@ -10,7 +10,7 @@ from ...results_db.record import RunDir
 
 
 def run_folder(home: str | os.PathLike[str], text: str) -> RunDir:
-    """The one run that a user means. ValueError when there is none or several."""
+    """Find the run that a user means. ValueError when there is none or several."""
     if "/" in text:
         folder = RunDir(text)
         if not folder.config_path.is_file():

@@ -16,7 +16,7 @@ MOST_DROPPED = 10
 
 
 def plan(made: Plan, *, each_run: bool = False) -> None:
-    """Prints a plan: its runs (or groups of runs), what is dropped, totals."""
+    """Print a plan: its runs (or groups of runs), the dropped cells, totals."""
     console = wide_console()
     if each_run or len(made.runs) <= MOST_LINES:
         console.print(_runs_table(made))
@@ -41,12 +41,12 @@ def plan(made: Plan, *, each_run: bool = False) -> None:
 
 
 def wide_console() -> Console:
-    """A console that never cuts a column: narrow terminals wrap the lines instead."""
+    """Make a console that never cuts a column: narrow terminals wrap the lines instead."""
     return Console(highlight=False, soft_wrap=True, width=max(Console().width, 200))
 
 
 def table(columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]]) -> Table:
-    """A plain aligned table; columns are (title, justify)."""
+    """Make a plain aligned table; columns are (title, justify)."""
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
     for title, justify in columns:
         made.add_column(title, justify=justify, no_wrap=True)  # type: ignore[arg-type]
@@ -108,7 +108,7 @@ def _groups_table(made: Plan) -> Table:
 
 
 def _device(made: Plan) -> str:
-    """The device that hours are for, and what to type when it is the wrong one."""
+    """Name the device that the hours are for, and the option that changes it."""
     if made.hardware_known:
         other = " (--hardware NAME for a GPU)" if made.hardware.startswith("CPU") else ""
         return f"on {made.hardware}{other}"
@@ -116,7 +116,7 @@ def _device(made: Plan) -> str:
 
 
 def _kind(run: PlannedRun) -> str:
-    """The run's kind as tables show it: with the evaluation's name, or that it is of a trunk."""
+    """Name the run's kind as tables show it, with the evaluation's name or "trunk"."""
     if run.is_segment:
         return f"{run.kind} trunk"
     name = run.members[0].evaluation
@@ -179,7 +179,7 @@ def text(value: Any) -> str:
 
 
 def count(value: float | None) -> str:
-    """A number of parameters: 52.1M."""
+    """Format a number of parameters: 52.1M."""
     if value is None:
         return ""
     for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
@@ -198,7 +198,7 @@ def hours(value: float) -> str:
 
 
 def span(values: Sequence[Any], form: Any) -> str:
-    """`low .. high` of what is known."""
+    """Format the known values as `low .. high`."""
     known = [value for value in values if value]
     if not known:
         return ""

@@ -87,12 +87,12 @@ ARMS = {"vq": VQ, "crt": CRT}
 
 
 def evaluations(adm_sha256: str | None) -> dict[str, dict[str, Any]]:
-    """Reconstructions and samples, as every study of the paper measures them."""
+    """Configure reconstructions and samples as every study of the paper measures them."""
     return {"reconstruction": RECONSTRUCTION, "samples": samples(adm_sha256)}
 
 
 def sizes(*names: str) -> Axis:
-    """The axis of generator sizes: those named, or all seven."""
+    """Make the axis of generator sizes: those named, or all seven."""
     levels = {}
     for name in names or SIZES:
         width, layers, heads = SIZES[name]
@@ -105,5 +105,5 @@ def sizes(*names: str) -> Axis:
 
 
 def durations(*iterations: int) -> Axis:
-    """The axis of training durations: those given, or all nine."""
+    """Make the axis of training durations: those given, or all nine."""
     return Axis("iterations", iterations or ITERATIONS, path="generator.iterations")

@@ -30,9 +30,9 @@ RECONSTRUCTION: dict[str, Any] = {
 
 
 def samples(adm_sha256: str | None) -> dict[str, Any]:
-    """50,000 samples, 50 of each class; the guidance scale is chosen on training images, never on
-    the reference (CRT).
+    """Configure the evaluation of 50,000 samples, 50 of each class.
 
+    The guidance scale is chosen on training images, never on the reference (CRT).
     The papers' reference is ADM's file of training statistics. It is taken when the first digits of
     its sha256 are given, and found by its name; else samples are compared with the validation
     images, which reads 0.7 to 2.4 higher (LlamaGen issues 48 and 53).
@@ -52,5 +52,5 @@ def samples(adm_sha256: str | None) -> dict[str, Any]:
 
 
 def epochs(number: int, batch_size: int, num_train: int = NUM_TRAIN) -> int:
-    """Iterations of whole epochs; the last batch of an epoch may be short."""
+    """Return the iterations of whole epochs; the last batch of an epoch may be short."""
     return -(-num_train // batch_size) * number

@@ -1,4 +1,4 @@
-"""How deep should the causal model be, and how strong? (CRT, Fig. 9)
+"""Depth and strength of the causal model (CRT, Fig. 9).
 
 Paper: arXiv 2412.16326. Layers 0, 2, 4, 6, 8 of the causal model, 5% fewer iterations of the
 tokenizer for every two of them (0 layers: no regulariser), and lambda with two layers; distances
@@ -17,7 +17,7 @@ WEIGHTS = (1.0, 2.0, 4.0, 8.0, 16.0)
 
 
 def layers() -> Axis:
-    """Depths of the causal model; its cost is taken from the tokenizer's iterations."""
+    """Make the axis of depths; a causal model's cost is taken from the tokenizer's iterations."""
     plain = {
         "tokenizer.regularizer": None,
         "tokenizer.iterations": _crt.TOKENIZER_ITERATIONS,

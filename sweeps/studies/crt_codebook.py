@@ -1,4 +1,4 @@
-"""Which codebook size is best at which budget? (CRT, Figs. 6, 7, 13)
+"""The best codebook size at each budget (CRT, Figs. 6, 7, 13).
 
 Paper: arXiv 2412.16326. The plain tokenizer with 1,024, 16,384 and 131,072 codes (rFID gap between
 the ends 1.3; 131,072 codes: 1.72), seven generators x nine durations on each. The paper sees 1k and

@@ -1,4 +1,4 @@
-"""How many tokens should an image have? (CRT, Figs. 4, 5, 14)
+"""The best number of tokens for an image (CRT, Figs. 4, 5, 14).
 
 Paper: arXiv 2412.16326. One tokenizer, trained at 256 px, encodes at R = 16 sqrt(n) px for n = 256,
 400 and 576 tokens; images are decoded at R and brought down to 256 px (bicubic) to be measured. The
@@ -15,7 +15,7 @@ from . import _crt, _imagenet
 
 
 def tokens(resolution: int, z_loss: float) -> dict[str, Any]:
-    """The settings of one sequence length; the metrics stay at 256 px."""
+    """Configure one sequence length; the metrics stay at 256 px."""
     return {
         "codes.data.resolution": resolution,
         "evaluations.reconstruction.model_resolution": None if resolution == 256 else resolution,

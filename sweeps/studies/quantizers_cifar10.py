@@ -17,7 +17,7 @@ CODES = 4096
 
 
 def study(iterations: int = 2_000, generator_iterations: int = 1_500) -> Grid:
-    """`iterations` of each tokenizer, `generator_iterations` of each generator."""
+    """Make the grid: `iterations` of each tokenizer, `generator_iterations` of each generator."""
     base = quickstart_cifar10.study(scale="gpu")
     crt = quickstart_cifar10.regularizer(large=True)
     quantizer = "tokenizer.quantizer"

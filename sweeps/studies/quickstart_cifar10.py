@@ -19,7 +19,7 @@ SCALES = ("tiny", "gpu")
 
 
 def study(scale: str = "tiny") -> Grid:
-    """`scale`: tiny or gpu."""
+    """Make the grid at a `scale`: tiny or gpu."""
     if scale not in SCALES:
         raise ValueError(f"scale: {scale!r}; allowed: {', '.join(SCALES)}")
     large = scale == "gpu"
@@ -102,8 +102,10 @@ def study(scale: str = "tiny") -> Grid:
 
 
 def regularizer(large: bool) -> dict[str, Any]:
-    """The causal model, of the middle generator's width. In the few images of the tiny scale the
-    paper's weight of 4 would map all of them to one code, as in the quick start.
+    """Configure the causal model, of the middle generator's width.
+
+    With the few images of the tiny scale the paper's weight of 4 would map all of them to one code,
+    as in the quick start.
     """
     width = 256 if large else 64
     return part(
@@ -117,7 +119,7 @@ def regularizer(large: bool) -> dict[str, Any]:
 
 
 def sizes(large: bool) -> Axis:
-    """Three generators; heads of 32."""
+    """Make the axis of three generators, with heads of 32."""
     shapes = {"S": (128, 4), "M": (256, 6), "L": (384, 8)}
     if not large:
         shapes = {"S": (32, 2), "M": (64, 3), "L": (96, 4)}
@@ -132,6 +134,6 @@ def sizes(large: bool) -> Axis:
 
 
 def durations(large: bool) -> Axis:
-    """Three durations, each three times the one before."""
+    """Make the axis of three durations, each three times the one before."""
     values = (150, 450, 1_350) if large else (60, 180, 540)
     return Axis("iterations", values, path="generator.iterations")

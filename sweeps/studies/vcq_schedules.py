@@ -47,12 +47,12 @@ GUIDANCE: dict[str, dict[str, tuple[float, float, float]]] = {
 
 
 def schedule(name: str) -> Axis:
-    """The one schedule of an arm, as an axis, so that tables have the column."""
+    """Make an axis of the arm's only schedule, so that tables have the column."""
     return Axis("schedule", (name,), path="tokenizer.quantizer.schedule")
 
 
 def arm(name: str) -> Arm:
-    """An arm's codebooks and guidance."""
+    """Configure an arm's codebooks and guidance."""
     kind, size, size_min = SCHEDULES[name]
     codebook = {
         "tokenizer.quantizer.codebook_size": size,
@@ -62,7 +62,7 @@ def arm(name: str) -> Arm:
 
 
 def sizes(arm_name: str) -> Axis:
-    """The generators, each with the guidance that the arm has for it."""
+    """Make the axis of generators, each with the guidance that the arm has for it."""
     levels: dict[str, dict[str, Any]] = {}
     for name, (layers, width, heads) in SIZES.items():
         scale, power, temperature = GUIDANCE[arm_name][name]

@@ -8,14 +8,14 @@ import numpy as np
 
 
 def code_statistics(codes_NL: np.ndarray, num_codes: int) -> dict[str, Any]:
-    """Entropies of a code set in bits (CRT Figure 10, VCQ Figure 2a), plug-in estimates.
+    """Estimate the entropies of a code set in bits (CRT Figure 10, VCQ Figure 2a), plug-in.
 
-    entropy_bits[L]: of each position; entropy_pooled_bits: of all positions together;
-    num_seen[L]: distinct codes of each position (for the Miller-Madow correction);
-    conditional_entropy_bits[L]: of a position given the whole prefix, in this sample;
-    conditional_entropy_permuted_bits[L]: the same after each position was shuffled across images,
-    which keeps its marginal and nothing else: what a curve shows that knows nothing of images;
-    unique_prefix_share[L]: share of images whose first t codes no other image has.
+    entropy_bits[L]: of each position; entropy_pooled_bits: of all positions together; num_seen[L]:
+    distinct codes of each position (for the Miller-Madow correction); conditional_entropy_bits[L]:
+    of a position given the whole prefix, in this sample; conditional_entropy_permuted_bits[L]: the
+    same after each position was shuffled across images, which keeps its marginal alone: the curve
+    of codes without information on images; unique_prefix_share[L]: share of images whose first t
+    codes no other image has.
     """
     images, length = codes_NL.shape
     entropy, seen = np.zeros(length), np.zeros(length, np.int64)
@@ -54,7 +54,7 @@ class _Prefixes:
         self.all_unique = False  # longer prefixes then change nothing
 
     def longer_by(self, column: np.ndarray) -> tuple[float, float]:
-        """The entropy (bits) that one more code adds, and the share of unique prefixes."""
+        """Return the entropy (bits) that one more code adds, and the share of unique prefixes."""
         # Prefixes are numbered afresh at each position, so there are no hash collisions.
         key = self._number * self._num_codes + column.astype(np.uint64)
         _, inverse, sizes = np.unique(key, return_inverse=True, return_counts=True)

@@ -39,7 +39,7 @@ def _vqgan(quantizer: str, size: int, **options: int) -> NamedTokenizer:
 
 
 def tokenizers() -> dict[str, NamedTokenizer]:
-    """Tokenizers by name: LlamaGen's and CRT's VQ-16, and IBQ's with four blocks per level."""
+    """Return tokenizers by name: VQ-16 of LlamaGen and CRT, and IBQ's, four blocks per level."""
     named = {f"vqgan-f16-k{size}": _vqgan("vq", size) for size in (16384, 1024, 131072)}
     for size in (16384, 262144):
         named[f"ibq-k{size}"] = _vqgan(
@@ -49,7 +49,7 @@ def tokenizers() -> dict[str, NamedTokenizer]:
 
 
 def discriminators() -> dict[str, Part]:
-    """Discriminators by name."""
+    """Return discriminators by name."""
     return {"patchgan": decode_part("losses", "patchgan")}
 
 
@@ -70,7 +70,7 @@ _ADALN = {"342M": 16, "649M": 20, "1.1B": 24, "2.1B": 30}
 
 
 def generators() -> dict[str, LlamaConfig]:
-    """Generators by name."""
+    """Return generators by name."""
     named = {
         f"llama-{name}": LlamaConfig(width=width, layers=layers, heads=heads)
         for name, (width, layers, heads) in _LLAMA.items()
@@ -95,7 +95,7 @@ def count_tokenizer(named: NamedTokenizer) -> Count:
 
 
 def count_generator(model: LlamaConfig) -> Count:
-    """By the papers' rule, without QK-norm gains; attention counted in full."""
+    """Count a generator by the papers' rule, without QK-norm gains; attention in full."""
     cost = flops.generator_cost(model, VOCABULARY, CLASSES, TOKENS)
     return Count(
         params=cost.params,
@@ -105,7 +105,7 @@ def count_generator(model: LlamaConfig) -> Count:
 
 
 def counts() -> dict[str, Count]:
-    """Every named architecture, as `role/name`."""
+    """Count every named architecture, as `role/name`."""
     table = {f"tokenizer/{name}": count_tokenizer(t) for name, t in tokenizers().items()}
     for name, discriminator in discriminators().items():
         cost = discriminator.config.cost(RESOLUTION)
@@ -116,7 +116,7 @@ def counts() -> dict[str, Count]:
 
 
 def to_json() -> dict[str, dict[str, int | None]]:
-    """The table as `tokenlaw count --json` prints it."""
+    """Return the document that `tokenlaw count --json` prints."""
     return {
         name: {
             "params": count.params,

@@ -35,13 +35,13 @@ class Cost:
 def conv(
     channels_in: int, channels_out: int, kernel: int, pixels_out: int, bias: bool = True
 ) -> Cost:
-    """A square convolution with `pixels_out` output positions."""
+    """Count a square convolution with `pixels_out` output positions."""
     weights = channels_in * channels_out * kernel * kernel
     return Cost(weights + (channels_out if bias else 0), weights * pixels_out)
 
 
 def linear(width_in: int, width_out: int, positions: int, bias: bool = False) -> Cost:
-    """A linear layer applied at `positions` positions."""
+    """Count a linear layer applied at `positions` positions."""
     weights = width_in * width_out
     return Cost(weights + (width_out if bias else 0), weights * positions)
 
@@ -52,7 +52,7 @@ def norm(channels: int, bias: bool = True) -> Cost:
 
 
 def attention(length_query: int, length_key: int, width: int) -> Cost:
-    """The two products of attention, scores and values, without the projections."""
+    """Count the two products of attention, scores and values, without the projections."""
     return Cost(0, 2 * length_query * length_key * width)
 
 
@@ -72,15 +72,14 @@ class GeneratorCost:
 
 
 def llama_hidden(width: int, multiple: int = 256) -> int:
-    """SwiGLU hidden size: multiple * ceil(int(8d/3) / multiple)."""
+    """Return the SwiGLU hidden size: multiple * ceil(int(8d/3) / multiple)."""
     return multiple * -(-int(8 * width / 3) // multiple)
 
 
 def generator_cost(
     model: LlamaConfig, codebook_size: int, num_classes: int, tokens_per_image: int
 ) -> GeneratorCost:
-    """Counts of the generator that `model` describes for a vocabulary, class count and sequence
-    length.
+    """Count a generator of this vocabulary, class count and sequence length.
 
     The class table has one row more than there are classes, the null class. QK-norm gains are left
     out of `params`, as in the papers' counts (they are 4 x head size per layer).
@@ -122,7 +121,7 @@ def generator_flops_train(
 def generator_flops_shared(
     config: GeneratorConfig, codebook_size: int, tokens_per_image: int
 ) -> int:
-    """The part of `generator_flops_train` that was done before the run took over its trunk."""
+    """Return the part of `generator_flops_train` done before the run took over its trunk."""
     start = 0 if config.trunk is None else config.trunk.start
     tokens = start * config.batch_size * tokens_per_image
     return tokens * generator_flops_per_token(config.model, codebook_size, tokens_per_image)
@@ -131,8 +130,9 @@ def generator_flops_shared(
 def generator_flops_paper(
     config: GeneratorConfig, codebook_size: int, num_classes: int, tokens_per_image: int
 ) -> int:
-    """The horizontal axis of the CRT paper: 6 N x images, which leaves out the factor tokens per
-    image.
+    """Return the horizontal axis of the CRT paper: 6 N x images.
+
+    It leaves out the factor tokens per image.
     """
     params = generator_cost(config.model, codebook_size, num_classes, tokens_per_image).params
     return 6 * params * config.iterations * config.batch_size
@@ -141,8 +141,9 @@ def generator_flops_paper(
 def generator_flops_sample(
     model: LlamaConfig, codebook_size: int, num_classes: int, tokens_per_image: int, guided: bool
 ) -> int:
-    """FLOPs of drawing one image with a key-value cache: each token once, attention over what is
-    cached; x2 if guided.
+    """Return the FLOPs of drawing one image with a key-value cache; x2 if guided.
+
+    Each token goes through once, with attention over the cached ones.
     """
     d, n = model.width, model.layers
     matmul = n * (4 * d * d + 3 * d * llama_hidden(d, model.hidden_multiple)) + codebook_size * d
@@ -172,7 +173,10 @@ class TokenizerCost:
 
     @property
     def macs_forward(self) -> int:
-        """Multiply-adds of one image through encoder and decoder; the quantizer's are apart."""
+        """Return the multiply-adds of one image through encoder and decoder.
+
+        The quantizer's are apart.
+        """
         return self.encoder.macs + self.decoder.macs
 
 
@@ -183,7 +187,7 @@ def latent_width(config: TokenizerConfig) -> int:
 
 
 def tokenizer_cost(config: TokenizerConfig) -> TokenizerCost:
-    """Counts of all that a stage-1 run computes, from its parts' own `cost`."""
+    """Count all that a stage-1 run computes, from its parts' own `cost`."""
     resolution = config.data.resolution
     dim = config.quantizer.config.dim
     tokens = config.tokenizer.config.tokens_per_image(resolution)
@@ -212,7 +216,7 @@ def tokenizer_flops_train(config: TokenizerConfig) -> int:
 
 
 def tokenizer_flops_shared(config: TokenizerConfig) -> int:
-    """The part of `tokenizer_flops_train` that was done before the run took over its trunk."""
+    """Return the part of `tokenizer_flops_train` done before the run took over its trunk."""
     return 0 if config.trunk is None else _tokenizer_flops_until(config, config.trunk.start)
 
 
@@ -224,7 +228,7 @@ def _tokenizer_flops_until(config: TokenizerConfig, iterations: int) -> int:
 
 
 def _step_macs(config: TokenizerConfig, adversarial: bool) -> int:
-    """Multiply-adds of one image in one iteration, before or after the discriminator starts."""
+    """Count one image in one iteration, before or after the discriminator starts."""
     cost = tokenizer_cost(config)
     trained = cost.macs_forward + cost.quantizer.macs + cost.regularizer.macs
     total = 3 * trained + 3 * cost.perceptual.macs
@@ -234,8 +238,9 @@ def _step_macs(config: TokenizerConfig, adversarial: bool) -> int:
 
 
 def regularizer_overhead(config: TokenizerConfig) -> float:
-    """FLOPs of the regulariser as a share of all others of an iteration with everything on; 0.0
-    without one. CRT states 5% and so trains for 1/1.05 of the iterations.
+    """Return the regulariser's FLOPs over all others of an iteration; 0.0 without one.
+
+    Everything is on in that iteration. CRT states 5% and so trains for 1/1.05 of the iterations.
     """
     both = _step_macs(config, adversarial=True)
     own = 3 * tokenizer_cost(config).regularizer.macs
@@ -248,8 +253,9 @@ CROPS = {"center": 1, "five_crop": 5, "ten_crop": 10}  # crops of a training ima
 
 
 def codes_flops_train(config: CodesConfig, tokenizer: TokenizerConfig) -> int:
-    """FLOPs of a codes run: each crop of the training images and each validation image goes through
-    the encoder once.
+    """Return the FLOPs of a codes run.
+
+    Each crop of the training images and each validation image goes through the encoder once.
     """
     dim = tokenizer.quantizer.config.dim
     encoder, _ = tokenizer.tokenizer.config.cost(config.data.resolution, dim)
@@ -261,8 +267,10 @@ EXTRACTOR_SIDE_MAX = 64  # pixels; larger images are reduced to this side first
 
 
 def extractor_cost(config: ExtractorConfig) -> Cost:
-    """The classifier of extractor.py on one image: three strided convolutions, the features, the
-    classes. Its learned factor of the features is one parameter.
+    """Count the classifier of extractor.py on one image.
+
+    It has three strided convolutions, the features, the classes. Its learned factor of the features
+    is one parameter.
     """
     narrow = max(1, config.width // 4)
     side = min(config.data.resolution, EXTRACTOR_SIDE_MAX)

@@ -51,7 +51,7 @@ def wsd_decay_start(optim: OptimConfig, iterations: int) -> int:
 
 
 def cosine_ramp(step: int, start: int, length: int) -> float:
-    """0 before `start`, a half cosine up to 1 over `length` iterations, then 1."""
+    """Return 0 before `start`, a half cosine up to 1 over `length` iterations, then 1."""
     if step < start:
         return 0.0
     if length <= 0 or step >= start + length:
@@ -60,5 +60,7 @@ def cosine_ramp(step: int, start: int, length: int) -> float:
 
 
 def epochs(iterations: int, batch_size: int, num_images: int) -> float:
-    """Passes over a data set; one crop of each image is a pass, also when ten are stored."""
+    """Return the passes over a data set; one crop of each image is a pass, also when ten are
+    stored.
+    """
     return iterations * batch_size / num_images

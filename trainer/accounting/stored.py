@@ -9,14 +9,14 @@ from .config import decode_run, run_id
 
 
 class Stored(NamedTuple):
-    """What config.json says."""
+    """Decoded content of config.json."""
 
     config: Any
     parents: dict[str, str]  # ids by role
 
 
 def read(run_dir: RunDir) -> Stored:
-    """The decoded config of a run and its parents' ids.
+    """Read the decoded config of a run and its parents' ids.
 
     Raises: FileNotFoundError: there is none. DamagedError: it is no config, or another run's.
         ValueError: it was altered, or does not fit this code.

@@ -16,7 +16,9 @@ NAMES: tuple[Schedule, ...] = ("constant", "linear", "cosine", "power")
 def codebook_sizes(
     schedule: str, size_min: int, size_max: int, length: int, power: float = 2.5
 ) -> tuple[int, ...]:
-    """K_t = round(K_min + (K_max - K_min) f(u)), u = (t-1)/(L-1), for t = 1 .. length (VCQ, Eq. 3).
+    """Return the codebook size K_t of each position t = 1 .. length (VCQ, Eq. 3).
+
+    K_t = round(K_min + (K_max - K_min) f(u)), u = (t-1)/(L-1).
 
     f = 1 (constant), u (linear), 1 - cos(pi u / 2) (cosine), u^power (power).
     """
@@ -47,12 +49,12 @@ def codebook_sizes(
 
 
 def size_mean(sizes: Sequence[int]) -> float:
-    """K-bar, the mean codebook size."""
+    """Return K-bar, the mean codebook size."""
     return sum(sizes) / len(sizes)
 
 
 def capacity_bits(sizes: Sequence[int]) -> list[float]:
-    """C_t = sum over i <= t of log2 K_i: what the first t codes can tell apart."""
+    """Return C_t = sum over i <= t of log2 K_i: the bits that the first t codes can hold."""
     total, bits = 0.0, []
     for size in sizes:
         total += math.log2(size)
@@ -61,12 +63,12 @@ def capacity_bits(sizes: Sequence[int]) -> list[float]:
 
 
 def bits_per_pixel(sizes: Sequence[int], resolution: int) -> float:
-    """C_L over the pixels of a square image."""
+    """Return C_L over the pixels of a square image."""
     return capacity_bits(sizes)[-1] / resolution**2
 
 
 def t_star(sizes: Sequence[int], num_images: int) -> int | None:
-    """The first t with C_t >= log2 N (VCQ, Eq. 2); None if the whole sequence does not reach it.
+    """Return the first t with C_t >= log2 N (VCQ, Eq. 2); None if the sequence does not reach it.
 
     From there on the codes could give every image of the set a prefix of its own.
     """
@@ -75,9 +77,9 @@ def t_star(sizes: Sequence[int], num_images: int) -> int | None:
 
 
 def remaining_bits(sizes: Sequence[int], num_images: int) -> list[float]:
-    """max(0, log2 N - C_t) after each position, the budget that the paper plots.
+    """Return max(0, log2 N - C_t) after each position, the budget that the paper plots.
 
-    Not a bound on H(x_t | x_<t) from above: see `null_conditional_bits` and docs/vcq.md.
+    It is no upper bound on H(x_t | x_<t): see `null_conditional_bits` and docs/vcq.md.
     """
     needed = math.log2(num_images)
     return [max(0.0, needed - bits) for bits in capacity_bits(sizes)]
@@ -86,7 +88,7 @@ def remaining_bits(sizes: Sequence[int], num_images: int) -> list[float]:
 def null_conditional_bits(
     sizes: Sequence[int], num_images: int, positions: int | None = None
 ) -> list[float]:
-    """H(x_t | x_<t) that the plug-in estimate gives, on average, for codes that are pure noise.
+    """Return the mean plug-in estimate of H(x_t | x_<t) for codes that are pure noise.
 
     With N images of independent uniform codes the prefixes of length t fall evenly on
     M = K_1 .. K_t cells, so E H(x_<=t) = log2 N - E log2(1 + m), m ~ Binomial(N - 1, 1/M), exactly.
@@ -102,7 +104,7 @@ def null_conditional_bits(
 
 
 def _mean_log_occupancy(trials: int, cells: int) -> float:
-    """E log2(1 + m), m ~ Binomial(trials, 1/cells), summed over all m that can matter."""
+    """Return E log2(1 + m), m ~ Binomial(trials, 1/cells), summed over all m that can matter."""
     if cells == 1:
         return math.log2(1 + trials)
     mean = trials / cells
@@ -131,7 +133,7 @@ def describe(
     resolution: int = 256,
     power: float = 2.5,
 ) -> dict[str, Any]:
-    """All of the above for one schedule, as `tokenlaw schedule --json` prints it."""
+    """Describe one schedule as `tokenlaw schedule --json` prints it: all of the above."""
     if num_images < 1:
         raise ValueError(f"images: {num_images} is not allowed; must be at least 1")
     if resolution < 1:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Facts:
-    """What a plan must know of a data set."""
+    """Facts of a data set that a plan must know."""
 
     digest: str  # sha256 over names and contents
     num_classes: int
@@ -36,7 +36,9 @@ class Split(Protocol):
     def __len__(self) -> int: ...
 
     def image(self, index: int) -> np.ndarray:
-        """uint8 RGB [H, W, 3]. A broken file raises ValueError with its name."""
+        """Decode image `index` as uint8 RGB [H, W, 3]. A broken file raises ValueError with its
+        name.
+        """
         ...
 
     def label(self, index: int) -> int: ...

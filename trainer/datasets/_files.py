@@ -27,7 +27,7 @@ _THREADS = min(16, (os.cpu_count() or 1) * 2)
 
 
 def need_folder(dataset: str, folder: Path | None) -> Path:
-    """The data folder. ValueError when none was given or there is none."""
+    """Return the data folder. ValueError when none was given or there is none."""
     if folder is None:
         raise ValueError(
             f"data: {dataset} needs a folder; give --data {dataset}:FOLDER, or locations.data in "
@@ -45,7 +45,7 @@ def need_split(split: str) -> None:
 
 
 def decode_image(source: bytes | Path, name: str) -> np.ndarray:
-    """uint8 RGB [H, W, 3] of an encoded image. ValueError names what cannot be read."""
+    """Decode an image into uint8 RGB [H, W, 3]. ValueError names a file that cannot be read."""
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             # Pillow warns of palettes with transparency unless alpha is made explicit first.
@@ -69,7 +69,7 @@ def image_names(root: Path, below: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class FileFact:
-    """What is known of one file of a set."""
+    """Name, size and hash of one file of a set, and its broken images."""
 
     name: str  # relative to the data folder
     size: int  # bytes
@@ -125,7 +125,7 @@ def file_facts(
 
 
 def digest_of(facts: Iterable[FileFact], also: str = "") -> str:
-    """sha256 over the sorted names, sizes and content hashes of files, and over `also`."""
+    """Hash (sha256) the sorted names, sizes and content hashes of files, and `also`."""
     digest = hashlib.sha256(also.encode())
     for fact in sorted(facts, key=lambda fact: fact.name):
         digest.update(f"{fact.name}\0{fact.size}\0{fact.sha256}\n".encode())
@@ -133,7 +133,7 @@ def digest_of(facts: Iterable[FileFact], also: str = "") -> str:
 
 
 def check_image_file(path: Path, name: str) -> tuple[int, ...]:
-    """`check` of `file_facts` for files of one image."""
+    """Check a file of one image: the `check` of `file_facts`."""
     try:
         decode_image(path, name)
     except ValueError:
@@ -178,7 +178,7 @@ def _cache_line(fact: FileFact, mtime_ns: int) -> str:
 
 
 def _read_cache(path: Path) -> dict[str, tuple[int, int, str, tuple[int, ...] | None]]:
-    """name -> size, mtime_ns, sha256, broken; a line torn by a crash is no entry."""
+    """Read name -> size, mtime_ns, sha256, broken; a line torn by a crash is no entry."""
     known = {}
     try:
         text = path.read_text()
@@ -198,7 +198,7 @@ def _read_cache(path: Path) -> dict[str, tuple[int, int, str, tuple[int, ...] | 
 
 
 def _append(path: Path, lines: list[str]) -> None:
-    """Adds lines to the cache in one write, lest processes mix theirs; empties `lines`."""
+    """Add lines to the cache in one write, lest processes mix theirs; empty `lines`."""
     if lines:
         path.parent.mkdir(parents=True, exist_ok=True)
         # A line that a crash tore ends here, at the cost of an empty line.
@@ -208,7 +208,7 @@ def _append(path: Path, lines: list[str]) -> None:
 
 
 def _progress(items: Iterable, total: int) -> Iterator:
-    """`items`, with a bar on stderr where reading them takes long and a person watches."""
+    """Yield `items`, with a bar on stderr where reading them takes long and a person watches."""
     if total < 20_000 or not sys.stderr.isatty():
         yield from items
         return

@@ -42,7 +42,7 @@ class Digits:
         return len(self._labels_N)
 
     def image(self, index: int) -> np.ndarray:
-        """uint8 RGB [8, 8, 3]."""
+        """Return image `index` as uint8 RGB [8, 8, 3]."""
         return self._images_NHWC[index]
 
     def label(self, index: int) -> int:
@@ -50,7 +50,7 @@ class Digits:
 
 
 def describe(config: Config, folder: Path | None) -> Facts:
-    """Counts and digest. `folder` is not used: the images come with scikit-learn."""
+    """Return counts and digest. `folder` is not used: the images come with scikit-learn."""
     images_NHWC, labels_N, val_N = _load(config.split_seed)
     return Facts(
         digest=_digest(config.split_seed),
@@ -61,7 +61,7 @@ def describe(config: Config, folder: Path | None) -> Facts:
 
 
 def open_split(config: Config, folder: Path | None, split: str) -> Split:
-    """The "train" or "val" half."""
+    """Open the "train" or "val" half."""
     if split not in ("train", "val"):
         raise ValueError(f"split: {split!r}, allowed: train, val")
     images_NHWC, labels_N, val_N = _load(config.split_seed)
@@ -80,7 +80,7 @@ def _load(split_seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _table() -> np.ndarray:
-    """64 pixels in 0 .. 16 and the class, one row per image."""
+    """Read a table of one row per image: 64 pixels in 0 .. 16 and the class."""
     # `sklearn.datasets.load_digits` reads this same file, but importing it takes 2 s, which every
     # plan and every worker would pay.
     spec = importlib.util.find_spec("sklearn")

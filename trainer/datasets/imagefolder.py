@@ -34,7 +34,7 @@ REMEMBER_FROM = 10_000  # files from which one process asks the file system only
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """What to do with files that are no images."""
+    """Treatment of files that are no images."""
 
     __pydantic_config__ = STRICT
 
@@ -42,7 +42,7 @@ class Config:
 
 
 def describe(config: Config, folder: Path | None) -> Facts:
-    """Counts and digest; hashes every file the first time.
+    """Return counts and digest; hash every file the first time.
 
     ValueError names a missing folder, or a class of the validation half that the training half does
     not have.
@@ -58,7 +58,7 @@ def describe(config: Config, folder: Path | None) -> Facts:
 
 
 def open_split(config: Config, folder: Path | None, split: str) -> Split:
-    """The images of one half, in the order of their sorted names."""
+    """Open the images of one half, in the order of their sorted names."""
     need_split(split)
     root = need_folder("imagefolder", folder)
     found = _scan(config, root)
@@ -70,7 +70,7 @@ def open_split(config: Config, folder: Path | None, split: str) -> Split:
 
 @dataclass(frozen=True, slots=True)
 class _Scan:
-    """What one look at the folder found."""
+    """Result of scanning the folder once."""
 
     classes: tuple[str, ...]
     names: dict[str, list[str]]  # of each half, without the broken ones

@@ -38,7 +38,7 @@ VERSION = 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """Which category, and how it is split where LSUN does not say."""
+    """The category, and its split where LSUN does not give one."""
 
     __pydantic_config__ = STRICT
 
@@ -48,7 +48,7 @@ class Config:
 
 
 def describe(config: Config, folder: Path | None) -> Facts:
-    """Counts and digest; hashes every file the first time. ValueError names what is missing."""
+    """Return counts and digest; hash every file the first time. ValueError names a missing file."""
     source = _source(config, need_folder("lsun", folder))
     keys = source.keys()
     return Facts(
@@ -61,7 +61,7 @@ def describe(config: Config, folder: Path | None) -> Facts:
 
 
 def open_split(config: Config, folder: Path | None, split: str) -> Split:
-    """The images of one half, sorted by name or key."""
+    """Open the images of one half, sorted by name or key."""
     need_split(split)
     return _source(config, need_folder("lsun", folder)).open(split)
 
@@ -226,7 +226,7 @@ def _keep_keys(path: Path, keys: list[str]) -> None:
 
 
 def _broken_entries(path: Path, name: str) -> tuple[int, ...]:
-    """Places, among the sorted keys, of the images that cannot be decoded."""
+    """Find the places, among the sorted keys, of the images that cannot be decoded."""
     with _open_database(path.parent).begin(write=False) as reading:
         keys = sorted(bytes(key) for key in reading.cursor().iternext(values=False))
         bad = []

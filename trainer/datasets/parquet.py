@@ -42,7 +42,7 @@ class Config:
 
 
 def describe(config: Config, folder: Path | None) -> Facts:
-    """Counts and digest; hashes every file the first time. ValueError names what is missing."""
+    """Return counts and digest; hash every file the first time. ValueError names a missing file."""
     root = need_folder("parquet", folder)
     files = _files(root)
     names = [path.relative_to(root).as_posix() for split in files.values() for path in split]
@@ -78,7 +78,7 @@ def describe(config: Config, folder: Path | None) -> Facts:
 
 
 def open_split(config: Config, folder: Path | None, split: str) -> Split:
-    """The rows of one half, files in the order of their names."""
+    """Open the rows of one half, files in the order of their names."""
     need_split(split)
     root = need_folder("parquet", folder)
     files = _files(root)[split]
@@ -195,7 +195,7 @@ def _declared_classes(path: Path, config: Config) -> int | None:
 
 
 def _broken_rows(config: Config) -> Any:
-    """A `check` for files of many images: the rows that cannot be decoded."""
+    """Make a `check` for files of many images that finds the rows that cannot be decoded."""
 
     def check(path: Path, name: str) -> tuple[int, ...]:
         rows = _Rows([path], [()], config)

@@ -18,18 +18,19 @@ HAS_TRITON = find_spec("triton") is not None  # comes with torch for GPUs on Lin
 
 
 def available(device: torch.device) -> bool:
-    """Whether kernels can run there."""
+    """Tell if kernels can run there."""
     return HAS_TRITON and device.type == "cuda"
 
 
 def usable(x: Tensor) -> bool:
-    """Whether kernels can work on `x`."""
+    """Tell if kernels can work on `x`."""
     return available(x.device)
 
 
 def adopted_by(model: Any, device: torch.device, *, recompute: bool = False) -> bool:
-    """Whether `model` runs by kernels from now on, where it has any for the device (its
-    `use_kernels`). There is little left to compile then.
+    """Switch `model` to kernels where it has any for the device (its `use_kernels`).
+
+    Returns: True if it runs by kernels now. There is little left to compile then.
     """
     if not available(device) or not hasattr(model, "use_kernels"):
         return False

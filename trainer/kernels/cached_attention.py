@@ -30,7 +30,7 @@ def _turned(
     row_ptr, factor, gain_ptr, table_ptr, position, e, inside, eps,
     E: tl.constexpr, NORM: tl.constexpr, TURN: tl.constexpr,
 ):  # fmt: skip
-    """One head's query or key after its LayerNorm and its rotation, in fp32."""
+    """Return one head's query or key after its LayerNorm and its rotation, in fp32."""
     x = tl.load(row_ptr + e, mask=inside, other=0.0).to(tl.float32) * factor
     mean, shrink = 0.0, 1.0
     if NORM:
@@ -61,7 +61,7 @@ _PTX = tl.constexpr(torch.version.hip is None and not triton.knobs.runtime.inter
 
 @triton.jit
 def _store_bytes(ptr, unit_ptr, x, e, inside):
-    """Bytes of `x`, and their unit: the greatest is 127."""
+    """Store the bytes of `x`, and their unit: the greatest is 127."""
     unit = tl.max(tl.abs(x), 0) / 127
     byte = tl.floor(x / tl.where(unit == 0, 1.0, unit) + 128.5).to(tl.uint8)
     tl.store(ptr.to(tl.pointer_type(tl.uint8), bitcast=True) + e, byte, mask=inside)
@@ -81,7 +81,7 @@ def _byte_of(word, INDEX: tl.constexpr):
 
 @triton.jit
 def _quarters(x, PADDED: tl.constexpr):
-    """Every fourth number from the first, second, third and fourth on."""
+    """Return every fourth number from the first, second, third and fourth on."""
     even, odd = tl.split(tl.reshape(x, (PADDED // 4, 2, 2)))
     first, third = tl.split(even)
     second, fourth = tl.split(odd)
@@ -93,7 +93,7 @@ def _found_in_bytes(
     query, key, value, keys, values, units, units_kv, position, e,
     E: tl.constexpr, PADDED: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """As `_found`, for a cache of bytes."""
+    """Attend as `_found`, to a cache of bytes."""
     WORDS: tl.constexpr = E // 4
     ROWS: tl.constexpr = 8 if TILE > 8 else TILE
     w = tl.arange(0, PADDED // 4)
@@ -155,7 +155,7 @@ def _found(
     query, key, value, keys, values, position, e, inside, dtype: tl.constexpr,
     E: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """Puts the new key and value into their place, and returns what the query finds."""
+    """Store the new key and value, and return the attention's output for the query."""
     tl.store(keys + position * E + e, key.to(dtype), mask=inside)
     tl.store(values + position * E + e, value.to(dtype), mask=inside)
     # The new position comes first; the others follow from the cache.
@@ -190,7 +190,7 @@ def _kernel(
     WIDTH: tl.constexpr, NORM: tl.constexpr, TURN: tl.constexpr, BYTES: tl.constexpr,
     TILE: tl.constexpr, SCALED: tl.constexpr,
 ):  # fmt: skip
-    """One head of one sequence: softmax over the positions in one pass, tile by tile."""
+    """Attend with one head of one sequence: a softmax in one pass over the positions, by tiles."""
     number = tl.program_id(0).to(tl.int64)
     b, h = number // HEADS, number % HEADS
     position = tl.load(position_ptr).to(tl.int32)
@@ -232,7 +232,7 @@ def attend_cached(
     stream_BD: Tensor | None = None,
     stream_eps: float = 0.0,
 ) -> Tensor:
-    """What the new queries find in positions 0 .. `position_1`, heads joined: [B, D].
+    """Attend from the new queries to positions 0 .. `position_1`, heads joined: [B, D].
 
     `qkv_BP` is the projection's output, [B, 3 D]. Queries and keys pass a LayerNorm with these
     gains (None: no norm) and are turned by the position's row of `table_TE2` (None: not turned).

@@ -29,7 +29,7 @@ WIDE_INNER = 32
 
 @triton.jit
 def _rows(ptr, t, e, stride, length, E: tl.constexpr):
-    """Rows `t` of a head, zero beyond its end."""
+    """Load rows `t` of a head, zero beyond its end."""
     inside = (t[:, None] < length) & (e[None, :] < E)
     return tl.load(ptr + t[:, None] * stride + e[None, :], mask=inside, other=0.0)
 
@@ -59,7 +59,7 @@ def _turned(x, cos, sin, T: tl.constexpr, PADDED: tl.constexpr):
 
 @triton.jit
 def _normed(x, e, eps, E: tl.constexpr):
-    """Rows of mean 0 and variance 1, and what they were multiplied by."""
+    """Return rows of mean 0 and variance 1, and the factor that scaled them."""
     x = tl.where(e[None, :] < E, x - tl.sum(x, 1)[:, None] / E, 0.0)
     inverse = 1.0 / tl.sqrt(tl.sum(x * x, 1) / E + eps)
     return x * inverse[:, None], inverse
@@ -71,7 +71,7 @@ def _prepare(
     NORM: tl.constexpr, ROTATE: tl.constexpr,
     E: tl.constexpr, PADDED: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
-    """Writes queries or keys `t` as they enter the products."""
+    """Write queries or keys `t` as they enter the products."""
     x = _rows(raw_ptr, t, e, stride, length, E).to(tl.float32)
     if NORM:
         x, _ = _normed(x, e, eps, E)
@@ -106,7 +106,7 @@ def _back_to_raw(
 
 @triton.jit
 def _meet(q, k, v, mask, top, total, found, scale_log2, MASK: tl.constexpr):
-    """Queries meet some keys: the softmax so far and theirs together."""
+    """Merge the softmax so far with that of the queries over some more keys."""
     score = tl.dot(q, tl.trans(k), input_precision="ieee") * scale_log2
     if MASK:
         score = tl.where(mask, score, -float("inf"))
@@ -125,8 +125,10 @@ def _forward(
     NORM: tl.constexpr, ROTATE: tl.constexpr, E: tl.constexpr, PADDED: tl.constexpr,
     TILE: tl.constexpr, INNER: tl.constexpr, PREPARED: tl.constexpr,
 ):  # fmt: skip
-    """All of one head. Its queries and keys are prepared first, once each; then they are read back,
-    out of the cache. INNER divides TILE.
+    """Compute all of one head.
+
+    Its queries and keys are prepared first, once each; then they are read back, out of the cache.
+    INNER divides TILE.
     """
     b, h = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
     stride = 3 * heads * E
@@ -180,8 +182,10 @@ def _backward(
     NORM: tl.constexpr, ROTATE: tl.constexpr, E: tl.constexpr, PADDED: tl.constexpr,
     TILE: tl.constexpr, INNER: tl.constexpr,
 ):  # fmt: skip
-    """The first half of the programs of a head owns a tile of keys and values each, the second half
-    a tile of queries; each goes through the tiles of the other kind that it meets.
+    """Compute the gradients of one head.
+
+    The first half of its programs owns a tile of keys and values each, the second half a tile of
+    queries. Each goes through the tiles of the other kind that it meets.
     """
     tiles = tl.num_programs(0) // 2
     b, h = (tl.program_id(1) // heads).to(tl.int64), tl.program_id(1) % heads
@@ -303,7 +307,7 @@ class _CausalAttention(torch.autograd.Function):
 def _settings(
     how: dict[str, int], qkv_BLF: Tensor, size: int, gain_E: Tensor | None, cos_LP: Tensor | None
 ) -> dict[str, Any]:
-    """Constants of a kernel; tiles no longer than short sequences."""
+    """Return the constants of a kernel; tiles no longer than short sequences."""
     how = dict(how)
     if size > 64 or qkv_BLF.element_size() > 2:
         how["INNER"] = min(how["INNER"], WIDE_INNER)
@@ -329,7 +333,7 @@ def causal_attention(
     sin_LP: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    """What every position finds up to itself, heads joined, [B, L, H * E].
+    """Attend from every position to those up to itself, heads joined, [B, L, H * E].
 
     `qkv_BLF` holds queries, keys and values of all heads, F = 3 * H * E. Gains are those of the
     LayerNorms of queries and keys (None: no norm); cosines and sines turn pairs of neighbouring

@@ -25,7 +25,7 @@ def _logits(
     conditional_ptr, unconditional_ptr, scale_ptr, size_ptr, temperature_ptr, row, position, v,
     codes, GUIDED: tl.constexpr, SIZED: tl.constexpr,
 ):  # fmt: skip
-    """What the codes `v` of a row are drawn by; -inf for those that cannot be."""
+    """Return the logits by which the codes `v` of a row are drawn; -inf for illegal ones."""
     legal = v < codes
     at = row * codes + v
     x = tl.load(conditional_ptr + at, mask=legal, other=0.0).to(tl.float32)
@@ -44,7 +44,7 @@ def _weigh(
     sum_ptr, top_ptr, codes,
     GUIDED: tl.constexpr, SIZED: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The weights of a chunk's blocks, as shares of the chunk's greatest, which goes to `top`."""
+    """Store the weights of a chunk's blocks, as shares of the chunk's greatest (in `top`)."""
     row, chunk = tl.program_id(0).to(tl.int64), tl.program_id(1)
     v = chunk * CHUNK + tl.arange(0, CHUNK)
     x = _logits(
@@ -61,8 +61,10 @@ def _weigh(
 
 @triton.jit
 def _place(weight, running, share, index, NONE: tl.constexpr):
-    """The first index at which the running sum is above `share`, at most that of its last rise, and
-    of some weight: rounding cannot choose a code of no weight.
+    """Return the first index at which the running sum is above `share`.
+
+    It is at most that of the sum's last rise, and has some weight: rounding cannot choose a code of
+    no weight.
     """
     there = weight > 0
     first = tl.min(tl.where(there & (running > share), index, NONE), 0)
@@ -77,7 +79,7 @@ def _choose(
     GUIDED: tl.constexpr, SIZED: tl.constexpr, PADDED: tl.constexpr, PER_CHUNK: tl.constexpr,
     BLOCK: tl.constexpr, WIDTH: tl.constexpr, PADDED_WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """The block in which one row's draw falls, then the code, and its embedding."""
+    """Find the block in which one row's draw falls, then the code, and its embedding."""
     row = tl.program_id(0).to(tl.int64)
     position = tl.load(position_ptr)
     n = tl.arange(0, PADDED)
@@ -125,8 +127,9 @@ def draw_code(
     embedding_VD: Tensor,
     input_RD: Tensor,
 ) -> None:
-    """Draws the codes of the position into its column of `code_BL`, and puts their embeddings into
-    `input_RD`, for both rows of a guided sample.
+    """Draw the codes of the position into its column of `code_BL`.
+
+    Their embeddings go into `input_RD`, for both rows of a guided sample.
 
     The position's column of `uniform_BL` (float64), entry of `scale_L` (guidance) and of `size_L`
     (legal codes; None: all) count. The temperature is a float64 tensor.

@@ -24,7 +24,7 @@ def _kernel(
     IN: tl.constexpr, OUT: tl.constexpr, SIDE: tl.constexpr,
     PIXELS: tl.constexpr, CHANNELS: tl.constexpr, WINDOW: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
-    """Some tiles of an image, each of neighbours in a row."""
+    """Convolve some tiles of an image, each of neighbours in a row."""
     b = tl.program_id(1).to(tl.int64)
     j = tl.arange(0, WINDOW)  # of the window: row, column, channel
     down, right, channel = j // (SIDE * IN) - SIDE // 2, j // IN % SIDE - SIDE // 2, j % IN
@@ -53,13 +53,14 @@ def _kernel(
 
 
 def suits(weight_ECSS: Tensor) -> bool:
-    """Whether `few_channels` can be the convolution."""
+    """Tell if `few_channels` can be the convolution."""
     return weight_ECSS[0].numel() <= WINDOW_MAX and weight_ECSS.shape[2] % 2 == 1
 
 
 def few_channels(x_BCHW: Tensor, weight_ECSS: Tensor, dtype: torch.dtype) -> Tensor:
-    """The convolution of stride 1, padded by zeros, without a bias, with factors and result in
-    `dtype`; [B, E, H, W], channels last. It has no gradient.
+    """Convolve with stride 1, padded by zeros, without a bias: [B, E, H, W], channels last.
+
+    Factors and result are in `dtype`. It has no gradient.
     """
     x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
     weight_ECSS = weight_ECSS.contiguous(memory_format=torch.channels_last)

@@ -21,14 +21,14 @@ from .e4m3 import LARGEST, SMALLEST_UNIT
 
 
 def check(device: torch.device) -> None:
-    """ValueError where such products cannot be made."""
+    """Raise ValueError where such products cannot be made."""
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 9):
         name = torch.cuda.get_device_name(device)
         raise ValueError(f"float8_ffn: {name} has no 8-bit products; allowed here: false")
 
 
 def rows(x_RC: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows as e4m3 [R, C] with units [R, 1]: the largest number of each becomes 448."""
+    """Convert rows to e4m3 [R, C] with units [R, 1]: the largest number of each becomes 448."""
     x_RC = x_RC.contiguous()
     if usable(x_RC):
         from .float8_rows import float8_rows
@@ -41,7 +41,10 @@ def rows(x_RC: Tensor) -> tuple[Tensor, Tensor]:
 def product(
     a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor], dtype: torch.dtype, exact_sums: bool
 ) -> Tensor:
-    """Every row of `a` with every row of `b`. Without `exact_sums` Hopper adds with fewer bits."""
+    """Multiply every row of `a` with every row of `b`.
+
+    Without `exact_sums` Hopper adds with fewer bits.
+    """
     (a_RC, a_unit_R1), (b_SC, b_unit_S1) = a, b
     return torch._scaled_mm(
         a_RC, b_SC.t(), a_unit_R1, b_unit_S1.t(), out_dtype=dtype, use_fast_accum=not exact_sums
@@ -86,7 +89,7 @@ class _FeedForward(torch.autograd.Function):
 
 
 def feed_forward(x: Tensor, w13_PD: Tensor, w2_DF: Tensor) -> Tensor:
-    """w2 (silu(gate) * value), [..., D], where gate and value are the halves of w13 x.
+    """Compute w2 (silu(gate) * value), [..., D]; gate and value are the halves of w13 x.
 
     `x` must be of a 16-bit dtype; weights are kept as they are, in fp32.
     """

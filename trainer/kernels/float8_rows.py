@@ -28,7 +28,7 @@ def _kernel(
 
 
 def float8_rows(x_RC: Tensor) -> tuple[Tensor, Tensor]:
-    """e4m3 [R, C] and units [R, 1] in fp32, such that the largest of each row is 448."""
+    """Return e4m3 [R, C] and units [R, 1] in fp32, such that the largest of each row is 448."""
     rows, columns = x_RC.shape
     assert x_RC.is_contiguous()
     out_RC = torch.empty_like(x_RC, dtype=torch.float8_e4m3fn)

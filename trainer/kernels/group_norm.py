@@ -39,7 +39,7 @@ _ANY = ["pixels", "chunks", "chunk_pixels", "across", "groups", "size"]
 
 
 class Tiling(NamedTuple):
-    """How much a program does."""
+    """Amount of work of a program."""
 
     elements: int  # of a tensor, held at once
     warps: int
@@ -54,7 +54,7 @@ BACKWARD = Tiling(1024, 4, 64, 3)
 
 
 class Chunks(NamedTuple):
-    """How the pixels and channels of an image are shared out among programs."""
+    """Shares of an image's pixels and channels among programs."""
 
     tile: dict[str, int]  # as kernels take it: its pixels, its channels and how it is dealt with
     pixels: int  # of a chunk: a multiple of those of a tile
@@ -75,7 +75,7 @@ class Chunks(NamedTuple):
 def _place(
     pixels, channels, chunks, chunk_pixels, across, WIDTH: tl.constexpr, LAST_FIRST: tl.constexpr
 ):
-    """Of this program: image and chunk as one number, image, first element, pixels, channels.
+    """Return this program's image and chunk as one number, image, first element, pixels, channels.
 
     First passes begin with the last chunk, which the convolution before may have left in the cache,
     and leave the first ones there for the second pass.
@@ -171,8 +171,9 @@ def _merge_statistics(
 
 @triton.jit
 def _of_channels(bias_ptr, weight_ptr, shift_ptr, mean_ptr, rstd_ptr, b, groups, size, c, inside):
-    """For each channel what is subtracted from x and what that is multiplied by, then what is added
-    to the normalised x: z = (x - centre) * scale + shift; its 1 / deviation and its group.
+    """Load centre, scale and shift of each channel, its 1 / deviation and its group.
+
+    The normalised x is z = (x - centre) * scale + shift.
     """
     group = b * groups + c // size
     centre = tl.load(mean_ptr + group, mask=inside, other=0.0)
@@ -271,7 +272,7 @@ def _merge_backward(
     pixels, channels, chunks, groups, size,
     TALL: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
-    """Those sums over an image, for each channel and, times the weight, as means of a group."""
+    """Merge those sums over an image, for each channel and as weighted means of a group."""
     b, g = tl.program_id(0) // groups, tl.program_id(0) % groups
     j = tl.arange(0, SIZE)
     inside = j < size
@@ -334,12 +335,12 @@ def _apply_backward(
 
 
 def channels_last(x_BCHW: Tensor) -> Tensor:
-    """The tensor itself, where convolutions made it."""
+    """Return the tensor, channels last: itself where convolutions made it."""
     return x_BCHW.contiguous(memory_format=torch.channels_last)
 
 
 def like(x_BCHW: Tensor, dtype: torch.dtype) -> Tensor:
-    """An empty tensor of that shape, channels last."""
+    """Make an empty tensor of that shape, channels last."""
     return torch.empty_like(x_BCHW, dtype=dtype, memory_format=torch.channels_last)
 
 
@@ -359,7 +360,7 @@ def _applied(
     activation: Activation,
     dtype: torch.dtype,
 ) -> Tensor:
-    """The second pass over `x_BCHW`, given the statistics of the first."""
+    """Run the second pass over `x_BCHW`, given the statistics of the first."""
     batch, channels, height, width = x_BCHW.shape
     groups, pixels = mean_BG.shape[1], height * width
     how = Chunks.of(pixels, channels)
@@ -469,14 +470,14 @@ class _Norm(torch.autograd.Function):
 
 
 def _of_all_processes(mean_BG: Tensor, rstd_BG: Tensor) -> tuple[Tensor, Tensor]:
-    """Statistics of the pixels of all processes, which have as many each."""
+    """Merge the statistics of all processes, which have as many pixels each."""
     centre_BG = distributed.mean(mean_BG)
     spread_BG = distributed.mean(rstd_BG.pow(-2) + (mean_BG - centre_BG).square())
     return centre_BG, spread_BG.rsqrt()
 
 
 class Normed(NamedTuple):
-    """What `group_norm` gives."""
+    """Output of `group_norm`."""
 
     out_BCHW: Tensor
     sum_BCHW: Tensor  # x + addend + bias; without the bias, unless `also_sum` or an addend
@@ -497,12 +498,12 @@ def group_norm(
     dtype: torch.dtype | None = None,
     over_processes: bool = False,
 ) -> Normed:
-    """activation(GroupNorm(x + addend + bias)), channels last, in `dtype` (None: that of x).
+    """Compute activation(GroupNorm(x + addend + bias)), channels last, in `dtype`.
 
-    `also_sum`: the sum itself is given too, for other readers, and their gradient is added in the
-    norm's own backward pass. The sum is rounded to the dtype of x once, before its statistics.
-    `over_processes`: with the statistics of all processes' tensors, which are alike in shape; the
-    gradient of x is then that of the sum of all their losses.
+    `dtype` None: that of x. `also_sum`: the sum itself is given too, for other readers, and their
+    gradient is added in the norm's own backward pass. The sum is rounded to the dtype of x once,
+    before its statistics. `over_processes`: with the statistics of all processes' tensors, which
+    are alike in shape; the gradient of x is then that of the sum of all their losses.
     """
     wanted = dtype or x_BCHW.dtype
     with torch.cuda.device_of(x_BCHW):  # kernels start on the current device

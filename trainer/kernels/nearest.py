@@ -24,7 +24,7 @@ def _kernel(
     z_ptr, table_ptr, size_ptr, key_ptr, tokens, codes, part,
     WIDTH: tl.constexpr, SIZED: tl.constexpr, TOKENS: tl.constexpr, CODES: tl.constexpr,
 ):  # fmt: skip
-    """The best of a part of the codes, with its distance in the upper half of the key.
+    """Find the best of a part of the codes, with its distance in the upper half of the key.
 
     The table has a row for each dimension and one of |e|^2; tiles lie so that a thread has some
     tokens and all codes of a block, and minima need no exchange.
@@ -75,7 +75,7 @@ def _kernel(
 
 
 def nearest(z_TD: Tensor, codebook_KD: Tensor, size_T: Tensor | None = None) -> Tensor:
-    """code_T int64: the row with the smallest Euclidean distance, the lowest one on ties; fp32.
+    """Find code_T int64: the row with the smallest Euclidean distance in fp32, the lowest on ties.
 
     With `size_T` (int32), the nearest of the first so many codes.
     """

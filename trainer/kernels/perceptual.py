@@ -1,5 +1,6 @@
-"""What a perceptual loss does around the convolutions of a frozen network, as Triton kernels: bias
-and ReLU in one pass, and the distance of two maps of features.
+"""Triton kernels of a perceptual loss, around the convolutions of a frozen network.
+
+They compute bias and ReLU in one pass, and the distance of two maps of features.
 
 Channels last, bf16 or fp32, sums in fp32 in an order that the shape decides.
 Shape suffixes: B images, C channels, H x W cells. Imported only where there is a GPU.
@@ -29,7 +30,7 @@ def _bias_relu(
     pixels, channels, chunk_pixels, across,
     ROWS: tl.constexpr, WIDTH: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """In place."""
+    """Apply bias and ReLU in place."""
     first = (tl.program_id(0) // across).to(tl.int64) * chunk_pixels
     c = (tl.program_id(0) % across) * WIDTH + tl.arange(0, WIDTH)
     inside = c < channels
@@ -47,7 +48,7 @@ def _bias_relu(
 
 @triton.jit
 def _unit(ptr, at, valid):
-    """Features, and their length in each cell."""
+    """Load features, and their length in each cell."""
     x = tl.load(ptr + at, mask=valid, other=0.0).to(tl.float32)
     return x, tl.sqrt(tl.sum(x * x, 1))
 
@@ -120,7 +121,7 @@ class _BiasRelu(torch.autograd.Function):
 
 
 def bias_relu(x_BCHW: Tensor, bias_C: Tensor) -> Tensor:
-    """relu(x + bias) for a bias without gradient. Overwrites `x_BCHW` if it is channels last."""
+    """Compute relu(x + bias) for a bias without gradient. Overwrite `x_BCHW` if channels last."""
     with torch.cuda.device_of(x_BCHW):  # kernels start on the current device
         out_BCHW: Tensor = _BiasRelu.apply(channels_last(x_BCHW), bias_C)
     return out_BCHW

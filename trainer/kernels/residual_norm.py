@@ -27,7 +27,7 @@ _DROP_STEPS = 65536  # dropout rates are multiples of its inverse
 
 @triton.jit
 def row_factor(ptr, WIDTH: tl.constexpr, eps, PADDED: tl.constexpr):
-    """What RMSNorm multiplies a row by, but for the gain."""
+    """Return the factor by which RMSNorm multiplies a row, but for the gain."""
     d = tl.arange(0, PADDED)
     x = tl.load(ptr + d, mask=d < WIDTH, other=0.0).to(tl.float32)
     return 1.0 / tl.sqrt(tl.sum(x * x, 0) / WIDTH + eps)
@@ -35,7 +35,7 @@ def row_factor(ptr, WIDTH: tl.constexpr, eps, PADDED: tl.constexpr):
 
 @triton.jit
 def _place(row, first, D: tl.constexpr, SIZE: tl.constexpr):
-    """Offsets of a piece from column `first` on, and which of them exist."""
+    """Return the offsets of a piece from column `first` on, and which of them exist."""
     d = first + tl.arange(0, SIZE)
     return row.to(tl.int64) * D + d, d < D
 
@@ -82,7 +82,7 @@ def _forward(
     x_ptr, delta_ptr, gain_ptr, sum_ptr, normed_ptr, inverse_ptr, seed, threshold, keep_scale, eps,
     ADD: tl.constexpr, DROP: tl.constexpr, D: tl.constexpr, A: tl.constexpr, B: tl.constexpr,
 ):  # fmt: skip
-    """One row."""
+    """Compute one row."""
     row = tl.program_id(0)
     a = _summed(
         x_ptr, delta_ptr, sum_ptr, row, seed, threshold, keep_scale, 0, ADD, DROP, D, A + B, A
@@ -105,7 +105,7 @@ def _forward(
 
 @triton.jit
 def _loaded(sum_ptr, grad_ptr, inverse, row, first, D: tl.constexpr, SIZE: tl.constexpr):
-    """x / rms(x) and the gradient of the norm, of a piece."""
+    """Load x / rms(x) and the gradient of the norm, of a piece."""
     at, inside = _place(row, first, D, SIZE)
     x = tl.load(sum_ptr + at, mask=inside, other=0.0).to(tl.float32) * inverse
     return x, tl.load(grad_ptr + at, mask=inside, other=0.0).to(tl.float32)
@@ -134,7 +134,10 @@ def _backward(
     SUM: tl.constexpr, DROP: tl.constexpr, D: tl.constexpr, A: tl.constexpr, B: tl.constexpr,
     ROWS: tl.constexpr,
 ):  # fmt: skip
-    """Rows of a program one after another; SUM: the sum has a gradient of its own too."""
+    """Compute the gradients of a program's rows, one after another.
+
+    SUM: the sum has a gradient of its own too.
+    """
     gain_a = _gain(gain_ptr, 0, D, A)
     gain_grad_a = tl.zeros((A,), tl.float32)
     if B > 0:
@@ -220,7 +223,7 @@ class _ResidualNorm(torch.autograd.Function):
 
 
 def _settings(width: int) -> dict[str, int]:
-    """Constants of both kernels."""
+    """Return the constants of both kernels."""
     first = max(16, triton.next_power_of_2(width + 1) // 2)
     rest = max(0, width - first)
     second = max(16, triton.next_power_of_2(rest)) if rest else 0
@@ -231,7 +234,7 @@ def _settings(width: int) -> dict[str, int]:
 def residual_norm(
     x: Tensor, delta: Tensor | None, gain_D: Tensor, eps: float, drop: float = 0.0, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """x + dropout(delta), rounded to the dtype of `x`, and its RMSNorm; [..., D] each.
+    """Return x + dropout(delta), in the dtype of `x`, and its RMSNorm; [..., D] each.
 
     Without `delta` the first is `x` itself. `seed` decides what is dropped: another for every call
     of a training step.

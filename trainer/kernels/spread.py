@@ -31,7 +31,7 @@ def _spread(
     LAYOUT: tl.constexpr, ADDEND: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Each pixel of the input is read once, and goes to all its places in the output."""
+    """Read each pixel of the input once, and write it to all its places in the output."""
     part = (tl.program_id(0) // across).to(tl.int64)
     b, k = part // chunks, part % chunks
     c = (tl.program_id(0) % across) * WIDTH + tl.arange(0, WIDTH)
@@ -158,7 +158,7 @@ class _Spread(torch.autograd.Function):
 def spread(
     x_BCHW: Tensor, bias_C: Tensor, layout: Layout, addend_BCHW: Tensor | None = None
 ) -> Tensor:
-    """x + addend + bias with every pixel as 2 x 2, or padded by zeros on the right and below."""
+    """Compute x + addend + bias, each pixel as 2 x 2, or padded by zeros on the right and below."""
     with torch.cuda.device_of(x_BCHW):  # kernels start on the current device
         out_BCHW: Tensor = _Spread.apply(x_BCHW, addend_BCHW, bias_C, layout)
     return out_BCHW

@@ -25,8 +25,10 @@ def _forward(
     HIDDEN: tl.constexpr, BLOCK: tl.constexpr, EIGHT: tl.constexpr,
     LARGEST: tl.constexpr, SMALLEST: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr,
 ):  # fmt: skip
-    """A block of a row; EIGHT: a whole row. WIDTH: of the stream whose norm is still to come, or
-    0."""
+    """Compute a block of a row.
+
+    EIGHT: a whole row. WIDTH: of the stream whose norm is still to come, or 0.
+    """
     row = tl.program_id(0).to(tl.int64)
     h = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = h < HIDDEN
@@ -125,19 +127,23 @@ def _settings(both: Tensor, eight: Tensor | None) -> tuple[tuple[int, int], dict
 
 
 def swiglu(both: Tensor) -> Tensor:
-    """[..., F] of [..., 2 F], whose first half is the gate."""
+    """Compute SwiGLU: [..., F] of [..., 2 F], whose first half is the gate."""
     return _SwiGLU.apply(both)
 
 
 def normed_swiglu(both_TP: Tensor, stream_TD: Tensor, eps: float) -> Tensor:
-    """SwiGLU [T, F] of the projection of `stream_TD` before its RMSNorm (but for its gain, which
-    the weight holds): its factor comes in here. Without a gradient.
+    """Compute SwiGLU [T, F] of the projection of `stream_TD` before its RMSNorm.
+
+    The norm's factor comes in here; the weight holds its gain. It has no gradient.
     """
     return _forward_of(both_TP, stream=stream_TD, eps=eps)
 
 
 def swiglu_float8(both_TP: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """As `swiglu`, without a gradient: in the dtype of its input, in e4m3, and units [T, 1]."""
+    """Compute SwiGLU without a gradient, in the dtype of its input and in e4m3.
+
+    The e4m3 numbers have units [T, 1].
+    """
     tokens, hidden = both_TP.shape[0], both_TP.shape[1] // 2
     out8_TF = both_TP.new_empty(tokens, hidden, dtype=torch.float8_e4m3fn)
     unit_T1 = both_TP.new_empty(tokens, 1, dtype=torch.float32)

@@ -18,7 +18,7 @@ def _kernel(
     logits_ptr, target_ptr, illegal_ptr, loss_ptr, lse_ptr, z_weight, scale, codes, stride,
     MASKED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One token: the sum of exponentials in a first pass, the gradient in a second."""
+    """Process one token: the sum of exponentials in a first pass, the gradient in a second."""
     row = tl.program_id(0).to(tl.int64)
     logits_ptr += row * stride
     if MASKED:

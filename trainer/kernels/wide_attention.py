@@ -52,12 +52,13 @@ def _kernel(
 
 
 def suits(cells: int, dtype: torch.dtype) -> bool:
-    """Whether `wide_attention` can do it."""
+    """Tell if `wide_attention` can do these cells and dtype."""
     return cells <= CELLS_MAX and dtype in (torch.bfloat16, torch.float16)
 
 
 def wide_attention(qkv_BNC: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt C) v of queries, keys and values side by side, [B, N, 3 C]: [B, N, C].
+    """Compute softmax(q k^T / sqrt C) v, [B, N, C], of q, k, v side by side, [B, N, 3 C].
+
     It has no gradient.
     """
     batch, cells, three = qkv_BNC.shape

@@ -84,7 +84,7 @@ class Coder:
 
     @torch.inference_mode()
     def codes(self, pixels_BCHW: Tensor) -> Tensor:
-        """Codes [B, L] of images on any device, on the coder's device; does not wait for it."""
+        """Return codes [B, L] of images on any device, on the coder's device, without waiting."""
         pieces = []
         for chunk in pixels_BCHW.split(self.batch_size):
             chunk, images = data.send(chunk, self.device), len(chunk)
@@ -97,7 +97,10 @@ class Coder:
         return torch.cat(pieces)
 
     def of_each(self, batches: Iterable[Tensor]) -> Iterator[np.ndarray]:
-        """Codes [B, L] of each batch of images; the device works on the next one meanwhile."""
+        """Yield codes [B, L] of each batch of images.
+
+        The device works on the next batch meanwhile.
+        """
         waiting: tuple[Tensor, torch.cuda.Event | None] | None = None
         for pixels_BCHW in batches:
             begun = self._begin(pixels_BCHW)
@@ -108,7 +111,7 @@ class Coder:
             yield _arrived(*waiting)
 
     def _begin(self, pixels_BCHW: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
-        """Codes in the host's memory, and what to wait for before they are read."""
+        """Return codes in the host's memory, and the event to wait for before they are read."""
         code_BL = self.codes(pixels_BCHW)
         if self.device.type != "cuda":
             return code_BL, None
@@ -127,7 +130,7 @@ def _arrived(code_BL: Tensor, copied: torch.cuda.Event | None) -> np.ndarray:
 
 
 def main(run: Run) -> Result:
-    """Writes all shards and the statistics of the training codes."""
+    """Write all shards and the statistics of the training codes."""
     config: CodesConfig = run.config
     device = run.device
 
@@ -240,10 +243,10 @@ def main(run: Run) -> Result:
 
 
 def _batch_size(config: CodesConfig, compiled: bool) -> int:
-    """Crops that go through the encoder at once.
+    """Return the number of crops that go through the encoder at once.
 
-    Compiled code wants one shape and fills incomplete batches up: there a batch is all crops of so
-    many images.
+    Compiled code wants one shape and fills incomplete batches up, so a batch is all crops of a
+    number of images there.
     """
     crops = CROPS[config.crops]
     return (
@@ -254,8 +257,9 @@ def _batch_size(config: CodesConfig, compiled: bool) -> int:
 def _crops(
     images: data.Images, indices: Tensor, policy: str, ratio: float, coder: Coder
 ) -> Iterator[Tensor]:
-    """uint8 [crops, 3, R, R] of `indices`, about a batch at a time; the next images are decoded
-    while the device encodes these.
+    """Yield uint8 [crops, 3, R, R] of `indices`, about a batch at a time.
+
+    The next images are decoded while the device encodes these.
     """
     pieces = indices.split(max(1, coder.batch_size // CROPS[policy]))
 
@@ -275,10 +279,10 @@ def _npy_bytes(array: np.ndarray) -> bytes:
 
 
 def _finished_shard(run_dir: RunDir, name: str, shape: tuple[int, ...]) -> dict[str, Any] | None:
-    """The manifest entry of a shard that an earlier attempt wrote and that still verifies.
+    """Return the manifest entry of an earlier attempt's shard that still verifies.
 
-    A shard without a good note is made again, also one whose note does not say whose it is;
-    MisplacedError for another run's.
+    A shard without a good note is made again, also one whose note names no run; MisplacedError for
+    another run's.
     """
     path = run_dir.path / CODES / name
     note = path.with_name(f"{name}.json")
@@ -295,7 +299,7 @@ def _finished_shard(run_dir: RunDir, name: str, shape: tuple[int, ...]) -> dict[
 
 
 def _write_array(run: Run, folder: Path, name: str, values: np.ndarray) -> dict[str, Any]:
-    """Writes an array durably; gives its entry in the manifest."""
+    """Write an array durably; return its entry in the manifest."""
     content = _npy_bytes(values)
     run.attempt.check()
     write_bytes(folder / name, content)

@@ -52,7 +52,10 @@ PIXELS = 128 * 256**2  # encoded or decoded at once: enough to fill a GPU, but n
 
 
 def main(run: Run) -> Result:
-    """All metrics of the config. Artifacts: a picture, and the scales tried when one was chosen."""
+    """Compute all metrics of the config.
+
+    Artifacts: a picture, and the scales tried when one was chosen.
+    """
     config: EvaluationConfig = run.config
     wanted = {"tokenizer"} if config.subject == "tokenizer" else {"tokenizer", "codes", "generator"}
     if missing := sorted(wanted - set(run.parents)):
@@ -63,8 +66,9 @@ def main(run: Run) -> Result:
 
 
 def reference_id(config: EvaluationConfig, run: Run) -> str:
-    """What statistics of the real images depend on, beside the network: the images, and how the
-    arithmetic was done.
+    """Return the key of the real images' statistics, beside the network.
+
+    It has the images and the arithmetic.
     """
     shown = to_tree(config.data) | {"numerics": to_tree(config.numerics)}
     return canonical_json(shown | {"batch_size": config.batch_size, "device": run.device.type})
@@ -80,8 +84,9 @@ def resize(x_BCHW: Tensor, side: int) -> Tensor:
 
 
 def spread(num: int, wanted: int | None) -> Tensor:
-    """Indices of `wanted` of `num` things at equal distances, so that every class is met where a
-    set is sorted by class; all for None. ValueError when there are fewer.
+    """Return indices of `wanted` of `num` things at equal distances; all for None.
+
+    A set that is sorted by class is sampled in every class. ValueError when there are fewer.
     """
     if wanted is None:
         return torch.arange(num)
@@ -91,14 +96,16 @@ def spread(num: int, wanted: int | None) -> Tensor:
 
 
 def in_pieces(network: Callable[[Tensor], Tensor], x: Tensor, side: int) -> Tensor:
-    """What a tokenizer's encoder or decoder makes of a batch of images at `side` px: a batch that
-    suits a generator can be too large for these. Images do not depend on their neighbours.
+    """Run a tokenizer's encoder or decoder on a batch of images at `side` px, in pieces.
+
+    A batch that suits a generator can be too large for these. Images do not depend on their
+    neighbours.
     """
     return torch.cat([network(piece) for piece in x.split(max(1, PIXELS // side**2))])
 
 
 def picture(rows: list[Tensor]) -> bytes:
-    """PNG of rows of uint8 images [B, 3, H, W], two white pixels between them."""
+    """Encode rows of uint8 images [B, 3, H, W] as PNG, two white pixels between them."""
     gap = 2
     side = rows[0].shape[-1]
     width = max(len(row) for row in rows) * (side + gap) - gap
@@ -137,7 +144,7 @@ class _Tensors(nn.Module):
 
 
 def _compiles(run: Run, num: int) -> bool:
-    """Whether compiling pays for `num` images; kernels of our own always do."""
+    """Tell if compiling pays for `num` images; kernels of our own always do."""
     return run.compile and (num >= COMPILE_FROM or kernels.available(run.device))
 
 
@@ -197,7 +204,7 @@ class _Reconstructions:
         )
 
     def rows(self, kept: dict[int, tuple[Tensor, Tensor | None]]) -> list[Tensor]:
-        """Originals over reconstructions, twice."""
+        """Return originals over reconstructions, twice."""
         rows = []
         for start in range(0, len(self.keep), GRID_COLUMNS):
             part = [kept[index] for index in self.keep[start : start + GRID_COLUMNS]]
@@ -267,12 +274,12 @@ class _Samples:
         )
 
     def rows(self, kept: dict[int, tuple[Tensor, Tensor | None]]) -> list[Tensor]:
-        """One row per class."""
+        """Return one row per class."""
         rows = [row for row in self._rows if row]
         return [torch.stack([kept[index][0] for index in row]) for row in rows]
 
     def columns(self) -> dict[str, Any]:
-        """FLOPs of one image: generator with its guidance, and the decoder."""
+        """Return the FLOPs of one image: generator with its guidance, and the decoder."""
         config: GeneratorConfig = self._generator_config
         scales = self._config.cfg_grid or (self._config.sampling.cfg_scale,)
         num_codes = self.tokenizer_config.quantizer.config.num_codes
@@ -290,7 +297,7 @@ class _Samples:
 
 @dataclass(slots=True)
 class _Done:
-    """What finished passes left: plain data, so that it fits into a checkpoint."""
+    """Results of finished passes: plain data, so that it fits into a checkpoint."""
 
     values: list[dict[str, Any]] = field(default_factory=list)
     tried: list[list[float]] = field(default_factory=list)  # [scale, distance]
@@ -397,7 +404,10 @@ class _Evaluation:
         return metrics
 
     def _finish(self, number: int, a_pass: _Pass, metrics: dict[str, Any], done: _Done) -> None:
-        """Numbers of a complete pass; ValueError for an undefined one: the study asked for it."""
+        """Compute the values of a complete pass.
+
+        ValueError for an undefined one: the study asked for it.
+        """
         # Computing may pass the reference images through a network as well.
         with _full_precision():
             computed = {name: metric.compute() for name, metric in metrics.items()}
@@ -423,7 +433,7 @@ class _Evaluation:
     # ----------------------------------------------------------------------------- checkpoints
 
     def _resume(self) -> tuple[_Done, int, int]:
-        """What is done, the pass to go on with, and its first image."""
+        """Return the finished passes, the pass to go on with, and its first image."""
         found = checkpoints.load(self._run, {"partial": self._held}, {})
         extra: dict[str, Any] = found[1] if found else {"pass": 0}
         # Passes are the steps of the log; the one that is cut short has not been logged.
@@ -476,7 +486,7 @@ class _Evaluation:
     # -------------------------------------------------------------------------------- pictures
 
     def _keep(self, number: int, batch: Batch, first: int) -> None:
-        """Remembers the images of the stored picture, of the pass that it shows."""
+        """Keep the images of the stored picture, of the pass that it shows."""
         for index in self._subject.keep:
             if first <= index < first + len(batch.image_BCHW):
                 place = index - first
@@ -486,7 +496,7 @@ class _Evaluation:
                 self._pictures[index] = (batch.image_BCHW[place].cpu(), original)
 
     def _draw(self, number: int, done: _Done) -> None:
-        """The picture of the first pass, or of the best scale so far."""
+        """Draw the picture of the first pass, or of the best scale so far."""
         best = done.best()
         shown = number == 0 if best is None else number == best
         if shown:
@@ -495,7 +505,7 @@ class _Evaluation:
         self._pictures = {}
 
     def _store(self, done: _Done) -> None:
-        """The picture; the scales tried, with their distances and the scores of each."""
+        """Store the picture, and the scales tried with their distances and scores."""
         assert self._picture is not None
         name = "samples" if self._config.subject == "generator" else "reconstructions"
         self._run.artifact(f"{name}.png", self._picture.numpy().tobytes())
@@ -545,7 +555,7 @@ class _Evaluation:
 
 @contextlib.contextmanager
 def _full_precision() -> Iterator[None]:
-    """No TF32: published distances are fp32's, whatever the models are run in."""
+    """Turn TF32 off: published distances are fp32's, whatever the models are run in."""
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
@@ -568,7 +578,10 @@ def _autocast(run: Run) -> torch.autocast:
 
 
 def _check_extractor(run: Run) -> None:
-    """Its statistics are the reference: it must know the same images at the same size."""
+    """Check that the extractor knows the same images at the same size.
+
+    Its statistics are the reference.
+    """
     if "extractor" not in run.parents:
         return
     known: ExtractorConfig = run.parent_config("extractor")

@@ -68,13 +68,13 @@ class Classifier(nn.Module):
         return F.normalize(self.penultimate(pooled), dim=1)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Logits [B, classes]."""
+        """Return logits [B, classes]."""
         logits: Tensor = self.head(self.features(x_BCHW) * self.factor)
         return logits
 
 
 def main(run: Run) -> Result:
-    """Trains the classifier; gives its accuracy on the validation images.
+    """Train the classifier and return its accuracy on the validation images.
 
     Artifacts: mean and covariance of the features of all training images, the features of all
     validation images, in the order of the data set.
@@ -143,7 +143,7 @@ def main(run: Run) -> Result:
 
 
 def extractor_name(run_dir: RunDir, config: ExtractorConfig) -> str:
-    """`<dataset>-clf-<hash8>`: first digits of the sha256 of the weights file."""
+    """Return `<dataset>-clf-<hash8>`: first digits of the sha256 of the weights file."""
     digest = sha256_file(run_dir.path / checkpoints.FINAL / "extractor.safetensors")
     return f"{config.data.dataset.name}-clf-{digest[:8]}"
 
@@ -161,7 +161,7 @@ class Extractor:
 
     @torch.inference_mode()
     def features(self, image_BCHW: Tensor) -> Tensor:
-        """Features [B, D] on the CPU of uint8 images."""
+        """Return features [B, D] of uint8 images, on the CPU."""
         device = self.model.factor.device
         return self.model.features(data.to_float(image_BCHW.to(device))).cpu()
 
@@ -173,7 +173,7 @@ class Extractor:
 
 
 def load_extractor(path: Path, device: torch.device) -> Extractor:
-    """The extractor of a finished run. DamagedError names a file that is not the run's."""
+    """Load the extractor of a finished run. DamagedError names a file that is not the run's."""
     run_dir = RunDir(path)
     config: ExtractorConfig = stored.read(run_dir).config
     model = Classifier(config.width, config.data.num_classes)
@@ -189,7 +189,7 @@ def load_extractor(path: Path, device: torch.device) -> Extractor:
 
 
 def _artifact(run_dir: RunDir, name: str) -> np.ndarray:
-    """An artifact that the run's endpoint lists, after its hash was compared."""
+    """Load an artifact that the run's endpoint lists, after its hash was compared."""
     endpoint = read_endpoint(run_dir)
     if endpoint is None:
         raise DamagedError(f"{run_dir.path}: the extractor run has no endpoint")
@@ -197,9 +197,9 @@ def _artifact(run_dir: RunDir, name: str) -> np.ndarray:
 
 
 def _augment(x_BCHW: Tensor, config: ExtractorConfig, seed: int) -> Tensor:
-    """A blur of one random width for the batch, then noise of a random strength for each image.
+    """Blur a batch by one random width, then add noise of a random strength to each image.
 
-    Light: slight noise and blur, which every generator makes, shall not dominate the distance.
+    Both are light: the slight noise and blur of every generator shall not dominate the distance.
     """
     generator = torch.Generator().manual_seed(seed)
     sigma = config.blur_sigma_max * torch.rand((), generator=generator).item()
@@ -220,7 +220,7 @@ def _blur(x_BCHW: Tensor, sigma: float) -> Tensor:
 
 
 def _collect(model: Classifier, images: data.Images, run: Run) -> Tensor:
-    """Features [N, D] of every image of a split, on the CPU."""
+    """Collect features [N, D] of every image of a split, on the CPU."""
     pieces = []
     for index_B in _batches(len(images)):
         if run.stopping():

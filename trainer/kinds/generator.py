@@ -41,15 +41,16 @@ def token_loss(logits_BLV: Tensor, code_BL: Tensor) -> Tensor:
 
 
 def illegal_rows(illegal_LV: Tensor | None, images: int) -> Tensor | None:
-    """The mask of illegal codes for every token of a batch, [images * L, V]."""
+    """Repeat the mask of illegal codes for every token of a batch, [images * L, V]."""
     if illegal_LV is None:
         return None
     return illegal_LV.repeat(images, 1)
 
 
 def images_at_once(settings: Settings, local_batch: int) -> int:
-    """Images of a backward pass: the activations of no more are held. ValueError when `micro_batch`
-    does not divide the batch of a process.
+    """Return the number of images of a backward pass, which bounds the activations held.
+
+    ValueError when `micro_batch` does not divide the batch of a process.
     """
     if settings.micro_batch is not None:
         micro = min(settings.micro_batch, local_batch)
@@ -63,7 +64,7 @@ def images_at_once(settings: Settings, local_batch: int) -> int:
 
 
 def main(run: Run) -> Result:
-    """Trains to the last iteration, measures the validation loss, leaves weights in RUN/final/."""
+    """Train to the last iteration, measure the validation loss, leave weights in RUN/final/."""
     config: GeneratorConfig = run.config
     device = run.device
 
@@ -120,7 +121,7 @@ def main(run: Run) -> Result:
     distributed.barrier()  # the first process of each host has compiled for all
 
     def batch(step: int) -> tuple[Tensor, Tensor]:
-        """Codes [B, L] and classes [B] of iteration `step`: one random crop of each image."""
+        """Return codes [B, L] and classes [B] of iteration `step`: a random crop of each image."""
         indices = data.batch_indices(num_images, config.batch_size, config.seed, step)
         picker = torch.Generator().manual_seed(derive_seed("crop", config.seed, step))
         crops = torch.randint(num_crops, (config.batch_size,), generator=picker)
@@ -252,7 +253,7 @@ def validation_loss(
 
 
 def generator_columns(config: GeneratorConfig, codes: Codes) -> dict[str, Any]:
-    """Counts and FLOPs of a generator run."""
+    """Return counts and FLOPs of a generator run."""
     size, length = codes.codebook_size, codes.tokens_per_image
     num_classes = codes.num_classes if config.label_mode == "class" else 1
     cost = flops.generator_cost(config.model, size, num_classes, length)

@@ -56,7 +56,7 @@ def build_loss(
     device: torch.device,
     weights: Mapping[str, str],
 ) -> Any:
-    """The perceptual or adversarial loss, or None."""
+    """Build the perceptual or adversarial loss, or None."""
     if part is None:
         return None
     module = parts.load("losses", part.name)
@@ -71,8 +71,9 @@ def build_loss(
 
 
 def regularizer_seconds(regularizer: nn.Module, z_BND: Tensor, step: int) -> float:
-    """Seconds of a forward and backward pass of the regulariser; of a copy, so that neither its
-    state nor a gradient is moved.
+    """Time a forward and backward pass of the regulariser, in seconds.
+
+    A copy runs, so that neither the regulariser's state nor a gradient changes.
     """
     regularizer, z_BND = copy.deepcopy(regularizer), z_BND.detach().requires_grad_()
     wanted = [z_BND, *regularizer.parameters()]
@@ -89,7 +90,7 @@ def regularizer_seconds(regularizer: nn.Module, z_BND: Tensor, step: int) -> flo
 
 
 def large(config: TokenizerConfig, images: int) -> bool:
-    """Whether a pass of so many images keeps a GPU busy."""
+    """Tell if a pass of so many images keeps a GPU busy."""
     cost = flops.tokenizer_cost(config)
     return images * (cost.encoder.macs + cost.decoder.macs) >= KERNELS_FROM_MACS
 
@@ -100,7 +101,7 @@ def _wait_for(device: torch.device) -> None:
 
 
 def main(run: Run) -> Result:
-    """Trains to the last iteration and leaves the weights in RUN/final/."""
+    """Train to the last iteration and leave the weights in RUN/final/."""
     config: TokenizerConfig = run.config
     device = run.device
 

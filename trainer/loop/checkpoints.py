@@ -36,7 +36,7 @@ def folder_name(step: int, attempt: int) -> str:
 
 
 def checkpoints(run_dir: RunDir) -> list[tuple[int, int, Path]]:
-    """(step, attempt, folder) of every checkpoint, newest first."""
+    """Return (step, attempt, folder) of every checkpoint, newest first."""
     if not run_dir.checkpoints_path.is_dir():
         return []
     found = []
@@ -54,7 +54,7 @@ def save(
     optimizers: Mapping[str, AdamW],
     extra: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes a checkpoint of the state before iteration `step`, then drops all but the last two.
+    """Write a checkpoint of the state before iteration `step`, then drop all but the last two.
 
     Of several processes the first writes. Raises Fenced when a newer attempt at the run exists;
     OSError leaves the older ones untouched.
@@ -75,12 +75,12 @@ def load(
     modules: Mapping[str, nn.Module],
     optimizers: Mapping[str, AdamW],
 ) -> tuple[int, dict[str, Any]] | None:
-    """Restores the newest checkpoint that verifies; gives (step, extra), or None if there is none.
+    """Restore the newest checkpoint that verifies; return (step, extra), or None without one.
 
     A damaged one is named in the log and the one before is taken. When all are damaged the run
-    refuses: starting over in silence would hide a broken disk. It refuses another run's as well,
-    which would be dropped in time. Of several processes the first chooses, and the others take the
-    same one.
+    refuses: starting over in silence would hide a broken disk. It also refuses a checkpoint of
+    another run, which would be dropped in time. Of several processes the first chooses, and the
+    others take the same one.
     """
     found = _first_sound(run, modules, optimizers) if distributed.rank() == 0 else None
     step, attempt, extra = found or (-1, -1, {})
@@ -98,7 +98,7 @@ def _first_sound(
     modules: Mapping[str, nn.Module],
     optimizers: Mapping[str, AdamW],
 ) -> tuple[int, int, dict[str, Any]] | None:
-    """(step, attempt, extra) of the newest checkpoint that verifies, restored."""
+    """Restore the newest checkpoint that verifies; return its (step, attempt, extra)."""
     found = checkpoints(run.dir)
     for step, attempt, path in found:
         try:
@@ -123,8 +123,10 @@ def save_final(
     step: int,
     optimizers: Mapping[str, AdamW] | None = None,
 ) -> None:
-    """The weights that children of this run use: RUN/final/; with `optimizers`, which segments of
-    a trunk leave, all that a run needs to go on from `step`.
+    """Save the weights that children of this run use: RUN/final/.
+
+    With `optimizers`, which segments of a trunk leave, it holds all that a run needs to go on from
+    `step`.
     """
     if distributed.rank() > 0:
         return
@@ -146,9 +148,9 @@ def take_over(
     modules: Mapping[str, nn.Module],
     optimizers: Mapping[str, AdamW],
 ) -> tuple[int, dict[str, Any]] | None:
-    """The state that the parent `trunk` left, as `load` gives it; None for a run without one.
+    """Load the state that the parent `trunk` left, as `load` returns it; None without one.
 
-    DamagedError names what is not right with it.
+    DamagedError names the fault.
     """
     if trunks.ROLE not in run.parents:
         return None
@@ -160,8 +162,7 @@ def take_over(
 
 
 def load_weights(run_dir: RunDir, modules: Mapping[str, nn.Module]) -> None:
-    """Final weights of a finished run into `modules`. DamagedError names a file that is not
-    right."""
+    """Load final weights of a finished run into `modules`. DamagedError names a damaged file."""
     read_folder(run_dir.path / FINAL, modules, {})
 
 
@@ -173,7 +174,7 @@ def write_folder(
     optimizers: Mapping[str, AdamW],
     extra: Mapping[str, Any],
 ) -> None:
-    """One durable folder of weights and states, which says whose it is."""
+    """Write one durable folder of weights and states, marked with its run."""
     meta = {"step": step, "run": _run_of(path).owner}
     with stage_folder(path, attempt, meta=meta) as folder:
         for name, module in modules.items():
@@ -190,7 +191,7 @@ def read_folder(
     modules: Mapping[str, nn.Module],
     optimizers: Mapping[str, AdamW],
 ) -> dict[str, Any]:
-    """Verifies a folder, then fills modules and optimisers from it; gives state.json.
+    """Verify a folder, then fill modules and optimisers from it; return state.json.
 
     Raises: DamagedError, or MisplacedError where it is of another run than it lies in.
     """
@@ -209,7 +210,7 @@ def read_folder(
 
 
 def _verified(path: Path) -> dict[str, Any]:
-    """The manifest of a folder of weights, after all files were compared with it."""
+    """Return the manifest of a folder of weights after comparing all files with it."""
     run_dir = _run_of(path)
     staged_manifest(run_dir, path)
     try:
@@ -219,7 +220,7 @@ def _verified(path: Path) -> dict[str, Any]:
 
 
 def _run_of(path: Path) -> RunDir:
-    """The run in whose folder RUN/final or RUN/checkpoints/NAME lies."""
+    """Return the run in whose folder RUN/final or RUN/checkpoints/NAME lies."""
     return RunDir(path.parent if path.name == FINAL else path.parent.parent)
 
 
@@ -246,7 +247,7 @@ def _load_optimizer(optimizer: AdamW, tensors: dict[str, Tensor]) -> None:
 
 
 def truncate_log(run: Run, step: int) -> None:
-    """Drops lines of log.jsonl from iteration `step` on: they will be written again."""
+    """Drop lines of log.jsonl from iteration `step` on: they will be written again."""
     path = run.dir.log_path
     if distributed.rank() > 0 or not path.exists():
         return

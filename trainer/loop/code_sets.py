@@ -14,7 +14,7 @@ from .optim import derive_seed
 
 
 def train_subset(num_images: int, wanted: int | None) -> Tensor:
-    """Indices of the first `wanted` images of a fixed random order; all of them for None.
+    """Return indices of the first `wanted` images of a fixed random order; all of them for None.
 
     The subsets are nested, so a data-set-size axis adds images and never swaps them.
     """
@@ -39,8 +39,10 @@ class Codes:
         self._run_dir = run_dir
 
     def verify(self, warn: Callable[[str], None]) -> Codes:
-        """The set itself, if all its files are those that were recorded; DamagedError names the
-        first that is not. `warn` is told of labels for which no hash was recorded.
+        """Return the set itself after checking that its files are those that were recorded.
+
+        DamagedError names the first that is not. `warn` is told of labels for which no hash was
+        recorded.
         """
         nameless = code_files(self._run_dir, self.manifest, sorted(self.manifest["shards"]))
         if nameless and len(nameless) <= len(self.manifest["shards"]):  # random codes have none
@@ -51,7 +53,7 @@ class Codes:
         return self
 
     def split(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Codes [images, crops, L] and labels [images] of "train" or "val"."""
+        """Return codes [images, crops, L] and labels [images] of "train" or "val"."""
         code_files(self._run_dir, self.manifest, [name])
         folder = self._run_dir.path / CODES
         shards = [

@@ -47,7 +47,7 @@ def chunked(
     z_weight: float = 0.0,
     chunk_tokens: int = CHUNK_TOKENS,
 ) -> tuple[Tensor, Tensor]:
-    """As `plain`, in chunks of tokens. Products are in the dtype of `hidden_TD`, sums in fp32."""
+    """Compute `plain` in chunks of tokens. Products have the dtype of `hidden_TD`, sums fp32."""
     loss, cross_entropy = _Chunked.apply(
         hidden_TD, weight_VD, target_T, illegal_TV, z_weight, chunk_tokens
     )
@@ -57,7 +57,7 @@ def chunked(
 def _body(
     logits_TV: Tensor, target_T: Tensor, illegal_TV: Tensor | None, z_weight: float, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums of cross-entropy and squared log-partition, and the gradient of the logits."""
+    """Sum cross-entropy and squared log-partition; return both with the gradient of the logits."""
     logits = logits_TV.float()
     if illegal_TV is not None:
         logits = logits.masked_fill(illegal_TV, -math.inf)
@@ -73,7 +73,7 @@ def _body(
 def _kernel_body(
     logits_TV: Tensor, target_T: Tensor, illegal_TV: Tensor | None, z_weight: float, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `_body`; the gradient takes the place of the logits."""
+    """Compute `_body` by a kernel; the gradient takes the place of the logits."""
     from ..kernels.token_loss import token_loss_and_gradient
 
     loss_T, lse_T = token_loss_and_gradient(logits_TV, target_T, illegal_TV, z_weight, scale)

@@ -32,7 +32,7 @@ KEEP_FROM = 5_000  # images from which on that tensor is kept on disk for the ne
 
 
 def to_float(x_BCHW: Tensor) -> Tensor:
-    """uint8 to float in [-1, 1]."""
+    """Convert uint8 to float in [-1, 1]."""
     return x_BCHW.float() / 127.5 - 1.0
 
 
@@ -48,8 +48,10 @@ def _permutation(num: int, seed: int, epoch: int) -> Tensor:
 
 
 def batch_indices(num: int, batch_size: int, seed: int, step: int) -> Tensor:
-    """Indices [B] of the images of iteration `step`: epochs are seeded permutations, back to
-    back."""
+    """Return indices [B] of the images of iteration `step`.
+
+    Epochs are seeded permutations, back to back.
+    """
     first = step * batch_size
     pieces = []
     while batch_size > 0:
@@ -62,7 +64,7 @@ def batch_indices(num: int, batch_size: int, seed: int, step: int) -> Tensor:
 
 
 def center_crop(image: np.ndarray, size: int) -> np.ndarray:
-    """The ADM crop: box-halve while twice too large, bicubic to the short side, cut the middle."""
+    """Crop as ADM: box-halve while twice too large, bicubic to the short side, cut the middle."""
     height, width = image.shape[:2]
     if (height, width) == (size, size):
         return image
@@ -77,8 +79,11 @@ def center_crop(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def many_crops(image: np.ndarray, size: int, policy: str, ratio: float) -> np.ndarray:
-    """uint8 [n, 3, size, size]: `center` 1; `five_crop` corners and centre of the image at
-    `ratio` x size, rounded down; `ten_crop` those and those of its mirror image (LlamaGen)."""
+    """Return the crops of a policy, uint8 [n, 3, size, size].
+
+    `center`: 1. `five_crop`: corners and centre of the image at `ratio` x size, rounded down.
+    `ten_crop`: those and those of its mirror image (LlamaGen).
+    """
     large = center_crop(image, size if policy == "center" else int(size * ratio))
     # Channels first before the crops multiply it: a tenth of the bytes to turn around.
     large = np.ascontiguousarray(large.transpose(2, 0, 1))
@@ -112,13 +117,13 @@ class Images:
         return len(self.split)
 
     def dense(self) -> Tensor | None:
-        """All centre crops, uint8 [N, 3, R, R], if they fit in memory."""
+        """Return all centre crops, uint8 [N, 3, R, R], if they fit in memory."""
         if self._dense is None and self._fits:
             self._dense = torch.from_numpy(self._all_centers())
         return self._dense
 
     def _all_centers(self) -> np.ndarray:
-        """uint8 [N, 3, R, R]; of larger sets a verified copy is kept for the next process."""
+        """Return uint8 [N, 3, R, R]; keep a verified copy of larger sets for the next process."""
         folder = self._kept
         if folder is not None and folder.exists():
             try:
@@ -149,18 +154,18 @@ class Images:
         return torch.from_numpy(np.stack(list(self._pool.map(self._center, indices.tolist()))))
 
     def to(self, device: torch.device) -> Images:
-        """Moves the dense tensor, if there is one."""
+        """Move the dense tensor, if there is one."""
         dense = self.dense()
         if dense is not None:
             self._dense = dense.to(device)
         return self
 
     def crops(self, index: int, policy: str, ratio: float) -> Tensor:
-        """All crops of one image, uint8 [n, 3, R, R], from one decode."""
+        """Return all crops of one image, uint8 [n, 3, R, R], from one decode."""
         return torch.from_numpy(many_crops(self.split.image(index), self.resolution, policy, ratio))
 
     def crops_of(self, indices: list[int], policy: str, ratio: float) -> Tensor:
-        """uint8 [len(indices), n, 3, R, R]; images are decoded by several threads."""
+        """Return uint8 [len(indices), n, 3, R, R]; several threads decode the images."""
         found = self._pool.map(lambda index: self.crops(index, policy, ratio), indices)
         return torch.stack(list(found))
 
@@ -218,7 +223,7 @@ def _crop_tensor(x_BCHW: Tensor, scale_B: Tensor, offset_B2: Tensor, flip_B: Ten
 
 
 def open_images(data: DataConfig, settings: Any, split: str) -> Images:
-    """The split "train" or "val" of the run's data, checked against what the config declares.
+    """Open the split "train" or "val" of the run's data, checked against the config.
 
     Raises ValueError naming what differs: the content digest, the counts, or a missing folder.
     """
@@ -237,7 +242,7 @@ def open_images(data: DataConfig, settings: Any, split: str) -> Images:
 
 
 def send(x: Tensor, device: torch.device) -> Tensor:
-    """`x` on the device, without waiting for it.
+    """Send `x` to the device, without waiting for it.
 
     From ordinary memory a GPU's driver copies only when all earlier work is done, and the device
     idles while the host launches what follows.
@@ -251,7 +256,7 @@ T = TypeVar("T")
 
 
 def ahead(make: Callable[[int], T], first: int, last: int, depth: int = 2) -> Iterator[T]:
-    """make(first), make(first + 1), .., make(last - 1), each begun `depth` steps before its turn.
+    """Yield make(first), .., make(last - 1), each begun `depth` steps before its turn.
 
     Batches are functions of the step, so preparing them early cannot change them.
     """

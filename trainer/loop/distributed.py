@@ -25,7 +25,7 @@ _LOST = re.compile(r"[Cc]onnection (closed|reset) by peer|Broken pipe|Connection
 
 
 def active() -> bool:
-    """Whether several processes do this run together."""
+    """Tell if several processes do this run together."""
     if _apart or not td.is_available() or not td.is_initialized():
         return False
     return td.get_world_size() > 1
@@ -45,12 +45,15 @@ def requested_world_size() -> int:
 
 
 def requested_rank() -> int:
-    """This process's place in the group that the launcher announces."""
+    """Return this process's place in the group that the launcher announces."""
     return int(os.environ.get("RANK", "0")) if requested_world_size() > 1 else 0
 
 
 def wrong_size() -> str | None:
-    """What is wrong when another number of processes is announced than our executors asked for."""
+    """Describe the mismatch between the announced processes and those that our executors asked for.
+
+    Returns: None when there is none.
+    """
     asked = os.environ.get("TOKENLAW_PROCESSES")
     if asked is None or int(asked) == requested_world_size():
         return None
@@ -61,7 +64,7 @@ def wrong_size() -> str | None:
 
 
 def start(device: torch.device, together: bool = True) -> None:
-    """Joins the process group that the environment announces: gloo, and NCCL for what is on GPUs.
+    """Join the process group that the environment announces: gloo, and NCCL for tensors on GPUs.
 
     Not `together`: the run that begins is done by the first process alone.
     """
@@ -79,7 +82,7 @@ def stop() -> None:
 
 
 def is_lost_process(error: BaseException) -> bool:
-    """Whether an error means that another process of the group has gone."""
+    """Tell if an error means that another process of the group has gone."""
     if not active():
         return False
     kinds = (td.DistNetworkError, td.DistBackendError)
@@ -87,7 +90,7 @@ def is_lost_process(error: BaseException) -> bool:
 
 
 def share(batch_size: int) -> slice:
-    """This process's part of a global batch. ValueError when the batch does not divide evenly."""
+    """Return this process's part of a global batch. ValueError when it does not divide evenly."""
     world = world_size()
     if batch_size % world:
         raise ValueError(
@@ -108,7 +111,7 @@ def mean(value: Tensor) -> Tensor:
 
 
 def any_of_each(flags: Sequence[bool]) -> list[bool]:
-    """For each flag, whether it is set in any process."""
+    """Tell for each flag if it is set in any process."""
     if not active():
         return list(flags)
     values = torch.tensor(flags, dtype=torch.uint8)
@@ -117,13 +120,14 @@ def any_of_each(flags: Sequence[bool]) -> list[bool]:
 
 
 def any_true(flag: bool) -> bool:
-    """Whether any process says so: all must stop at the same step."""
+    """Tell if the flag is set in any process: all must stop at the same step."""
     return any_of_each([flag])[0]
 
 
 def done_by_all(work: Callable[[], T]) -> T:
-    """The result of `work`, which every process does. Where it fails in one it fails in all, so
-    that none goes on and waits for the others.
+    """Run `work` in every process and return its result.
+
+    A failure in one process is a failure in all, so that none goes on and waits for the others.
     """
     failure: Exception | None = None
     try:
@@ -152,5 +156,5 @@ def broadcast_module(module: torch.nn.Module) -> None:
 
 
 def barrier() -> None:
-    """Returns once every process has come here."""
+    """Wait until every process has come here."""
     any_true(False)

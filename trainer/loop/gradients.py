@@ -44,7 +44,7 @@ class GradientAverager:
             parameter.register_post_accumulate_grad_hook(partial(self._arrived, bucket))
 
     def backward(self, loss: Tensor, last: bool = True) -> None:
-        """The backward pass of `loss`; the `last` one of a step averages what all of them left."""
+        """Run the backward pass of `loss`; the `last` one of a step averages the gradients."""
         if not last or not self._buckets:
             loss.backward()
             return
@@ -87,7 +87,7 @@ class _Bucket:
         self._work: Any = None
 
     def takes(self, parameter: nn.Parameter, limit_bytes: int) -> bool:
-        """Whether a parameter may be added."""
+        """Tell if a parameter may be added."""
         alike = (self.dtype, self.device) == (parameter.dtype, parameter.device)
         return alike and self._size * self.dtype.itemsize < limit_bytes
 
@@ -98,7 +98,7 @@ class _Bucket:
 
     @torch.no_grad()
     def send(self) -> None:
-        """Moves the gradients into one flat tensor, where they stay, and begins to average it."""
+        """Move the gradients into one flat tensor, where they stay, and begin to average it."""
         self._flat = torch.empty(self._size, dtype=self.dtype, device=self.device)
         views, gradients = [], []
         self.has = [parameter.grad is not None for parameter in self.parameters]
@@ -117,8 +117,9 @@ class _Bucket:
 
     @torch.no_grad()
     def receive(self, anywhere: list[bool]) -> None:
-        """Waits for the means, on a GPU without stopping the host; a parameter without a gradient
-        here gets one if any process has one.
+        """Wait for the means, on a GPU without stopping the host.
+
+        A parameter without a gradient here gets one if any process has one.
         """
         assert self._flat is not None
         self._work.wait()
@@ -130,7 +131,7 @@ class _Bucket:
         self._flat = self._work = None
 
     def _views(self) -> list[Tensor]:
-        """The place of each gradient, in its parameter's order of dimensions."""
+        """Return the place of each gradient, in its parameter's order of dimensions."""
         assert self._flat is not None
         return [
             torch.as_strided(self._flat, p.shape, torch.empty_like(p, device="meta").stride(), at)

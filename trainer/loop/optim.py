@@ -22,8 +22,10 @@ class Diverged(Exception):
 
 
 def derive_seed(*parts: object) -> int:
-    """A 63-bit seed from any values: equal parts, equal seed; neighbouring parts, unrelated
-    seeds."""
+    """Derive a 63-bit seed from any values.
+
+    Equal parts give equal seeds; neighbouring parts give unrelated seeds.
+    """
     digest = hashlib.sha256(repr(parts).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
@@ -35,7 +37,7 @@ def make_optimizer(module: nn.Module, optim: OptimConfig) -> AdamW:
 
 
 def optimizer_of(named: list[tuple[str, nn.Parameter]], optim: OptimConfig) -> AdamW:
-    """As `make_optimizer`, for a list of named parameters."""
+    """Make the optimiser of `make_optimizer` for a list of named parameters."""
     trainable = [(name, p) for name, p in named if p.requires_grad]
     decayed = [p for name, p in trainable if _is_decayed(name, p)]
     others = [p for name, p in trainable if not _is_decayed(name, p)]
@@ -54,7 +56,7 @@ def _is_decayed(name: str, parameter: nn.Parameter) -> bool:
 
 
 def set_learning_rate(optimizer: AdamW, optim: OptimConfig, step: int, iterations: int) -> float:
-    """Sets and returns the learning rate of iteration `step`."""
+    """Set and return the learning rate of iteration `step`."""
     lr = learning_rate(optim, step, iterations)
     for group in optimizer.param_groups:
         group["lr"] = lr
@@ -83,7 +85,7 @@ class FiniteWatch:
         self._flags: list[tuple[int, str, torch.Tensor]] = []
 
     def check(self, step: int, what: str, value: torch.Tensor) -> None:
-        """Looks at one scalar of iteration `step`."""
+        """Check one scalar of iteration `step`."""
         flag = torch.isfinite(value.detach())
         if self._deferred:
             self._flags.append((step, what, flag))
@@ -91,7 +93,7 @@ class FiniteWatch:
             raise Diverged(step, what)
 
     def flush(self) -> None:
-        """Reads the flags collected on the device."""
+        """Read the flags collected on the device."""
         if self._flags:
             finite = torch.stack([flag for _, _, flag in self._flags]).tolist()
             for (step, what, _), good in zip(self._flags, finite, strict=True):

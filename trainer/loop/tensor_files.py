@@ -36,10 +36,10 @@ _SYNC_BYTES = 32 << 20  # written before the disk is asked to take them
 
 
 def write(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """A new file of tensors, which may be on any device.
+    """Write a new file of tensors, which may be on any device.
 
-    Its sha256 is taken and the disk gets to work while it is written, so that little is left to do
-    for who makes it durable.
+    Meanwhile its sha256 is taken and the disk gets to work, so that making it durable has little
+    left to do.
     """
     order = list(_DTYPES)
     names = sorted(tensors, key=lambda name: (order.index(tensors[name].dtype), name))
@@ -64,7 +64,7 @@ def write(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _pieces(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
-    """The content of a file: its head, and the tensors in this order; small ones together."""
+    """Yield the content of a file: its head, and the tensors in this order; small ones together."""
     entries, at = {}, 0
     for name, tensor in tensors.items():
         place = [at, at + tensor.nbytes]

@@ -21,7 +21,7 @@ HOLE = 1 / 2  # of the side
 
 
 def augment(x_BCHW: Tensor, names: Sequence[Name]) -> Tensor:
-    """Images in about [-1, 1] after the named changes, each image with its own random numbers."""
+    """Apply the named changes to images in about [-1, 1]; each image has its own random numbers."""
     for name in names:
         x_BCHW = {"color": color, "translation": translation, "cutout": cutout}[name](x_BCHW)
     return x_BCHW
@@ -49,7 +49,7 @@ def translation(x_BCHW: Tensor) -> Tensor:
 
 
 def _moved(x_BCHW: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """Where each row (or column) of an image is taken from, and whether it was inside."""
+    """Draw the source of each row (or column) of an image, and whether it was inside."""
     limit = int(side * SHIFT_MAX + 0.5)
     shift_B1 = torch.randint(-limit, limit + 1, (len(x_BCHW), 1), device=x_BCHW.device)
     source_BS = torch.arange(side, device=x_BCHW.device) + shift_B1
@@ -57,13 +57,13 @@ def _moved(x_BCHW: Tensor, side: int) -> tuple[Tensor, Tensor]:
 
 
 def cutout(x_BCHW: Tensor) -> Tensor:
-    """A square of half the side set to 0, its centre anywhere in the image."""
+    """Set a square of half the side to 0, its centre anywhere in the image."""
     hole_BHW = _hit(x_BCHW, x_BCHW.shape[2])[:, :, None] & _hit(x_BCHW, x_BCHW.shape[3])[:, None]
     return x_BCHW * ~hole_BHW[:, None]
 
 
 def _hit(x_BCHW: Tensor, side: int) -> Tensor:
-    """Which rows (or columns) the square takes."""
+    """Mark the rows (or columns) that the square takes."""
     size = int(side * HOLE + 0.5)
     # An even size has its centre between two pixels, so there is one place more.
     centre_B1 = torch.randint(0, side + 1 - size % 2, (len(x_BCHW), 1), device=x_BCHW.device)

@@ -19,7 +19,7 @@ Objective = Literal["hinge", "wgan_clip", "wgan_gp", "non_saturating"]
 
 
 def discriminator_objective(objective: Objective, real: Tensor, fake: Tensor) -> Tensor:
-    """What the discriminator minimises, without the gradient penalty of wgan_gp."""
+    """Compute the discriminator's objective, without the gradient penalty of wgan_gp."""
     if objective == "hinge":
         return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
     if objective == "non_saturating":
@@ -28,8 +28,9 @@ def discriminator_objective(objective: Objective, real: Tensor, fake: Tensor) ->
 
 
 def generator_objective(objective: Objective | Literal["linear"], fake: Tensor) -> Tensor:
-    """What the tokenizer minimises. Hinge and Wasserstein share the linear one; only their critics
-    differ.
+    """Compute the adversarial objective of the tokenizer.
+
+    Hinge and Wasserstein share the linear one; only their critics differ.
     """
     if objective == "non_saturating":
         return F.softplus(-_per_image(fake)).mean()
@@ -42,13 +43,15 @@ def _per_image(logits: Tensor) -> Tensor:
 
 
 def lecam(real: Tensor, fake: Tensor, ema_real: Tensor, ema_fake: Tensor) -> Tensor:
-    """LeCAM: mean relu(D(x) - ema_fake)^2 + mean relu(ema_real - D(y))^2."""
+    """Compute LeCAM: mean relu(D(x) - ema_fake)^2 + mean relu(ema_real - D(y))^2."""
     return F.relu(real - ema_fake).square().mean() + F.relu(ema_real - fake).square().mean()
 
 
 def adaptive_weight(reconstruction_loss: Tensor, gan_loss: Tensor, last_layer: Tensor) -> Tensor:
-    """taming's factor of the adversarial loss: how much larger the gradient of the reconstruction
-    (with the perceptual term) is at the decoder's last weight, at most 1e4. fp32, detached.
+    """Compute taming's factor of the adversarial loss, at most 1e4; fp32, detached.
+
+    It is the ratio of two gradients at the decoder's last weight: that of the reconstruction (with
+    the perceptual term) over that of the adversarial loss.
     """
     (of_reconstruction,) = torch.autograd.grad(reconstruction_loss, last_layer, retain_graph=True)
     (of_gan,) = torch.autograd.grad(gan_loss, last_layer, retain_graph=True)
@@ -74,7 +77,10 @@ def gradient_penalty(discriminator: nn.Module, real_BCHW: Tensor, fake_BCHW: Ten
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """Inside, a forward pass records gradients to its input only, not to the module's weights."""
+    """Freeze a module for a block: a forward pass records gradients to its input only.
+
+    The module's weights get none.
+    """
     trained = [p for p in module.parameters() if p.requires_grad]
     for parameter in trained:
         parameter.requires_grad_(False)

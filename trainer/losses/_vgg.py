@@ -17,7 +17,7 @@ SMALLEST = 16  # pixels: four poolings leave one
 
 
 def trunk_cost(resolution: int) -> Cost:
-    """One image through the trunk. ValueError when it is too small."""
+    """Count one image through the trunk. ValueError when it is too small."""
     if resolution < SMALLEST:
         raise ValueError(
             f"resolution: {resolution} px is too small for VGG16; at least {SMALLEST} px"
@@ -32,7 +32,7 @@ def trunk_cost(resolution: int) -> Cost:
 
 
 def empty_lpips(with_heads: bool) -> Any:
-    """`lpips.LPIPS` on VGG16 whose trunk has no values yet; frozen, in eval mode.
+    """Make `lpips.LPIPS` on VGG16 whose trunk has no values yet; frozen, in eval mode.
 
     Built on the meta device: torchvision makes the whole classifier, 123M weights, only for
     lpips to throw it away.
@@ -52,7 +52,7 @@ def empty_lpips(with_heads: bool) -> Any:
 
 
 def check_images(x_BCHW: Tensor) -> None:
-    """Raises ValueError for what lpips accepts and silently measures wrongly."""
+    """Raise ValueError for images that lpips accepts and silently measures wrongly."""
     if not x_BCHW.is_floating_point() or x_BCHW.ndim != 4 or x_BCHW.shape[1] != 3:
         raise ValueError(
             f"image: {x_BCHW.dtype} {tuple(x_BCHW.shape)} is not allowed; "
@@ -61,8 +61,9 @@ def check_images(x_BCHW: Tensor) -> None:
 
 
 def by_kernels(model: Any, x_BCHW: Tensor, y_BCHW: Tensor) -> Tensor:
-    """The mean of `model(x, y)`, with a gradient for y alone, by kernels of our own between the
-    convolutions. Dropout in the heads must be off.
+    """Compute the mean of `model(x, y)` by kernels of our own between the convolutions.
+
+    Only y gets a gradient. Dropout in the heads must be off.
     """
     from ..kernels.perceptual import unit_distance
 
@@ -82,7 +83,7 @@ def by_kernels(model: Any, x_BCHW: Tensor, y_BCHW: Tensor) -> Tensor:
 
 
 def _through(layers: Any, x_BCHW: Tensor) -> Tensor:
-    """Features behind some layers, each convolution of which has a ReLU behind it."""
+    """Compute the features behind some layers; each convolution has a ReLU behind it."""
     from ..kernels.perceptual import bias_relu
 
     for layer in layers:

@@ -47,7 +47,7 @@ class Config:
     )
 
     def cost(self, resolution: int) -> Cost:
-        """One image through the backbone and heads once."""
+        """Count one image through the backbone and heads once."""
         trunk, side = _vgg.trunk_cost(resolution), resolution
         heads = Cost()
         for channels in _vgg.CHANNELS:
@@ -57,7 +57,7 @@ class Config:
         return trunk + Cost(heads.params, heads.macs // 2)
 
     def weights(self) -> dict[str, str]:
-        """Files to load, with the first digits of their sha256."""
+        """Return the files to load, with the first digits of their sha256."""
         return {BACKBONE: self.backbone_sha256}
 
 
@@ -79,7 +79,7 @@ class Loss(nn.Module):
         self.train(True)
 
     def train(self, mode: bool = True) -> Loss:
-        """Leaves all in eval mode, but for the dropout of the compatibility switch."""
+        """Leave all in eval mode, but for the dropout of the compatibility switch."""
         super().train(False)
         if mode and self.config.lpips_dropout_compat:
             for layer in self.modules():
@@ -95,9 +95,10 @@ class Loss(nn.Module):
         return self.model(x_BCHW, y_BCHW).mean()
 
     def use_kernels(self, recompute: bool) -> None:
-        """From now on it runs by kernels of our own where there is a GPU, but for the dropout of
-        the compatibility switch.
-        ."""
+        """Run by kernels of our own where there is a GPU.
+
+        The dropout of the compatibility switch rules that out.
+        """
         self._by_kernels = not self.config.lpips_dropout_compat
 
 

@@ -70,11 +70,11 @@ class Config:
     optim: OptimConfig | None = None  # of the discriminator; None: the tokenizer's settings
 
     def optim_for(self, tokenizer: OptimConfig) -> OptimConfig:
-        """Settings of the discriminator's optimiser."""
+        """Return the settings of the discriminator's optimiser."""
         return self.optim or tokenizer
 
     def gate(self, step: int) -> float:
-        """0 before the start, 1 after the ramp."""
+        """Return the factor of iteration `step`: 0 before the start, 1 after the ramp."""
         return cosine_ramp(step, self.start_iteration, self.ramp_iterations)
 
     @property
@@ -108,12 +108,12 @@ class Config:
         return [2] * max(1, self.n_layers) + [1, 1]
 
     def widths(self) -> list[int]:
-        """Channels between the layers: image, hidden, one output."""
+        """Return the channels between the layers: image, hidden, one output."""
         hidden = [self.ndf * min(2**n, 8) for n in range(max(1, self.n_layers) + 1)]
         return [3, *hidden, 1]
 
     def cost(self, resolution: int) -> Cost:
-        """The discriminator on one image."""
+        """Count the discriminator on one image."""
         self.patches(resolution)
         widths, side, cost = self.widths(), resolution, Cost()
         for index, stride in enumerate(self._strides()):
@@ -147,8 +147,9 @@ class BatchNorm(nn.Module):
         return out_BCHW.to(x_BCHW.dtype)
 
     def leaky_by_kernels(self, x_BCHW: Tensor) -> Tensor:
-        """The norm and the LeakyReLU behind it: a GroupNorm of all pixels of a batch as one image,
-        a channel a group.
+        """Apply the norm and the LeakyReLU behind it.
+
+        A GroupNorm does that: all pixels of a batch are one image, with a channel a group.
         """
         from ..kernels.group_norm import group_norm
 
@@ -191,7 +192,7 @@ class Loss(nn.Module):
         self.register_buffer("ema_fake", torch.zeros(()))
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Outputs [B, 1, h, w] for images in [-1, 1]: high for real ones."""
+        """Return outputs [B, 1, h, w] for images in [-1, 1]: high for real ones."""
         # The gradient penalty takes gradients of gradients, which kernels do not have.
         penalised = self.config.objective == "wgan_gp"
         if not self._by_kernels or penalised or not kernels.usable(x_BCHW):
@@ -205,7 +206,7 @@ class Loss(nn.Module):
         return x_BCHW
 
     def use_kernels(self, recompute: bool) -> None:
-        """From now on norms run by kernels of our own where there is a GPU."""
+        """Run norms by kernels of our own where there is a GPU."""
         self._by_kernels = True
 
     def weight(self, step: int) -> float:
@@ -221,7 +222,7 @@ class Loss(nn.Module):
         return float(step >= self.config.start_iteration)
 
     def generator_loss(self, fake_BCHW: Tensor) -> Tensor:
-        """The tokenizer's adversarial loss; leaves no gradient on the discriminator."""
+        """Compute the tokenizer's adversarial loss; leave no gradient on the discriminator."""
         with _gan.frozen(self):
             logits = self(self._shown(fake_BCHW)).float()
         return _gan.generator_objective(
@@ -242,7 +243,7 @@ class Loss(nn.Module):
     def discriminator_loss(
         self, real_BCHW: Tensor, fake_BCHW: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The discriminator's loss on detached images, and what to log."""
+        """Compute the discriminator's loss on detached images, and the values to log."""
         config = self.config
         real_BCHW, fake_BCHW = self._shown(real_BCHW.detach()), self._shown(fake_BCHW.detach())
         real, fake = self(real_BCHW).float(), self(fake_BCHW).float()

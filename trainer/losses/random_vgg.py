@@ -31,11 +31,11 @@ class Config:
     seed: CountInt = 0  # of the network's weights
 
     def cost(self, resolution: int) -> Cost:
-        """One image through the network once."""
+        """Count one image through the network once."""
         return _vgg.trunk_cost(resolution)
 
     def weights(self) -> dict[str, str]:
-        """Files to load: none."""
+        """Return the files to load: none."""
         return {}
 
 
@@ -59,7 +59,7 @@ class Loss(nn.Module):
         self.train(False)
 
     def train(self, mode: bool = True) -> Loss:
-        """Always stays in eval mode."""
+        """Stay in eval mode."""
         return super().train(False)
 
     def forward(self, x_BCHW: Tensor, y_BCHW: Tensor) -> Tensor:
@@ -70,5 +70,5 @@ class Loss(nn.Module):
         return self.model(x_BCHW, y_BCHW).mean()
 
     def use_kernels(self, recompute: bool) -> None:
-        """From now on it runs by kernels of our own where there is a GPU."""
+        """Run by kernels of our own where there is a GPU."""
         self._by_kernels = True

@@ -43,7 +43,7 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Context:
-    """What a metric may need beside the batches."""
+    """Resources that a metric may need beside the batches."""
 
     stage: str  # "tokenizer" or "generator"
     device: torch.device
@@ -96,8 +96,8 @@ class Distance(ABC):
     @staticmethod
     @abstractmethod
     def for_selection(config: Any, mode: str) -> Any:
-        """The Config with which guidance scales are compared in cfg_selection `mode`.
+        """Return the Config that compares guidance scales in cfg_selection `mode`.
 
-        train_subset: a reference of training images that does not serve for the score as well,
-        ValueError where there is none; oracle: the reference of the score itself.
+        train_subset: its reference is training images that do not serve for the score as well;
+        ValueError where there are none. oracle: its reference is that of the score itself.
         """

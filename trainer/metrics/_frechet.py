@@ -39,13 +39,13 @@ def statistics(features_ND: Tensor) -> Statistics:
 
 
 def given(mu_D: np.ndarray, sigma_DD: np.ndarray) -> Statistics:
-    """Statistics that were stored before."""
+    """Return statistics that were stored before."""
     mu_D = np.asarray(mu_D, dtype=np.float64)
     return {"mu": mu_D, "sigma": np.asarray(sigma_DD, dtype=np.float64).reshape(len(mu_D), -1)}
 
 
 def distance(first: Statistics, second: Statistics) -> float:
-    """|mu1 - mu2|^2 + trace(sigma1 + sigma2 - 2 (sigma1 sigma2)^(1/2))."""
+    """Compute |mu1 - mu2|^2 + trace(sigma1 + sigma2 - 2 (sigma1 sigma2)^(1/2))."""
     from torch_fidelity.metric_fid import fid_statistics_to_metric
 
     found = fid_statistics_to_metric(first, second, verbose=False)[_KEY]

@@ -57,7 +57,7 @@ class NetworkDistance(Distance):
         self._references: list[Tensor] = []
 
     def real(self) -> Real:
-        """The real images that `config.reference` names."""
+        """Return the real images that `config.reference` names."""
         split = "train" if self.config.reference == "train_subset" else "val"
         wanted = self.config.train_images if split == "train" else None
         key = f"real {self.network.name} {split} {wanted}"
@@ -115,7 +115,7 @@ class NetworkDistance(Distance):
     def beside(
         self, features_ND: Tensor, logits_NK: Tensor, real: Real, common: dict[str, Any]
     ) -> list[Value]:
-        """More values of samples, from the same pass."""
+        """Compute more values of samples, from the same pass."""
         return []
 
     def _outputs(self, image_BCHW: Tensor) -> tuple[Tensor, ...]:
@@ -168,8 +168,9 @@ def _stack(pieces: list[Tensor], width: int) -> Tensor:
 
 
 def selection_reference(reference: str, mode: str) -> Any:
-    """The reference with which guidance scales are compared; ValueError where the score of
-    cfg_selection train_subset would use it too.
+    """Return the reference with which guidance scales are compared.
+
+    ValueError where the score of cfg_selection train_subset would use it too.
     """
     if mode == "oracle":
         return reference

@@ -1,4 +1,4 @@
-"""What metrics of pairs (reconstruction, original) share: checked batches, a mean over images."""
+"""Base of metrics of pairs (reconstruction, original): checked batches, a mean over images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from . import Batch
 
 
 def pair(batch: Batch, metric: str) -> tuple[Tensor, Tensor]:
-    """Images and their originals, uint8 [B, 3, H, W] of one shape. ValueError otherwise."""
+    """Return images and their originals, uint8 [B, 3, H, W] of one shape; else raise ValueError."""
     image_BCHW, reference_BCHW = batch.image_BCHW, batch.reference_BCHW
     if reference_BCHW is None:
         raise ValueError(
@@ -26,7 +26,10 @@ def pair(batch: Batch, metric: str) -> tuple[Tensor, Tensor]:
 
 
 def check_uint8(image_BCHW: Tensor, metric: str) -> None:
-    """Networks take other ranges without complaint and give wrong numbers, so the type is fixed."""
+    """Raise ValueError unless images are uint8 [B, 3, H, W].
+
+    Networks take other ranges without complaint and give wrong numbers, so the type is fixed.
+    """
     if image_BCHW.dtype != torch.uint8 or image_BCHW.ndim != 4 or image_BCHW.shape[1] != 3:
         raise ValueError(
             f"{metric}: images of type {image_BCHW.dtype} and shape {tuple(image_BCHW.shape)}; "
@@ -57,5 +60,5 @@ class ImageMean:
         return int(self._count)
 
     def mean(self) -> float | None:
-        """None when there was no image."""
+        """Return the mean over images; None when there was no image."""
         return float(self._sum / self._count) if self.count else None

@@ -35,7 +35,7 @@ _INSTEAD = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """Which CLIP network, and which real images samples are compared with."""
+    """The CLIP network, and the real images that samples are compared with."""
 
     __pydantic_config__ = STRICT
 
@@ -47,7 +47,7 @@ class Config:
     )
 
     def weights(self) -> dict[str, str]:
-        """Files to load, with the first digits of their sha256."""
+        """Return the files to load, with the first digits of their sha256."""
         published = SHA256[self.network]
         return {f"{self.network}-{published}.pt": self.sha256 or published}
 

@@ -1,4 +1,4 @@
-"""How a tokenizer uses its codebook over a whole set of images: share of entries, perplexity."""
+"""Usage of a codebook over a whole set of images: share of entries, perplexity."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ SCORE_SPLITS = 10  # classifier score: mean over so many parts
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """Which real images samples are compared with, and what is given beside the distance."""
+    """The real images that samples are compared with, and the values beside the distance."""
 
     __pydantic_config__ = STRICT
 
@@ -136,7 +136,9 @@ class Metric(Distance):
         return torch.cat(pieces) if pieces else torch.zeros(0, self._extractor.config.width)
 
     def _real(self, split: str) -> Statistics:
-        """Statistics of all real images of a split, which the extractor's run has stored."""
+        """Return the statistics of all real images of a split, which the extractor's run has
+        stored.
+        """
         if split == "train":
             return given(self._extractor.train_mu_D, self._extractor.train_sigma_DD)
         return statistics(self._extractor.val_ND)
@@ -173,7 +175,10 @@ class Metric(Distance):
         ]
 
     def _score(self, features_ND: Tensor, common: dict[str, Any]) -> Value:
-        """exp(E KL(p(y|x) || p(y))) with the classifier's classes."""
+        """Compute exp(E KL(p(y|x)
+
+        p(y))) with the classifier's classes.
+        """
         from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, isc_features_to_metric
 
         splits = min(SCORE_SPLITS, max(1, len(features_ND) // 50))
@@ -184,7 +189,7 @@ class Metric(Distance):
 
 
 def _spread(features_ND: Tensor, count: int) -> Tensor:
-    """`count` rows at equal distances: where a set is sorted by class, all classes are kept."""
+    """Take `count` rows at equal distances: a set that is sorted by class keeps all classes."""
     return features_ND[torch.arange(count) * len(features_ND) // count]
 
 
@@ -192,7 +197,7 @@ _extractors: dict[str, Extractor] = {}  # by name, for the class that torch-fide
 
 
 def registered(extractor: Extractor) -> Any:
-    """The extractor as a feature extractor of torch-fidelity, registered there under its own name.
+    """Register the extractor with torch-fidelity under its own name.
 
     The name holds the hash of the weights, so that nothing the library stores under it can be
     mistaken for another network's. Called with uint8 images it gives (features,).

@@ -49,8 +49,10 @@ Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{8,64}$")]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """Which real images samples are compared with. Reconstructions are always compared with the
-    very images that they reconstruct, so rfid knows no reference.
+    """The real images that samples are compared with.
+
+    Reconstructions are always compared with the very images that they reconstruct, so rfid knows no
+    reference.
     """
 
     __pydantic_config__ = STRICT
@@ -71,7 +73,7 @@ class Config:
             )
 
     def weights(self) -> dict[str, str]:
-        """Files to load, with the first digits of their sha256."""
+        """Return the files to load, with the first digits of their sha256."""
         files = {INCEPTION: self.inception_sha256}
         if self.adm_sha256 is not None:
             files[self.adm_file] = self.adm_sha256
@@ -126,7 +128,7 @@ class Metric(NetworkDistance):
         return values
 
     def _read_adm(self) -> Real:
-        """mu, sigma and 10,000 images of ADM's reference file, at its resolution only."""
+        """Read mu, sigma and 10,000 images of ADM's reference file, at its resolution only."""
         with np.load(self._adm, allow_pickle=False) as stored:
             if missing := sorted({"mu", "sigma", "arr_0"} - set(stored.files)):
                 raise ValueError(f"weights {self._adm}: holds no {', '.join(missing)}")
@@ -174,7 +176,10 @@ def _load(config: Config, context: Context) -> Network:
 
 
 def _inception_score(logits_NK: Tensor, common: dict[str, Any]) -> Value:
-    """exp(E KL(p(y|x) || p(y))), mean over the splits."""
+    """Compute exp(E KL(p(y|x)
+
+    p(y))), mean over the splits.
+    """
     from torch_fidelity.metric_isc import (
         KEY_METRIC_ISC_MEAN,
         KEY_METRIC_ISC_STD,

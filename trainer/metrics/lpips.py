@@ -48,7 +48,7 @@ class Config:
     )
 
     def weights(self) -> dict[str, str]:
-        """Files to load, with the first digits of their sha256."""
+        """Return the files to load, with the first digits of their sha256."""
         file = BACKBONES[self.net]
         return {file: self.backbone_sha256 or file.removesuffix(".pth").rsplit("-", 1)[1]}
 
@@ -96,7 +96,7 @@ class Metric:
 
 
 def load(config: Config, locations: Mapping[str, str]) -> Any:
-    """The package's model with the backbone of a verified file. ValueError says what is missing."""
+    """Load the package's model with the verified backbone file. ValueError names a missing file."""
     import lpips
 
     ((file, sha256),) = config.weights().items()

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 
 class Quantized(NamedTuple):
-    """What every quantizer returns. The loop sums `weight * loss` and logs both dicts without
-    knowing names.
+    """Output of every quantizer.
+
+    The loop sums `weight * loss` and logs both dicts without knowing names.
     """
 
     z_q_BND: Tensor  # with a straight-through (or other) gradient to z

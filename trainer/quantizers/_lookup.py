@@ -35,14 +35,15 @@ def exact_fp32(device: torch.device) -> Iterator[None]:
 
 
 def token_chunks(num_tokens: int, num_codes: int) -> list[slice]:
-    """Slices over tokens such that a tokens x codes tile has at most TILE entries."""
+    """Cut tokens into slices such that a tokens x codes tile has at most TILE entries."""
     step = max(1, TILE // num_codes)
     return [slice(start, start + step) for start in range(0, num_tokens, step)]
 
 
 def _by_kernel(z: Tensor, num_codes: int) -> bool:
-    """Whether the kernel finds the codes of such latents, [.., D]: where plain code needs more than
-    a tile.
+    """Tell if the kernel finds the codes of such latents, [.., D].
+
+    It does where plain code needs more than a tile.
     """
     if z[..., 0].numel() * num_codes <= TILE or not kernels.usable(z):
         return False
@@ -53,10 +54,11 @@ def _by_kernel(z: Tensor, num_codes: int) -> bool:
 
 @torch.no_grad()
 def nearest(z_TD: Tensor, codebook_KD: Tensor) -> Tensor:
-    """code_T: the row with the smallest Euclidean distance, the lowest one on ties.
+    """Find code_T: the row with the smallest Euclidean distance, the lowest one on ties.
 
-    fp32, in tiles, so that tokens x K never exists as a whole. |z|^2 is the same for all codes
-    and left out. By a kernel where there is one, in which products are summed in another order.
+    Distances are fp32, in tiles, so that tokens x K never exists as a whole. |z|^2 is the same for
+    all codes and left out. Where there is a kernel it does the search; it sums products in another
+    order.
     """
     if _by_kernel(z_TD, len(codebook_KD)):
         from ..kernels.nearest import nearest as search
@@ -74,7 +76,7 @@ def nearest(z_TD: Tensor, codebook_KD: Tensor) -> Tensor:
 
 @torch.no_grad()
 def nearest_prefix(z_BND: Tensor, codebook_KD: Tensor, sizes: Sequence[int]) -> Tensor:
-    """code_BN: as `nearest`, but position t takes only from the first `sizes[t]` codes.
+    """Find code_BN: as `nearest`, but position t takes only from the first `sizes[t]` codes.
 
     Sizes must not fall along the sequence. Positions go through in order, so that each tile only
     spans the codes that its last position may take.
@@ -117,13 +119,13 @@ def nearest_prefix(z_BND: Tensor, codebook_KD: Tensor, sizes: Sequence[int]) -> 
 
 
 def straight_through(z_BND: Tensor, z_q_BND: Tensor) -> Tensor:
-    """The values of z_q, exactly, with the gradient of z."""
+    """Return the values of z_q, exactly, with the gradient of z."""
     return z_q_BND.detach() + (z_BND - z_BND.detach())
 
 
 @torch.no_grad()
 def count_codes(code_BN: Tensor, num_codes: int) -> Tensor:
-    """How often each code occurs, over all processes; int64 [K].
+    """Count the occurrences of each code over all processes; int64 [K].
 
     bincount would do, but waits for the GPU to learn the largest code.
     """

@@ -1,4 +1,4 @@
-"""What quantizers by nearest neighbour share: search, losses, and the gradient to the latents.
+"""Base of quantizers by nearest neighbour: search, losses, and the gradient to the latents.
 
 Shapes: B images, N tokens, D width, K codes.
 """
@@ -18,23 +18,23 @@ BETTER = {"train_codebook": "lower", "train_commitment": "lower", "train_z_norm"
 
 
 def initial_codebook(num_codes: int, dim: int, l2_normalize: bool) -> Tensor:
-    """U(-1/K, 1/K), on the unit sphere if so asked."""
+    """Draw a codebook from U(-1/K, 1/K), on the unit sphere if so asked."""
     codebook_KD = torch.empty(num_codes, dim).uniform_(-1.0 / num_codes, 1.0 / num_codes)
     return F.normalize(codebook_KD, dim=-1) if l2_normalize else codebook_KD
 
 
 def on_sphere(vector: Tensor, l2_normalize: bool) -> Tensor:
-    """fp32, of unit length if so asked: the form in which codes and latents are compared."""
+    """Convert to fp32, of unit length if so asked: the form of codes and latents in comparisons."""
     return F.normalize(vector.float(), dim=-1) if l2_normalize else vector.float()
 
 
 def quantize(
     z_BND: Tensor, codebook_KD: Tensor, rotation_trick: bool, sizes: Sequence[int] | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """z_q_BND with a gradient to z, code_BN, and two losses: codes to latents, latents to codes.
+    """Quantize latents: z_q_BND with a gradient to z, code_BN, and two losses.
 
-    Latents and codebook come in the form in which they are compared. `sizes`: position t takes only
-    from the first K_t codes.
+    The losses draw codes to latents and latents to codes. Latents and codebook come in the form in
+    which they are compared. `sizes`: position t takes only from the first K_t codes.
     """
     if sizes is None:
         code_BN = nearest(z_BND.flatten(0, 1), codebook_KD).view(z_BND.shape[:2])

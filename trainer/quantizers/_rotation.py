@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def rotate(z_BND: Tensor, z_q_BND: Tensor) -> Tensor:
-    """The values of z_q, as a linear map of z that is held constant in the backward pass.
+    """Return the values of z_q as a linear map of z that the backward pass holds constant.
 
     With u = z/|z|, q = z_q/|z_q| and w = (u+q)/|u+q|, all detached:
     |z_q|/|z| * (z - 2 (z.w) w + 2 (z.u) q), a rotation of z onto the code and a rescaling.

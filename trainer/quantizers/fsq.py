@@ -53,11 +53,11 @@ class Config:
         return math.prod(self.levels)
 
     def codebook_sizes(self, tokens: int) -> None:
-        """Every position takes from the whole codebook."""
+        """Return None: every position takes from the whole codebook."""
         return None
 
     def cost(self, tokens: int) -> Cost:
-        """Nothing is learned and nothing multiplied."""
+        """Return no cost: nothing is learned and nothing multiplied."""
         return Cost()
 
 
@@ -82,14 +82,14 @@ class Quantizer(nn.Module):
         self.register_buffer("basis_D", torch.tensor(basis), persistent=False)
 
     def bound(self, z_BND: Tensor) -> Tensor:
-        """Latents squashed to just beyond the outer levels."""
+        """Squash latents to just beyond the outer levels."""
         h_D = (self.level_D - 1).float() * (1 + self.config.eps) / 2
         o_D = torch.where(self.level_D % 2 == 0, 0.5, 0.0)
         s_D = torch.atanh(o_D / h_D)
         return torch.tanh(z_BND + s_D) * h_D - o_D
 
     def lookup(self, code_BN: Tensor) -> Tensor:
-        """z_q_BND of codes, each coordinate in [-1, 1]."""
+        """Return z_q_BND of codes, each coordinate in [-1, 1]."""
         level_BND = code_BN[..., None] // self.basis_D % self.level_D
         return (level_BND - self.half_D).float() / self.half_D
 

@@ -45,11 +45,11 @@ class Config:
         return self.codebook_size
 
     def codebook_sizes(self, tokens: int) -> None:
-        """Every position takes from the whole codebook."""
+        """Return None: every position takes from the whole codebook."""
         return None
 
     def cost(self, tokens: int) -> Cost:
-        """The codebook; logits, product of assignment and codebook, logits of the penalty."""
+        """Count the codebook, its product with the assignment, the logits, and the penalty's."""
         weights = self.codebook_size * self.dim
         return Cost(weights, weights * tokens * (3 if self.entropy_weight > 0 else 2))
 
@@ -95,7 +95,10 @@ class _IndexBackpropagation(torch.autograd.Function):
 
 
 def index_backpropagation(z_TD: Tensor, codebook_KD: Tensor) -> tuple[Tensor, Tensor]:
-    """(z_q_TD, code_T) of fp32 latents; z_q has IBQ's gradient to latents and codebook."""
+    """Return (z_q_TD, code_T) of fp32 latents.
+
+    z_q has IBQ's gradient to latents and codebook.
+    """
     return _IndexBackpropagation.apply(z_TD, codebook_KD)
 
 
@@ -112,7 +115,7 @@ class Quantizer(nn.Module):
         self.codebook_KD = nn.Parameter(torch.randn(config.codebook_size, config.dim))
 
     def lookup(self, code_BN: Tensor) -> Tensor:
-        """z_q_BND of codes."""
+        """Return z_q_BND of codes."""
         return F.embedding(code_BN, self.codebook_KD)
 
     def forward(self, z_BND: Tensor, step: int) -> Quantized:

@@ -47,23 +47,23 @@ class Config:
         return 2**self.bits
 
     def codebook_sizes(self, tokens: int) -> None:
-        """Every position takes from the whole codebook."""
+        """Return None: every position takes from the whole codebook."""
         return None
 
     def groups(self) -> list[int]:
-        """Bits of each group, as even as can be."""
+        """Return the bits of each group, as even as can be."""
         count = -(-self.bits // self.group_bits)
         return [self.bits // count + (index < self.bits % count) for index in range(count)]
 
     def cost(self, tokens: int) -> Cost:
-        """Nothing is learned; the entropy penalty multiplies latents with each group's codes."""
+        """Count the penalty's products of latents and each group's codes; nothing is learned."""
         if self.entropy_weight == 0:
             return Cost()
         return Cost(0, tokens * sum(2**bits * bits for bits in self.groups()))
 
 
 def sign_codes(bits: int, device: torch.device | None = None) -> Tensor:
-    """All vectors of signs, [2^bits, bits]; row i has the bits of i, the highest first."""
+    """Return all vectors of signs, [2^bits, bits]; row i has the bits of i, the highest first."""
     return _signs(torch.arange(2**bits, device=device), bits)
 
 
@@ -73,9 +73,10 @@ def _signs(code: Tensor, bits: int) -> Tensor:
 
 
 def token_entropy(z_TD: Tensor, tau: float) -> Tensor:
-    """H(p_n) of each token in nats, p_n = softmax over all 2^D codes c of 2 z.c / tau.
+    """Compute H(p_n) of each token in nats.
 
-    It factorises: the sum over bits of the entropy of a coin with log odds 4 z_d / tau.
+    p_n = softmax over all 2^D codes c of 2 z.c / tau. It factorises: the sum over bits of the
+    entropy of a coin with log odds 4 z_d / tau.
     """
     odds_TD = 4 * z_TD.float() / tau
     p_TD = torch.sigmoid(odds_TD)
@@ -94,7 +95,7 @@ class Quantizer(nn.Module):
         self.config = config
 
     def lookup(self, code_BN: Tensor) -> Tensor:
-        """z_q_BND of codes: their bits as -1 and 1."""
+        """Return z_q_BND of codes: their bits as -1 and 1."""
         return _signs(code_BN, self.config.bits)
 
     def forward(self, z_BND: Tensor, step: int) -> Quantized:

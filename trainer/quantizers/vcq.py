@@ -51,13 +51,13 @@ class Config:
         return self.codebook_size
 
     def codebook_sizes(self, tokens: int) -> tuple[int, ...]:
-        """K_t of each position of a sequence of `tokens`: codes from K_t on are illegal there."""
+        """Return K_t of each position of a sequence: codes from K_t on are illegal there."""
         return codebook_sizes(
             self.schedule, self.codebook_size_min, self.codebook_size, tokens, self.power
         )
 
     def cost(self, tokens: int) -> Cost:
-        """The codebook, and the products of latents and codes that the search needs."""
+        """Count the codebook, and the products of latents and codes that the search needs."""
         return Cost(self.codebook_size * self.dim, sum(self.codebook_sizes(tokens)) * self.dim)
 
 
@@ -74,11 +74,11 @@ class Quantizer(nn.Module):
         )
 
     def codes(self) -> Tensor:
-        """The codebook as it is used."""
+        """Return the codebook in the form in which it is compared."""
         return on_sphere(self.codebook_KD, self.config.l2_normalize)
 
     def lookup(self, code_BN: Tensor) -> Tensor:
-        """z_q_BND of codes."""
+        """Return z_q_BND of codes."""
         return F.embedding(code_BN, self.codes())
 
     def forward(self, z_BND: Tensor, step: int) -> Quantized:

@@ -40,11 +40,11 @@ class Config:
         return self.codebook_size
 
     def codebook_sizes(self, tokens: int) -> None:
-        """Every position takes from the whole codebook."""
+        """Return None: every position takes from the whole codebook."""
         return None
 
     def cost(self, tokens: int) -> Cost:
-        """The codebook; the products of latents and codes of the search and of the penalty."""
+        """Count the codebook, and the products of latents and codes of search and penalty."""
         weights = self.codebook_size * self.dim
         return Cost(weights, weights * tokens * (2 if self.entropy_weight > 0 else 1))
 
@@ -62,13 +62,14 @@ class Quantizer(nn.Module):
         )
 
     def codes(self) -> Tensor:
-        """The codebook as it is used. The stored one drifts off the sphere; only its direction
-        counts.
+        """Return the codebook in the form in which it is compared.
+
+        The stored one drifts off the sphere; only its direction counts.
         """
         return on_sphere(self.codebook_KD, self.config.l2_normalize)
 
     def lookup(self, code_BN: Tensor) -> Tensor:
-        """z_q_BND of codes."""
+        """Return z_q_BND of codes."""
         return F.embedding(code_BN, self.codes())
 
     def forward(self, z_BND: Tensor, step: int) -> Quantized:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Regularized(NamedTuple):
-    """What every regulariser returns."""
+    """Output of every regulariser."""
 
     z_BND: Tensor  # goes on to the quantizer
     losses: dict[str, tuple[float, Tensor]]  # name -> (weight, scalar)

@@ -68,7 +68,7 @@ class Config:
         self.model()  # refuses a width that the heads do not divide
 
     def model(self) -> LlamaConfig:
-        """The blocks of the causal model, in the words of stage 2."""
+        """Return the blocks of the causal model as stage 2's config of a model."""
         position = "learned" if self.position == "none" else self.position
         return LlamaConfig(
             width=self.width,
@@ -84,21 +84,22 @@ class Config:
         )
 
     def optim_for(self, tokenizer: OptimConfig) -> OptimConfig:
-        """The model's own optimiser: by default the tokenizer's rate and betas at every step, as
-        AdamW.
+        """Return the model's own optimiser.
+
+        By default it has the tokenizer's rate and betas at every step, as AdamW.
         """
         if self.optim is not None:
             return self.optim
         return dataclasses.replace(tokenizer, name="adamw", weight_decay=self.weight_decay)
 
     def weight_at(self, step: int) -> float:
-        """lambda of iteration `step`."""
+        """Return lambda of iteration `step`."""
         if self.ramp_shape == "cosine":
             return self.weight * cosine_ramp(step, 0, self.ramp_iterations)
         return self.weight * min(1.0, step / max(1, self.ramp_iterations))
 
     def cost(self, tokens: int, dim: int) -> Cost:
-        """The causal model on one image's latents: all but the last are context."""
+        """Count the causal model on one image's latents: all but the last are context."""
         length = tokens - 1 + self.start_token
         width = self.width
         hidden = flops.llama_hidden(width, self.hidden_multiple)
@@ -131,7 +132,7 @@ class _ScaleGradient(torch.autograd.Function):
 
 
 def scale_gradient(z: Tensor, scale: float) -> Tensor:
-    """`z`, whose gradient is multiplied by `scale` on the way back."""
+    """Return `z`, whose gradient is multiplied by `scale` on the way back."""
     return _ScaleGradient.apply(z, scale)
 
 
@@ -168,7 +169,7 @@ class Regularizer(nn.Module):
         self.reset_parameters(model.init_std)
 
     def reset_parameters(self, std: float) -> None:
-        """N(0, std) for matrices and tables, ones for gains, zeros for biases."""
+        """Initialise by N(0, std) for matrices and tables, ones for gains, zeros for biases."""
         for name, parameter in self.named_parameters():
             if name.endswith("norm.weight"):
                 nn.init.ones_(parameter)
@@ -178,9 +179,7 @@ class Regularizer(nn.Module):
                 nn.init.normal_(parameter, std=std)
 
     def predict(self, z_BND: Tensor) -> Tensor:
-        """The model's guess of every latent from those before it: N, or N - 1 without a start
-        token.
-        """
+        """Predict every latent from those before it: N of them, or N - 1 without a start token."""
         x_BNW = self.project_in(z_BND[:, :-1])
         if self.config.start_token:
             x_BNW = torch.cat([self.start.to(x_BNW).expand(len(x_BNW), 1, -1), x_BNW], dim=1)

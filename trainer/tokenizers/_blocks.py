@@ -29,7 +29,7 @@ def _middle_cost(channels: int, pixels: int) -> Cost:
 
 
 def norm_groups(channels: int) -> int:
-    """Groups of a GroupNorm: 32, fewer for narrow models.
+    """Return the groups of a GroupNorm: 32, fewer for narrow models.
 
     The largest divisor of `channels` that is at most 32 and leaves at least four channels a group,
     which is 32 at every width of the papers (128 and up).
@@ -81,7 +81,7 @@ class Attention(nn.Module):
         return x_BCHW + self.out(self.attend(self.norm(x_BCHW)))
 
     def attend(self, h_BCHW: Tensor) -> Tensor:
-        """What each cell finds in all, before the projection out."""
+        """Attend from each cell to all, before the projection out."""
         q_BNC, k_BNC, v_BNC = (
             layer(h_BCHW).flatten(2).transpose(1, 2) for layer in (self.query, self.key, self.value)
         )

@@ -33,10 +33,10 @@ class Sum(NamedTuple):
 
 
 def run(layers: nn.Sequential, x_BCHW: Tensor, recompute: bool) -> Tensor:
-    """What `layers` make of `x_BCHW`.
+    """Run `layers` on `x_BCHW`.
 
-    `recompute`: the inputs of convolutions behind a norm are not kept for the backward pass but
-    made once more there: half the memory for one pass more over the activations.
+    `recompute`: the backward pass makes the inputs of convolutions behind a norm again instead of
+    keeping them. That halves the memory for one pass more over the activations.
     """
     first, *middle, norm, _, last = layers
     now = Sum(_first(first, x_BCHW), None, _bias(first))
@@ -51,13 +51,13 @@ def _bias(conv: nn.Module) -> Tensor:
 
 
 def _dtype(x_BCHW: Tensor) -> torch.dtype:
-    """In which convolutions of `x_BCHW` work."""
+    """Return the dtype in which convolutions of `x_BCHW` work."""
     device = x_BCHW.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_BCHW.dtype
 
 
 def _first(conv: Any, x_BCHW: Tensor) -> Tensor:
-    """The convolution without its bias; that of an image by a kernel which has no gradient."""
+    """Convolve without the bias; an image by a kernel which has no gradient."""
     if torch.is_grad_enabled() or not few_channels.suits(conv.weight):
         return _conv(conv, x_BCHW)
     return few_channels.few_channels(x_BCHW, conv.weight, _dtype(x_BCHW))
@@ -81,7 +81,7 @@ def _norm(norm: Any, now: Sum, activation: Activation, also_sum: bool = False) -
 def _conv(
     conv: Any, given: Tensor | Normed, recompute: bool = False, bias_C: Tensor | None = None
 ) -> Tensor:
-    """The convolution, without its bias unless it is given."""
+    """Convolve, without the bias unless it is given."""
     kept: AbstractContextManager[Any] = nullcontext()
     if isinstance(given, Normed):
         if recompute:
@@ -92,7 +92,7 @@ def _conv(
 
 
 def _made_again(normed: Normed) -> AbstractContextManager[Any]:
-    """Inside, the normalised tensor is not saved for the backward pass: how to make it is."""
+    """Save for the backward pass how to make the normalised tensor, not the tensor itself."""
     place, again = normed.out_BCHW.data_ptr(), normed.again
 
     def pack(saved: Tensor) -> Any:
@@ -125,7 +125,7 @@ def _attention(layer: Attention, now: Sum, recompute: bool) -> Sum:
 
 
 def _attend(layer: Attention, h_BCHW: Tensor) -> Tensor:
-    """`layer.attend`; in half precision and without a gradient, as one product and one kernel.
+    """Compute `layer.attend`; in half precision without a gradient, as one product and one kernel.
 
     Torch has fused attention for narrower heads only: else it works in fp32, pass by pass.
     """

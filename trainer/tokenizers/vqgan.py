@@ -50,11 +50,11 @@ class Config:
 
     @property
     def downsampling(self) -> int:
-        """Pixels per side of a token."""
+        """Return the pixels per side of a token."""
         return 2 ** (len(self.ch_mult) - 1)
 
     def grid_shape(self, resolution: int) -> tuple[int, int]:
-        """Rows and columns of tokens. ValueError when the resolution does not divide."""
+        """Return the rows and columns of tokens. ValueError when the resolution does not divide."""
         if resolution % self.downsampling:
             raise ValueError(
                 f"resolution: {resolution} is not a multiple of {self.downsampling}, the "
@@ -163,8 +163,9 @@ class Tokenizer(nn.Module):
         self._by_kernels = self._recompute = False
 
     def use_kernels(self, recompute: bool) -> None:
-        """From now on encoder and decoder run by kernels of our own where there is a GPU; with
-        `recompute`, in less memory (see _fused.py).
+        """Run encoder and decoder by kernels of our own where there is a GPU.
+
+        With `recompute`, they take less memory (see _fused.py).
         """
         self._by_kernels, self._recompute = True, recompute
 
@@ -177,22 +178,22 @@ class Tokenizer(nn.Module):
         return _fused.run(layers, x_BCHW, self._recompute)
 
     def encode(self, x_BCHW: Tensor) -> Tensor:
-        """z_BND of square images in [-1, 1], raster order."""
+        """Encode square images in [-1, 1] into z_BND, raster order."""
         return self.project(self.features(x_BCHW))
 
     def features(self, x_BCHW: Tensor) -> Tensor:
-        """h_BNC, C = z_channels: the first half of `encode`, before the projection to D."""
+        """Compute h_BNC, C = z_channels: the first half of `encode`, before the projection to D."""
         if x_BCHW.shape[2] != x_BCHW.shape[3]:
             raise ValueError(f"image: {tuple(x_BCHW.shape[2:])} is not square")
         self.config.grid_shape(x_BCHW.shape[2])
         return self._through(self.encoder, x_BCHW).flatten(2).transpose(1, 2)
 
     def project(self, h_BNC: Tensor) -> Tensor:
-        """z_BND: the second half of `encode`."""
+        """Project to z_BND: the second half of `encode`."""
         return self.project_in(h_BNC.transpose(1, 2).unsqueeze(3)).squeeze(3).transpose(1, 2)
 
     def decode(self, z_BND: Tensor) -> Tensor:
-        """Images of latents in raster order; the number of tokens must be a square."""
+        """Decode latents in raster order into images; the number of tokens must be a square."""
         side = math.isqrt(z_BND.shape[1])
         if side * side != z_BND.shape[1]:
             raise ValueError(f"tokens: {z_BND.shape[1]} latents are no square grid")

@@ -1,4 +1,4 @@
-"""What a run added to the train FLOPs of the trunk that it took over."""
+"""Train FLOPs that a run added to those of the trunk that it took over."""
 
 import sqlalchemy as sa
 from alembic import op

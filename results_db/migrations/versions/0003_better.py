@@ -1,4 +1,4 @@
-"""Which direction of a value is better, as its part declared it."""
+"""The direction in which a value is better, as its part declared it."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -52,7 +52,7 @@ def launch(
     hold: Annotated[bool, typer.Option("--hold", help="Submit to SLURM on hold.")] = False,
     weights: Annotated[
         list[str] | None,
-        typer.Option("--weights", metavar="FILE=PATH", help="Where a pretrained file lies."),
+        typer.Option("--weights", metavar="FILE=PATH", help="Path of a pretrained file."),
     ] = None,
     checkpoint_seconds: CheckpointSeconds = None,
     compile_models: Annotated[
@@ -74,7 +74,7 @@ def launch(
         bool, typer.Option("--wait", help="Show progress until done; local always does.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before submitting.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
     home: opt.Home = opt.HOME,
     as_json: opt.Json = False,
 ) -> int:
@@ -131,7 +131,7 @@ def settings_of(
     compile_models: bool | None = None,
     activation_memory: float | None = None,
 ) -> dict[str, Any]:
-    """settings.json of every run: how and where, never what."""
+    """Build settings.json of every run: how and where it runs, never what it computes."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise ValueError(f"--device: {device!r} is unknown; allowed: auto, cpu, cuda, cuda:N")
     found = opt.pairs("--weights", weights)
@@ -157,7 +157,7 @@ def beginning(
     gpus: int | None = None,
     asked: Mapping[str, Any] | None = None,
 ) -> AbstractContextManager[None]:
-    """Around a plan and its launch: what the executor begins while the plan is made."""
+    """Prepare the executor while the plan is made and launched."""
     from ....slurm.base import Context
     from ....trainer import parts
 
@@ -189,10 +189,10 @@ def launched(
     resources: dict[str, Any] | None = None,
     replan: Callable[[], Plan],
 ) -> Summary:
-    """Launches a plan; executors whose jobs end with this command are always waited for, and only
-    a place that costs money or other people's time asks first.
+    """Launch a plan and wait for it if its jobs end with this command.
 
-    `replan` makes the plan anew when another launch has begun its trunks in another way since.
+    Only a place that costs money or other people's time asks first. `replan` makes the plan anew
+    when another launch has begun its trunks in another way since.
     """
     from ....slurm.launch import launch as run_launch
     from ....trainer import parts
@@ -223,8 +223,9 @@ def launched(
 def options_for(
     executor: type[BaseExecutor], made: Plan, asked: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The options of an executor: what was asked for, and of the study's own what it understands.
-    A study may name what several places understand; each takes its own.
+    """Collect the options of an executor: those asked for, and those of the study that it knows.
+
+    A study may name options of several places; each takes its own.
     """
     known = executor.option_names()
     study = {
@@ -245,7 +246,7 @@ def quickstart(
     workers: Workers = None,
     home: opt.Home = opt.HOME,
 ) -> int:
-    """The whole flow on this machine, from plan to report.
+    """Run the whole flow on this machine, from plan to report.
 
     Plans, launches, waits; then prints the table of endpoints and the frontiers with their
     intervals, draws the figures and writes the report. Again: launches nothing, ends in seconds.

@@ -68,11 +68,11 @@ Device = Annotated[
 ]
 Resources = Annotated[
     list[str] | None,
-    typer.Option("--resource", metavar="NAME=VALUE", help="For the executor, e.g. partition=gpu."),
+    typer.Option("--resource", metavar="NAME=VALUE", help="Ask the executor, e.g. partition=gpu."),
 ]
 Address = Annotated[
     str | None,
-    typer.Option("--address", help="Of a running Ray cluster; default: one of this machine."),
+    typer.Option("--address", help="Address of a Ray cluster; default: one of this machine."),
 ]
 MaxHours = Annotated[
     float | None, typer.Option("--max-gpu-hours", help="Refuse a plan that needs more.")
@@ -82,16 +82,16 @@ MaxFlops = Annotated[
 ]
 Sharing = Annotated[
     bool,
-    typer.Option("--sharing/--no-sharing", help="With the wsd schedule: train common trunks once."),
+    typer.Option("--sharing/--no-sharing", help="Train common trunks of wsd schedules once."),
 ]
-Out = Annotated[Path | None, typer.Option("--out", help="Where to write; the default is printed.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Path to write; the default is printed.")]
 Bootstrap = Annotated[int, typer.Option("--bootstrap", help="Draws for the intervals.")]
-Seed = Annotated[int, typer.Option("--seed", help="Of the random numbers.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of the random numbers.")]
 HOME = Path("runs")
 
 
 def grid_of(study: str, options: list[str] | None, scale: str | None) -> Grid:
-    """The study's grid, called with the options of the command line."""
+    """Make the study's grid with the options of the command line."""
     from ...study import load_study
 
     given = pairs("--option", options)
@@ -101,7 +101,7 @@ def grid_of(study: str, options: list[str] | None, scale: str | None) -> Grid:
 
 
 def pairs(flag: str, texts: list[str] | None) -> dict[str, Any]:
-    """`name=value` options as a dictionary; values are JSON literals or text."""
+    """Parse `name=value` options into a dictionary; values are JSON literals or text."""
     from ...overrides import parse_value
 
     given: dict[str, Any] = {}
@@ -114,7 +114,7 @@ def pairs(flag: str, texts: list[str] | None) -> dict[str, Any]:
 
 
 def asked_resources(resources: list[str] | None, address: str | None) -> dict[str, Any]:
-    """What --resource and --address ask an executor for."""
+    """Collect the resources that --resource and --address ask an executor for."""
     asked = pairs("--resource", resources)
     if address is not None:
         asked["address"] = address
@@ -122,9 +122,9 @@ def asked_resources(resources: list[str] | None, address: str | None) -> dict[st
 
 
 def there(home: Path) -> Path:
-    """`home`, for verbs that only read: ValueError where it is missing, which they would make.
+    """Return `home` for verbs that only read; ValueError where it is missing.
 
-    A database server may know what is not there.
+    Opening it would make it. A database server may hold results of a home that is missing here.
     """
     if not home.exists() and not os.environ.get("TOKENLAW_DB"):
         raise ValueError(
@@ -138,19 +138,19 @@ TABLE_FILES = (".csv", ".tsv", ".parquet", ".json")
 
 
 def is_table(source: str) -> bool:
-    """Whether a user means a table of his own rather than a study."""
+    """Tell if a user means a table of his own rather than a study."""
     return source.endswith(TABLE_FILES)
 
 
 def source_name(source: str) -> str:
-    """The study's name, or the file's without its ending."""
+    """Return the study's name, or the file's without its ending."""
     from ...study import study_name
 
     return Path(source).stem if is_table(source) else study_name(source)
 
 
 def load_table(source: str, home: Path) -> pd.DataFrame:
-    """The study's wide table, with news taken in first, or the file's."""
+    """Load the study's wide table, with news taken in first, or the file's."""
     if is_table(source):
         from ....analysis import table
 
@@ -162,8 +162,9 @@ def load_table(source: str, home: Path) -> pd.DataFrame:
 
 @contextlib.contextmanager
 def ticking(title: str) -> Iterator[Callable[[str], None]]:
-    """Gives a function that is told each step that is done: one changing line with the time on a
-    terminal, plain lines elsewhere, both on stderr.
+    """Give a function to call with the name of each finished step.
+
+    It writes to stderr: one changing line with the time on a terminal, plain lines elsewhere.
     """
     import sys
 
@@ -180,12 +181,12 @@ def ticking(title: str) -> Iterator[Callable[[str], None]]:
 
 
 def say(text: str = "", *, error: bool = False) -> None:
-    """A line for people, on stdout or stderr."""
+    """Print a line for people, on stdout or stderr."""
     typer.echo(text, err=error)
 
 
 def print_json(document: Any) -> None:
-    """One JSON document on stdout; NaN and infinity are refused."""
+    """Print one JSON document on stdout; NaN and infinity are refused."""
     import json
 
     typer.echo(json.dumps(document, allow_nan=False))

@@ -28,10 +28,10 @@ def plan(
         typer.Option("--hardware", help="Device to estimate hours for, e.g. 'NVIDIA H100' or cpu."),
     ] = None,
     calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="First time a few iterations of every shape.")
+        bool, typer.Option("--calibrate", help="Time a few iterations of every shape first.")
     ] = False,
     on: Annotated[
-        str, typer.Option("--on", help="Where to calibrate: local, slurm or ray.")
+        str, typer.Option("--on", help="Place to calibrate: local, slurm or ray.")
     ] = "local",
     device: opt.Device = "auto",
     resources: opt.Resources = None,
@@ -46,7 +46,7 @@ def plan(
     home: opt.Home = opt.HOME,
     as_json: opt.Json = False,
 ) -> None:
-    """Runs of a study, their state, FLOPs and GPU-hours.
+    """List the runs of a study, their state, FLOPs and GPU-hours.
 
     Shared runs count once; cells that a filter drops are listed with the reason. With --calibrate
     the hours rest on the speed of the place that --on names, which later plans use too.
@@ -93,8 +93,9 @@ def _calibrated(
     asked: dict[str, Any],
     home: Path,
 ) -> list[Timing]:
-    """Times the shapes of a plan where its runs would train: at once, or kind by kind where they
-    ask for different things.
+    """Time the shapes of a plan where its runs would train.
+
+    They run at once, or kind by kind where the kinds ask for different resources.
     """
     from functools import partial
 

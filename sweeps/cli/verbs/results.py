@@ -17,7 +17,7 @@ FORMATS = ("table", "csv", "parquet", "json")
 
 def results(
     study: Annotated[
-        str | None, typer.Argument(metavar="[STUDY]", help="A study; without, all of them.")
+        str | None, typer.Argument(metavar="[STUDY]", help="A study; default: all of them.")
     ] = None,
     wide: Annotated[
         bool, typer.Option("--wide", help="One row per generator, its evaluations joined.")
@@ -27,7 +27,7 @@ def results(
     home: opt.Home = opt.HOME,
     as_json: opt.Json = False,
 ) -> None:
-    """The tidy table of results."""
+    """Print the tidy table of results."""
     import sys
 
     from ....results_db import read
@@ -54,7 +54,7 @@ def results(
 
 
 def _json_text(frame: pd.DataFrame) -> str:
-    """A list of records; every digit kept, null for what is missing."""
+    """Format a table as a list of records; every digit kept, null for missing values."""
     import json
 
     records = frame.astype(object).where(frame.notna(), None).to_dict(orient="records")
@@ -62,7 +62,7 @@ def _json_text(frame: pd.DataFrame) -> str:
 
 
 def _hours_line(study: str | None, home: Path) -> str:
-    """What the finished runs of a study took, against its plan."""
+    """Compare the hours of a study's finished runs with its plan, in one line."""
     from ....slurm.follow import runs as watching
 
     if study is None:
@@ -105,7 +105,7 @@ LONG_SHOWN += ("seed", "num_samples")
 
 
 def results_text(frame: pd.DataFrame, *, wide: bool) -> str:
-    """The table for a terminal: the columns that matter, three or four digits."""
+    """Format the table for a terminal: the columns that matter, three or four digits."""
     from rich.console import Console
 
     from .. import show

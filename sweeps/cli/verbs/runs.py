@@ -39,7 +39,7 @@ def sample(
     device: opt.Device = "auto",
     home: opt.Home = opt.HOME,
 ) -> None:
-    """Images per class of a generator, or reconstructions."""
+    """Draw images per class of a generator, or reconstructions."""
     from ..find_run import run_folder
 
     folder = run_folder(home, run)
@@ -60,7 +60,7 @@ def _numbers(flag: str, text: str) -> list[int]:
 
 
 def count(as_json: opt.Json = False) -> None:
-    """Parameters and multiply-adds of the named architectures."""
+    """Count parameters and multiply-adds of the named architectures."""
     from ....trainer.accounting import counts
 
     table = counts.to_json()

@@ -31,7 +31,7 @@ def sync(home: opt.Home = opt.HOME, as_json: opt.Json = False) -> int:
 
 def doctor(
     verify: Annotated[
-        bool, typer.Option("--verify", help="Read every file of all runs instead: is any damaged?")
+        bool, typer.Option("--verify", help="Read every file of all runs instead; report damage.")
     ] = False,
     home: opt.Home = opt.HOME,
     as_json: opt.Json = False,
@@ -54,7 +54,7 @@ def doctor(
 
 
 def _verify(home: Path, as_json: bool) -> int:
-    """One line for each damaged file, as it is found; 1 if there is any."""
+    """Print a line for each damaged file, as it is found; return 1 if there is any."""
     import sys
 
     from ....results_db.damage import damages, folders

@@ -18,14 +18,12 @@ MOST_LINES = 40
 
 def status(
     study: opt.Study,
-    watch: Annotated[
-        bool, typer.Option("--watch", help="Again and again until all is done.")
-    ] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Repeat until all is done.")] = False,
     runs: Annotated[bool, typer.Option("--runs", help="One line for every run.")] = False,
     home: opt.Home = opt.HOME,
     as_json: opt.Json = False,
 ) -> None:
-    """Counts by state; running runs with step, speed, time left."""
+    """Count the runs by state; list running ones with step, speed, time left."""
     import time
 
     from ....slurm.follow import runs as watching
@@ -111,11 +109,13 @@ def _row(line: Any) -> list[str]:
 
 def logs(
     run: opt.RunId,
-    lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="From the end.")] = 20,
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Until the run ends.")] = False,
+    lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="Lines from the end.")] = 20,
+    follow: Annotated[
+        bool, typer.Option("-f", "--follow", help="Follow until the run ends.")
+    ] = False,
     home: opt.Home = opt.HOME,
 ) -> None:
-    """What a run has logged and how its attempts went."""
+    """Print the log of a run and the course of its attempts."""
     import time
 
     from ....results_db.record import run_state
@@ -154,8 +154,9 @@ def _attempts_text(folder: RunDir) -> str:
 
 
 def _print_log(folder: RunDir, start: int, last: int | None = None) -> int:
-    """Prints log.jsonl from byte `start` (or its last lines); returns where it ended. A line that
-    is still being written waits for the next call.
+    """Print log.jsonl from byte `start` (or its last lines); return the end's position.
+
+    A line that is still being written waits for the next call.
     """
     try:
         content = folder.log_path.read_bytes()
@@ -193,9 +194,9 @@ def cancel(study: opt.Study, home: opt.Home = opt.HOME) -> int:
 def retry(
     study: opt.Study,
     run: Annotated[
-        list[str] | None, typer.Option("--run", metavar="RUN", help="Only this run; repeat.")
+        list[str] | None, typer.Option("--run", metavar="RUN", help="Only this run; repeatable.")
     ] = None,
-    failed: Annotated[bool, typer.Option("--failed", help="All failed runs: default.")] = False,
+    failed: Annotated[bool, typer.Option("--failed", help="All failed runs; the default.")] = False,
     home: opt.Home = opt.HOME,
 ) -> None:
     """Let failed runs be tried again by the next launch.
