@@ -12,7 +12,7 @@ import numpy as np
 
 
 def number(value: float | np.floating) -> float | None:
-    """`value` as a Python float, or None when it is NaN or infinite."""
+    """Return `value` as a Python float, or None when it is NaN or infinite."""
     value = float(value)
     return value if math.isfinite(value) else None
 
@@ -23,7 +23,7 @@ def dumps(data: Any, indent: int | None = None) -> str:
 
 
 def encode(value: Any) -> Any:
-    """Dataclasses, arrays and numpy numbers as what `json` accepts; non-finite floats as None."""
+    """Convert dataclasses, arrays and numpy numbers for `json`; non-finite floats become None."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {one.name: encode(getattr(value, one.name)) for one in dataclasses.fields(value)}
     if isinstance(value, np.ndarray):

@@ -63,18 +63,18 @@ class Conditionals(Brief):
 
 
 def entropy_bits(counts: np.ndarray) -> float:
-    """The plug-in entropy of counts."""
+    """Compute the plug-in entropy of counts."""
     share = counts[counts > 0] / counts.sum()
     return float(max(0.0, -(share * np.log2(share)).sum()))
 
 
 def miller_madow(num_seen: float, num_samples: int) -> float:
-    """The bits that a plug-in entropy of `num_samples` is too low by, to first order."""
+    """Compute the bits by which a plug-in entropy of `num_samples` is too low, to first order."""
     return (num_seen - 1) / (2 * num_samples * np.log(2))
 
 
 def positions(codes_NL: np.ndarray, codebook_size: int) -> Positions:
-    """Entropies of the positions of `codes_NL` (integers from 0 to codebook_size - 1)."""
+    """Estimate the entropies of the positions of `codes_NL` (integers below codebook_size)."""
     codes_NL = _checked(codes_NL, codebook_size)
     num_images, length = codes_NL.shape
     plug_in, seen = np.zeros(length), np.zeros(length, dtype=int)
@@ -107,7 +107,7 @@ def positions(codes_NL: np.ndarray, codebook_size: int) -> Positions:
 
 
 def conditional(codes_NL: np.ndarray, sizes: Sequence[int]) -> Conditional:
-    """The conditional entropies of `codes_NL`, position t having `sizes[t]` codes."""
+    """Estimate the conditional entropies of `codes_NL`, position t having `sizes[t]` codes."""
     codes_NL = _checked(codes_NL, max(sizes))
     num_images, length = codes_NL.shape
     if len(sizes) != length:
@@ -141,7 +141,10 @@ def conditional(codes_NL: np.ndarray, sizes: Sequence[int]) -> Conditional:
 
 
 def uniform_null(num_images: int, sizes: Sequence[int], seed: int = 0) -> Conditional:
-    """The conditional entropies of i.i.d. uniform codes; stops drawing when all prefixes differ."""
+    """Estimate the conditional entropies of i.i.d. uniform codes.
+
+    Drawing stops when all prefixes differ.
+    """
     rng = np.random.default_rng(seed)
     drawn: list[np.ndarray] = []
     prefix = np.zeros(num_images, dtype=np.int64)
@@ -158,7 +161,10 @@ def uniform_null(num_images: int, sizes: Sequence[int], seed: int = 0) -> Condit
 
 
 def permuted_null(codes_NL: np.ndarray, sizes: Sequence[int], seed: int = 0) -> Conditional:
-    """The conditional entropies after shuffling each position across images: marginals kept."""
+    """Estimate the conditional entropies after shuffling each position across images.
+
+    The shuffle keeps the marginals.
+    """
     rng = np.random.default_rng(seed)
     shuffled = rng.permuted(np.asarray(codes_NL), axis=0)
     return conditional(shuffled, sizes)
@@ -171,7 +177,10 @@ def conditionals(
     held_out_nats: Sequence[float] | None = None,
     seed: int = 0,
 ) -> Conditionals:
-    """The measured curve beside both nulls; `held_out_nats` is a generator's loss by position."""
+    """Estimate the measured curve and both nulls.
+
+    `held_out_nats` is a generator's loss by position.
+    """
     measured = conditional(codes_NL, sizes)
     uniform = uniform_null(len(codes_NL), sizes, seed)
     permuted = permuted_null(codes_NL, sizes, seed)
@@ -197,7 +206,7 @@ def conditionals(
 
 
 def _checked(codes_NL: np.ndarray, codebook_size: int) -> np.ndarray:
-    """The codes as [N, L] int64; ValueError if they are no codes of that codebook."""
+    """Return the codes as [N, L] int64; ValueError if they are no codes of that codebook."""
     codes = np.asarray(codes_NL)
     if codes.ndim != 2 or not codes.size:
         raise ValueError(f"codes: shape {codes.shape} is not [images, positions]")

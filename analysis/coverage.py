@@ -1,5 +1,4 @@
-"""How often the printed intervals hold the truth, by simulation from a law and a study's own
-design.
+"""Coverage of the printed intervals, by simulation from a law and a study's own design.
 
 Take the fitted parameters of a study and its columns, draw new runs with its noise, fit them as the
 study was fitted, and count. An interval of 95% that covers 60% is worse than none.
@@ -21,7 +20,7 @@ from .table import prepare
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Coverage:
-    """What the simulation found at one point."""
+    """Result of the simulation at one point."""
 
     share: float  # of the trials whose 95% interval of the law holds the truth
     trials: int  # with an interval
@@ -45,7 +44,7 @@ def coverage(
     options: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> Coverage:
-    """The coverage of the interval of the law at the point `at` (role -> value).
+    """Simulate the coverage of the law's interval at the point `at` (role -> value).
 
     `columns` (role -> values) is the design, `params` the truth, `noise` the standard deviation of
     log y from run to run.

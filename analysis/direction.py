@@ -32,7 +32,7 @@ ARMS_NAMED: Final = 3  # in a warning
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Direction:
-    """What is better of one column."""
+    """The better direction of one column."""
 
     better: str  # "lower" or "higher"
     reason: str  # who says so, to stand in brackets

@@ -84,7 +84,7 @@ _CAMEL: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|@")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reading:
-    """What the words of a name say."""
+    """Meaning of the words of a name."""
 
     better: str
     word: str  # the word that decides
@@ -179,7 +179,7 @@ def _phrase(tokens: list[str], at: int) -> tuple[int, str, str] | None:
 
 
 def _is_acronym(tokens: list[str], at: int) -> bool:
-    """Whether the token is IS (Inception score) or EM (exact match) and not a part of a name.
+    """Tell if the token is IS (Inception score) or EM (exact match) and not a part of a name.
 
     In capitals it is, unless a word in capitals follows (IS_PRIMARY). In small letters it is the
     end of the name (val_is).

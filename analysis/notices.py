@@ -43,7 +43,7 @@ CODES: Final[dict[str, str]] = {
 
 
 def notice(code: str, message: str) -> Notice:
-    """The warning `code` with what was seen here."""
+    """Make the warning `code` with the facts of this case."""
     assert code in CODES, code
     return Notice(code=code, message=message)
 

@@ -10,7 +10,7 @@ WIDTH = 100
 
 
 def render(answer: Mapping[str, Any]) -> str:
-    """The lines of an answer of `command.fit` or `command.frontier`."""
+    """Render the lines of an answer of `command.fit` or `command.frontier`."""
     if "frontiers" in answer:
         lines = _frontiers(answer)
     elif "groups" in answer:

@@ -16,7 +16,7 @@ BASELINES: Final = ("baseline", "reference", "vq", "vqgan", "constant")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Flops:
-    """How a FLOPs column of the study table is counted."""
+    """Counting rule of a FLOPs column of the study table."""
 
     rule: str  # as results carry it
     label: str  # as axes show it

@@ -30,7 +30,7 @@ MAX_LENGTH: Final = 2000  # characters; nobody types more, and deep nesting is c
 
 
 def keep(frame: pd.DataFrame, expression: str) -> np.ndarray:
-    """A boolean for each row of `frame`; ValueError names what is wrong with `expression`."""
+    """Return a boolean for each row of `frame`; ValueError names the fault of `expression`."""
     if len(expression) > MAX_LENGTH:
         raise ValueError(f"where: longer than {MAX_LENGTH} characters")
     names: dict[str, str] = {}
@@ -55,7 +55,7 @@ def keep(frame: pd.DataFrame, expression: str) -> np.ndarray:
 
 
 def _shown(expression: str) -> str:
-    """The expression in quotes on one line, cut to what an error message can hold."""
+    """Quote the expression on one line, cut to the length of an error message."""
     return repr(expression if len(expression) <= 80 else expression[:77] + "...")
 
 

@@ -1,5 +1,4 @@
-"""What `tokenlaw figures` does: a table in; PNG, PDF and CSV out, with an index that knows its
-runs.
+"""The work of `tokenlaw figures`: a table in; PNG, PDF and CSV out, with an index of their runs.
 
 The same table gives the same bytes, whatever the order of its rows: no dates, fixed fonts, fixed
 settings. `figures.json` beside the pictures records, for each of them, its runs, a hash of every
@@ -50,7 +49,7 @@ COMMON_OPTIONS = ("bootstrap", "seed")  # always allowed, also where nothing is 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class Drawn(Brief):
-    """What became of one figure."""
+    """Outcome of drawing one figure."""
 
     name: str
     title: str
@@ -70,12 +69,12 @@ class Stale(Brief):
 
 
 def names() -> tuple[str, ...]:
-    """Every figure there is, in alphabetic order."""
+    """List every figure there is, in alphabetic order."""
     return parts.names("figures")
 
 
 def prepare(df: pd.DataFrame) -> pd.DataFrame:
-    """`df` in a fixed order, with the two columns that every figure leans on.
+    """Put `df` into a fixed order, with the two columns that every figure needs.
 
     Rows without a run id are called by their number; a table without arms is one arm.
     """
@@ -100,7 +99,7 @@ def make(
     options: dict[str, Any] | None = None,
     vectors: Vectors | None = None,
 ) -> Picture:
-    """The figure `name` of the table, in memory.
+    """Make the figure `name` of the table, in memory.
 
     `options` are fields of the figure's Config; those it does not have are ignored, so that one
     setting (draws of the bootstrap) can be given to all. Raises ValueError in one line when the
@@ -153,7 +152,10 @@ def _make(
 
 
 def csv_text(table: pd.DataFrame) -> str:
-    """The table behind a picture as CSV: ten significant digits, empty cells for missing values."""
+    """Write the table behind a picture as CSV.
+
+    It has ten significant digits and empty cells for missing values.
+    """
     used = table.loc[:, [c for c in table.columns if table[c].notna().any()]]
     return used.to_csv(index=False, float_format="%.10g", lineterminator="\n")
 
@@ -168,7 +170,7 @@ def draw_all(
     dpi: int = DPI,
     progress: Callable[[str], None] | None = None,
 ) -> list[Drawn]:
-    """Draws the figures into `out_dir` and brings its index up to date.
+    """Draw the figures into `out_dir` and bring its index up to date.
 
     Without `names` every figure is tried, and one that the table does not allow is reported with
     its reason. A figure asked for by name that cannot be drawn is a ValueError. `progress` is told
@@ -231,7 +233,7 @@ def draw_all(
 
 
 def check(df: pd.DataFrame, out_dir: str | Path) -> list[Stale]:
-    """The figures of `out_dir` that are stale for the table `df`, each with every reason.
+    """List the figures of `out_dir` that are stale for the table `df`, each with every reason.
 
     Nothing is drawn or fitted: rows are compared by the hashes in the index. An empty list means
     that every figure shows what the table says.
@@ -286,7 +288,7 @@ def code_hash(name: str) -> str:
 
 
 def _config(module: ModuleType, name: str, options: dict[str, Any]) -> Any:
-    """The figure's Config with those of `options` that it has, checked and converted by type."""
+    """Make the figure's Config with those of `options` that it has, checked by type."""
     known = {f.name for f in dataclasses.fields(module.Config)}
     given = {
         key: (value,) if isinstance(value, str) and _wants_tuple(module.Config, key) else value
@@ -303,14 +305,14 @@ def _config(module: ModuleType, name: str, options: dict[str, Any]) -> Any:
 
 
 def _wants_tuple(cls: type, field_name: str) -> bool:
-    """Whether a lone text given for the field stands for a tuple of one."""
+    """Tell if a lone text given for the field stands for a tuple of one."""
     return str(next(f.type for f in dataclasses.fields(cls) if f.name == field_name)).startswith(
         "tuple"
     )
 
 
 def _refuse_unknown(options: dict[str, Any], wanted: Sequence[str]) -> None:
-    """ValueError for an option that none of the `wanted` figures has: a typo must not pass."""
+    """Raise ValueError for an option that no `wanted` figure has: a typo must not pass."""
     known: set[str] = set()
     for name in wanted:
         module = parts.load("figures", name)
@@ -327,13 +329,16 @@ def _refuse_unknown(options: dict[str, Any], wanted: Sequence[str]) -> None:
 
 
 def _call(function: Callable[..., Any], df: pd.DataFrame, given: dict[str, Any]) -> Any:
-    """Calls `function(df, ...)` with those of the keywords that it takes."""
+    """Call `function(df, ...)` with those of the keywords that it takes."""
     taken = inspect.signature(function).parameters
     return function(df, **{k: v for k, v in given.items() if k in taken and v is not None})
 
 
 def _columns(module: ModuleType, df: pd.DataFrame, config: Any) -> tuple[str, ...]:
-    """The columns of `df` that the figure reads: its needs, its options, those its config names."""
+    """List the columns of `df` that the figure reads.
+
+    These are its needs, its options, and those that its config names.
+    """
     named: list[str] = [*module.NEEDS, *vars(module).get("OPTIONAL", ()), "arm", "status"]
     if dataclasses.is_dataclass(config):
         for one in dataclasses.fields(config):
@@ -352,7 +357,7 @@ def _row_hashes(df: pd.DataFrame, columns: Sequence[str]) -> dict[str, str]:
 
 
 def _text(value: Any) -> str:
-    """One value as text; a number is the same text whether a CSV or a database held it."""
+    """Return one value as text; a number is the same text from a CSV and from a database."""
     if value is None or value is pd.NA or value is pd.NaT:
         return ""
     if isinstance(value, bool):
@@ -394,7 +399,7 @@ def _some(ids: Sequence[str]) -> str:
 
 
 def _ids_shown(table: pd.DataFrame | None, df: pd.DataFrame) -> tuple[str, ...]:
-    """The run ids in the picture; for a picture of averages, those of the table."""
+    """Return the run ids in the picture; for a picture of averages, those of the table."""
     if table is not None and "run_id" in table.columns:
         found = {str(i) for i in table["run_id"].dropna() if str(i)}
         if "runs" in table.columns:  # points that are averages name all their runs
@@ -435,7 +440,7 @@ def _index_text(index: dict[str, Any]) -> bytes:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """The file is the old one or the new one, never half of it."""
+    """Replace a file at once: it is the old one or the new one, never half of it."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     temporary.write_bytes(content)
     os.replace(temporary, path)

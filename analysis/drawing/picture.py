@@ -47,7 +47,7 @@ class Picture(Brief):
 
 
 def image(picture: Picture, form: str, dpi: int = DPI) -> bytes:
-    """The picture as "png", "pdf" or "svg", with its runs and data hash in the metadata."""
+    """Render the picture as "png", "pdf" or "svg", with its runs and data hash in the metadata."""
     from . import style
 
     runs = ",".join(picture.run_ids)

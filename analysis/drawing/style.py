@@ -1,4 +1,4 @@
-"""How every picture of the project looks: sizes, fonts, colours, markers, log axes, labels.
+"""Style of every picture of the project: sizes, fonts, colours, markers, log axes, labels.
 
 matplotlib and seaborn are imported here, so this module is imported only by what draws.
 """
@@ -120,11 +120,10 @@ def figure(
     width_ratios: Sequence[float] | None = None,
     **options: Any,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of `width` inches with `panels` axes in `rows` rows; unused cells of the grid are
-    removed.
+    """Make a figure of `width` inches with `panels` axes in `rows` rows.
 
-    `height` is that of the panels; a legend and a note make the figure taller instead of the panels
-    smaller.
+    Unused cells of the grid are removed. `height` is that of the panels; a legend and a note make
+    the figure taller instead of the panels smaller.
     """
     columns = math.ceil(panels / rows)
     if height is None:
@@ -232,7 +231,7 @@ def log_ticks(low: float, high: float, gap: float = 0.1) -> tuple[list[float], l
 
 
 def number(value: float) -> str:
-    """A tick label: plain digits for everyday numbers, powers of ten beyond them."""
+    """Format a tick label: plain digits for everyday numbers, powers of ten beyond them."""
     if value == 0:
         return "0"
     exponent = math.floor(math.log10(abs(value)) + 1e-9)
@@ -253,7 +252,7 @@ _RAISED = str.maketrans(
 
 
 def numbers(values: Sequence[float]) -> list[str]:
-    """Labels of one axis; numbers of one size get equally many decimals (3.0, 3.5, 4.0)."""
+    """Format labels of one axis; numbers of one size get equally many decimals (3.0, 3.5, 4.0)."""
     texts = [number(value) for value in values]
     everyday = all(1e-4 <= abs(value) < 1e5 for value in values)
     if len(values) > 1 and everyday and max(values) < 10 * min(values):
@@ -263,7 +262,7 @@ def numbers(values: Sequence[float]) -> list[str]:
 
 
 def count(value: float) -> str:
-    """A count in few letters, powers of two as papers call them: 1024 is 1k, 131072 is 131k."""
+    """Format a count in few letters, powers of two as in papers: 1024 is 1k, 131072 is 131k."""
     if value >= 1e9:
         return f"{value / 1e9:.3g}B"
     if value >= 1e6:
@@ -276,8 +275,7 @@ def count(value: float) -> str:
 
 
 def log_axis(ax: Axes, which: str, pad: float = 0.05) -> None:
-    """Makes the `which` ("x" or "y") axis logarithmic with readable ticks for the data drawn so
-    far.
+    """Make the `which` ("x" or "y") axis logarithmic with readable ticks for the data so far.
 
     Call it last: limits are set here, `pad` of the log span beyond the data on each side.
     """
@@ -291,7 +289,7 @@ def log_axis(ax: Axes, which: str, pad: float = 0.05) -> None:
 
 
 def fix_log_ticks(ax: Axes, which: str) -> None:
-    """Ticks of a log axis whose limits are final."""
+    """Set the ticks of a log axis whose limits are final."""
     low, high = getattr(ax, f"get_{which}lim")()
     axis = ax.xaxis if which == "x" else ax.yaxis
     fig = ax.get_figure()
@@ -311,9 +309,7 @@ def fix_log_ticks(ax: Axes, which: str) -> None:
 
 
 def value_axis(ax: Axes, which: str, values: Sequence[float], log: bool = True) -> None:
-    """One labelled tick for each of the few `values` of a swept axis, for example codebook
-    sizes.
-    """
+    """Set a labelled tick for each of the few `values` of a swept axis, such as codebook sizes."""
     values = sorted(set(values))
     if log and all(v > 0 for v in values):
         getattr(ax, f"set_{which}scale")("log")
@@ -330,7 +326,7 @@ def value_axis(ax: Axes, which: str, values: Sequence[float], log: bool = True) 
 
 
 def name_axis(ax: Axes, names: Sequence[str]) -> None:
-    """An x axis of names, at 0, 1, 2 ..."""
+    """Make an x axis of names, at 0, 1, 2 ..."""
     ax.set_xlim(-0.6, len(names) - 0.4)
     ax.xaxis.set_major_locator(FixedLocator([float(i) for i in range(len(names))]))
     ax.xaxis.set_major_formatter(FixedFormatter(list(names)))
@@ -338,7 +334,7 @@ def name_axis(ax: Axes, names: Sequence[str]) -> None:
 
 
 def position_axis(ax: Axes, last: int, first: int = 1) -> None:
-    """A linear x axis over whole positions, `first` to `last`."""
+    """Make a linear x axis over whole positions, `first` to `last`."""
     pad = 0.03 * max(last - first, 1)
     ax.set_xlim(first - pad, last + pad)
     if last - first <= 10:
@@ -383,18 +379,18 @@ def _data_range(ax: Axes, which: str) -> tuple[float, float]:
 
 
 def name_of(column: str) -> str:
-    """What a reader should see for a column: known names in full, others as written."""
+    """Return a column's name for readers: known names in full, others as written."""
     flops = FLOPS_RULES.get(column)
     return flops.label if flops else LABELS.get(column, column.replace("_", " "))
 
 
 def short(label: str) -> str:
-    """A label without what it says in brackets, for narrow panels whose note says it in full."""
+    """Cut the brackets off a label, for narrow panels whose note has it in full."""
     return label.split(" (")[0]
 
 
 def word_of(column: str) -> str:
-    """One or two words for a metric."""
+    """Return one or two words for a metric."""
     return {"val_loss": "loss", "val_bits_per_image": "loss"}.get(column) or short(name_of(column))
 
 
@@ -407,10 +403,10 @@ def legend(
     extra: Sequence[tuple[Any, str]] = (),
     line: bool = True,
 ) -> None:
-    """The key above all panels, where it cannot cover data: lines first, then `extra` (handle,
-    text) on a new row.
+    """Draw the key above all panels, where it cannot cover data.
 
-    Entries flow into as many rows as the width asks for, and the figure grows by their height.
+    Lines come first, then `extra` (handle, text) on a new row. Entries flow into as many rows as
+    the width asks for, and the figure grows by their height.
     """
     lines = [
         (_line_key(look.color, look.marker, line), (names or {}).get(key, str(key)))
@@ -472,8 +468,9 @@ def _line_key(color: str, marker: str, line: bool) -> Line2D:
 
 
 def _place_key(fig: Figure, handle: Any, x: float, y: float, transform: Any) -> None:
-    """Draws the sample of one entry: a patch as a small box, a line over the handle's length, a
-    marker in its middle.
+    """Draw the sample of one entry.
+
+    A patch becomes a small box; a line gets the handle's length; a marker sits in its middle.
     """
     wide = _HANDLE / 72
     if isinstance(handle, Patch):
@@ -507,7 +504,7 @@ def text_width(text: str, size: float) -> float:
 
 
 def settle(fig: Figure) -> None:
-    """Lays the figure out once and for all: saved twice, at any resolution, it is the same."""
+    """Lay the figure out once and for all: saved twice, at any resolution, it is the same."""
     engine = fig.get_layout_engine()
     if engine is not None:
         for _ in range(2):  # one pass leaves labels a little outside
@@ -516,7 +513,7 @@ def settle(fig: Figure) -> None:
 
 
 def grow(fig: Figure, *, top: float = 0.0, bottom: float = 0.0) -> None:
-    """Makes the figure taller by margins (inches) that its panels do not enter."""
+    """Make the figure taller by margins (inches) that its panels do not enter."""
     engine = fig.get_layout_engine()
     assert isinstance(engine, ConstrainedLayoutEngine)
     width, height = fig.get_size_inches()
@@ -528,14 +525,14 @@ def grow(fig: Figure, *, top: float = 0.0, bottom: float = 0.0) -> None:
 
 
 def line_key(dash: Any = "-", width: float = 1.1, color: str = MUTED, alpha: float = 1.0) -> Line2D:
-    """A legend key for a kind of line, whatever the arm."""
+    """Make a legend key for a kind of line, whatever the arm."""
     return Line2D([], [], color=color, linestyle=dash, lw=width, alpha=alpha)
 
 
 def point_key(
     marker: str = "o", hollow: bool = False, faint: bool = False, color: str = MUTED
 ) -> Line2D:
-    """A legend key for a kind of point."""
+    """Make a legend key for a kind of point."""
     return Line2D(
         [],
         [],
@@ -550,12 +547,12 @@ def point_key(
 
 
 def band_key(color: str = MUTED) -> Patch:
-    """A legend key for an interval."""
+    """Make a legend key for an interval."""
     return Patch(facecolor=color, alpha=0.2, linewidth=0)
 
 
 def panel_letter(ax: Axes, index: int, title: str = "") -> None:
-    """`a  title` above a panel, the way journals letter them."""
+    """Write `a  title` above a panel, the way journals letter them."""
     letter = "abcdefghijklmnopqrstuvwxyz"[index]
     ax.set_title(f"{letter}  {title}" if title else letter, fontsize=7.5, pad=4)
 
@@ -568,8 +565,9 @@ def label_points(
     colors: Sequence[str],
     size: float = 4.6,
 ) -> None:
-    """A text beside every point, at the nearest of a fixed set of places where it covers no point
-    and no text.
+    """Write a text beside every point, where it covers no point and no text.
+
+    The place is the nearest of a fixed set.
 
     Call it after the legend and the note, when the layout is final. A text far from its point is
     joined to it.
@@ -643,7 +641,7 @@ def text_table(
     same_rows: bool = False,
     size: float = 6.2,
 ) -> None:
-    """A table of text in an axis: rules above and below, the first `left` columns flush left.
+    """Draw a table of text in an axis: rules above and below, the first `left` columns flush left.
 
     Columns are as wide as their text. With `same_rows` row i lies at y = i + 1 of the axis, so that
     a panel beside it can share the rows; else rows are as close as lines of text.
@@ -710,7 +708,7 @@ def note(fig: Figure, text: str) -> None:
 
 
 def wrap(text: str, width: float, size: float) -> list[str]:
-    """`text` broken at spaces into lines of at most `width` points."""
+    """Break `text` at spaces into lines of at most `width` points."""
     space = text_width("n n", size) - text_width("nn", size)
     lines: list[list[str]] = [[]]
     used = 0.0

@@ -1,4 +1,4 @@
-"""Where figures get the arrays of a run: from the results on disk, or from an exported folder."""
+"""Arrays of a run for figures: from the results on disk, or from an exported folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .index import Vectors
 
 
 def from_home(home: str | Path | None = None) -> Vectors:
-    """The artifacts of finished runs under $TOKENLAW_HOME (or `home`), checked by their hash."""
+    """Read the artifacts of finished runs under $TOKENLAW_HOME (or `home`), checked by hash."""
 
     def get(run_id: str, name: str) -> Any:
         from ...results_db.read import artifact
@@ -23,7 +23,7 @@ def from_home(home: str | Path | None = None) -> Vectors:
 
 
 def from_folder(folder: str | Path) -> Vectors:
-    """Arrays exported as FOLDER/RUN_ID/NAME (NAME ends in .npy or .npz), or JSON (.json)."""
+    """Read arrays exported as FOLDER/RUN_ID/NAME (NAME ends in .npy or .npz), or JSON (.json)."""
     root = Path(folder)
     if not root.is_dir():
         raise ValueError(f"vectors: {str(root)!r} is not a folder")

@@ -29,7 +29,7 @@ class Config:
 
 
 def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
-    """Panels `AXIS/generation` and `AXIS/reconstruction` for the axes that vary."""
+    """Tabulate the panels `AXIS/generation` and `AXIS/reconstruction` for the axes that vary."""
     panels.need(df, ("arm", "run_id"), "ablation")
     y = panels.distance_column(df, "ablation", config.distance)
     kept = panels.need(df, ("arm", y), "ablation")
@@ -68,7 +68,7 @@ def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
 
 
 def _swept(kept: pd.DataFrame, axis: str, other: str) -> pd.DataFrame:
-    """The runs that differ in `axis` alone: the other axis at its usual value, or off.
+    """Select the runs that differ in `axis` alone: the other axis at its usual value, or off.
 
     Without a causal model its weight means nothing, so a run without either belongs to both sweeps.
     """
@@ -82,7 +82,7 @@ def _swept(kept: pd.DataFrame, axis: str, other: str) -> pd.DataFrame:
 
 
 def _over_sizes(swept: pd.DataFrame, axis: str, y: str) -> list[dict[str, object]]:
-    """The mean over generator sizes at each value that all sizes have."""
+    """Average over generator sizes at each value that all sizes have."""
     by_size = [runs.groupby(axis)[y].mean() for _, runs in panels.sizes_of(swept)]
     together = pd.concat(by_size, axis=1).dropna()
     return [
@@ -100,7 +100,7 @@ def _over_sizes(swept: pd.DataFrame, axis: str, y: str) -> list[dict[str, object
 
 
 def draw(df: pd.DataFrame, config: Config = Config(), table: pd.DataFrame | None = None) -> Figure:
-    """One column per axis; generation above reconstruction."""
+    """Draw one column per axis; generation above reconstruction."""
     table = data(df, config) if table is None else table
     labels = table.attrs["axes"]
     swept = list(dict.fromkeys(panel.split("/")[0] for panel in labels))

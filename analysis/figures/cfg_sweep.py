@@ -86,8 +86,9 @@ def data(
 
 
 def _tried(df: pd.DataFrame, metric: str, vectors: Vectors | None) -> tuple[pd.DataFrame, str]:
-    """A row for each scale that an evaluation tried, and what its distances are to, if not to the
-    reference.
+    """Tabulate the scales that the evaluations tried.
+
+    The second value names the other end of their distances, if it is not the reference.
     """
     rows: list[dict[str, Any]] = []
     modes = set()

@@ -32,7 +32,7 @@ class Config:
 
 
 def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
-    """Panels `loss`, `distance`, and `best`: fitted frontiers read off at a few budgets."""
+    """Tabulate the panels `loss`, `distance`, and `best`: fitted frontiers at a few budgets."""
     panels.need(df, NEEDS, "codebook_size")
     table = panels.compression_rows(
         df,
@@ -58,7 +58,7 @@ def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
 def _best_rows(
     df: pd.DataFrame, table: pd.DataFrame, metric: str, config: Config
 ) -> list[dict[str, object]]:
-    """The fitted frontier of every codebook size at budgets that all of them cover."""
+    """Read off the fitted frontier of every codebook size at budgets that all of them cover."""
     fits = table[(table["panel"] == metric) & (table["layer"] == "fit straight")]
     runs = table[(table["panel"] == metric) & (table["layer"] == "run")]
     ranges = runs.groupby("group")["x"].agg(["min", "max"])
@@ -87,7 +87,7 @@ def _best_rows(
 
 
 def _read_off(fit: pd.DataFrame, column: str, budget: float) -> float:
-    """The curve's value at `budget`, interpolated between its grid points in log-log."""
+    """Return the curve's value at `budget`, interpolated between its grid points in log-log."""
     ordered = fit.sort_values("x")
     values = ordered[column].astype(float)
     known = values.notna() & (values > 0)
@@ -98,7 +98,7 @@ def _read_off(fit: pd.DataFrame, column: str, budget: float) -> float:
 
 
 def draw(df: pd.DataFrame, config: Config = Config(), table: pd.DataFrame | None = None) -> Figure:
-    """Panels side by side: one colour per codebook size, then one shade per budget."""
+    """Draw panels side by side: one colour per codebook size, then one shade per budget."""
     table = data(df, config) if table is None else table
     with style.paper():
         axes = table.attrs["axes"]

@@ -52,7 +52,11 @@ class Config:
 def data(
     df: pd.DataFrame, config: Config = Config(), vectors: Vectors | None = None
 ) -> pd.DataFrame:
-    """Panels `entropy` (measured, null, held-out loss, bound) and `unique` (share of prefixes)."""
+    """Tabulate the panels `entropy` and `unique`.
+
+    `entropy` has the measured, null, held-out loss and bound curves, `unique` the share of
+    prefixes.
+    """
     kept = panels.need(df, (*NEEDS, config.group), "conditional_entropy")
     if vectors is None:
         raise ValueError("conditional_entropy: needs the vectors of the runs")
@@ -111,7 +115,7 @@ def data(
 
 
 def sizes_of_codes(row: pd.Series) -> tuple[int, ...]:
-    """K_t of a row's tokenizer: its schedule where it has one, else one size everywhere."""
+    """Return K_t of a row's tokenizer: its schedule's if it has one, else one size everywhere."""
     top, length = int(row["codebook_size"]), int(row["tokens_per_image"])
     schedule = row.get("schedule")
     if not isinstance(schedule, str):
@@ -128,7 +132,7 @@ def sizes_of_codes(row: pd.Series) -> tuple[int, ...]:
 
 
 def _bound(measured: np.ndarray, sizes: tuple[int, ...], images: int) -> np.ndarray:
-    """What N samples allow at most: min(log2 K_t, log2 N - H(x_<t))."""
+    """Compute the most that N samples allow: min(log2 K_t, log2 N - H(x_<t))."""
     before = np.concatenate([[0.0], np.cumsum(measured)[:-1]])
     left = np.maximum(0.0, math.log2(images) - before)
     return np.minimum(np.log2(np.asarray(sizes[: len(left)], dtype=float)), left)
@@ -151,7 +155,7 @@ def draw(
     vectors: Vectors | None = None,
     table: pd.DataFrame | None = None,
 ) -> Figure:
-    """A panel of curves for every arm, then the share of unique prefixes of all."""
+    """Draw a panel of curves for every arm, then the share of unique prefixes of all."""
     table = data(df, config, vectors) if table is None else table
     looks = style.arm_looks(table["group"])
     arms = list(looks)

@@ -49,7 +49,7 @@ class Config:
 
 
 def pair(df: pd.DataFrame, config: Config) -> tuple[str, str]:
-    """(arm, reference) of the comparison. Raises ValueError when the table has not both."""
+    """Return (arm, reference) of the comparison. Raise ValueError when the table has not both."""
     arms = style.arm_order(df["arm"].dropna())
     reference = config.reference or arms[0]
     others = [arm for arm in arms if arm != reference]
@@ -64,7 +64,7 @@ def pair(df: pd.DataFrame, config: Config) -> tuple[str, str]:
 
 
 def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
-    """Runs, frontiers, fits and gains, one panel for each metric and one for the gains."""
+    """Tabulate runs, frontiers, fits and gains, one panel for each metric and one for the gains."""
     finished = panels.need(df, NEEDS, "crt_vs_baseline")
     arm, reference = pair(finished, config)
     both = df[df["arm"].isin([arm, reference])]
@@ -121,7 +121,7 @@ def _gain_rows(gain: Gain, metric: str) -> list[dict[str, object]]:
 
 
 def draw(df: pd.DataFrame, config: Config = Config(), table: pd.DataFrame | None = None) -> Figure:
-    """Panels side by side: a metric each, then the gain."""
+    """Draw panels side by side: a metric each, then the gain."""
     table = data(df, config) if table is None else table
     axes_of = table.attrs["axes"]
     metrics = {metric: label for metric, (_, label, *_) in axes_of.items()}
@@ -160,7 +160,10 @@ def draw(df: pd.DataFrame, config: Config = Config(), table: pd.DataFrame | None
 
 
 def _draw_gain(ax: Axes, gains: pd.DataFrame, shades: dict[str, style.Look]) -> None:
-    """The gains on a log axis that shows the data's range: extrapolation may leave the panel."""
+    """Draw the gains on a log axis that shows the data's range.
+
+    Extrapolation may leave the panel.
+    """
     inside_values: list[float] = []
     for metric, look in shades.items():
         for form, line in (("straight", "-"), ("floor", ":")):

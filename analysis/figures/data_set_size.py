@@ -26,7 +26,7 @@ class Config:
 
 
 def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
-    """Panels `loss` and `distance` against the number of training images."""
+    """Tabulate the panels `loss` and `distance` against the number of training images."""
     kept = panels.need(df, NEEDS, "data_set_size")
     panels.needs_factor(kept, "num_train", "data_set_size", 1.25)
     metrics = {}
@@ -61,7 +61,7 @@ def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
 
 
 def draw(df: pd.DataFrame, config: Config = Config(), table: pd.DataFrame | None = None) -> Figure:
-    """A panel per metric: colour is the arm, the line style the generator size."""
+    """Draw a panel per metric: colour is the arm, the line style the generator size."""
     table = data(df, config) if table is None else table
     labels = table.attrs["axes"]
     looks = style.arm_looks(table["group"])

@@ -34,9 +34,7 @@ class Config:
 
 
 def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
-    """Runs with error bars, frontier points, fitted curves and the clean floor as one tidy
-    table.
-    """
+    """Tabulate runs with error bars, frontier points, fitted curves and the clean floor."""
     panels.need(df, NEEDS, "distance_vs_flops")
     y = panels.distance_column(df, "distance_vs_flops", config.y)
     kept = panels.need(df, (config.group, config.x, y), "distance_vs_flops")
@@ -71,6 +69,6 @@ def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
 
 
 def draw(df: pd.DataFrame, config: Config = Config(), table: pd.DataFrame | None = None) -> Figure:
-    """One panel, log-log."""
+    """Draw one panel, log-log."""
     table = data(df, config) if table is None else table
     return panels.scaling_figure(table, label_points=config.label_points)

@@ -29,7 +29,7 @@ class Config:
 
 
 def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
-    """One row per finished run, and the rank correlation of each arm."""
+    """Tabulate one row per finished run, and the rank correlation of each arm."""
     panels.need(df, NEEDS, "distance_vs_loss")
     y = panels.distance_column(df, "distance_vs_loss", config.distance)
     x = panels.loss_column(df, "distance_vs_loss", config.loss, config.group)
@@ -51,7 +51,7 @@ def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
 
 
 def draw(df: pd.DataFrame, config: Config = Config(), table: pd.DataFrame | None = None) -> Figure:
-    """One panel, log-log."""
+    """Draw one panel, log-log."""
     table = data(df, config) if table is None else table
     with style.paper():
         fig, (ax,) = style.figure(style.DOUBLE if config.label_points else style.SINGLE)

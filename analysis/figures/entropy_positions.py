@@ -33,7 +33,7 @@ class Config:
 def data(
     df: pd.DataFrame, config: Config = Config(), vectors: Vectors | None = None
 ) -> pd.DataFrame:
-    """Panels `entropy`, `loss` (both by position), `sizes` and `skew` (by codebook size)."""
+    """Tabulate `entropy` and `loss` by position, `sizes` and `skew` by codebook size."""
     kept = panels.need(df, (*NEEDS, config.group), "entropy_positions")
     if vectors is None:
         raise ValueError("entropy_positions: needs the vectors of the runs")
@@ -104,7 +104,7 @@ def _by_position(
 
 
 def _one_size(kept: pd.DataFrame, config: Config) -> tuple[str, pd.DataFrame]:
-    """The generator size of the loss panel, and each arm's longest-trained run of it."""
+    """Choose the generator size of the loss panel, and each arm's longest-trained run of it."""
     arms = kept[config.group].nunique()
     options = [
         (name, runs) for name, runs in panels.sizes_of(kept) if runs[config.group].nunique() == arms
@@ -125,7 +125,7 @@ def draw(
     vectors: Vectors | None = None,
     table: pd.DataFrame | None = None,
 ) -> Figure:
-    """Four panels."""
+    """Draw the four panels."""
     table = data(df, config, vectors) if table is None else table
     axes = table.attrs["axes"]
     looks = style.arm_looks(table["group"])
@@ -159,7 +159,7 @@ def draw(
 def _draw_sizes(
     ax: style.Axes, part: pd.DataFrame, looks: dict[str, style.Look], reference: bool
 ) -> None:
-    """Entropies over codebook size; over the arms when all codebooks are of one size."""
+    """Draw entropies over codebook size; over the arms when all codebooks are of one size."""
     sizes = sorted({float(x) for x in part["x"]})
     order = list(looks)
     one = len(sizes) == 1

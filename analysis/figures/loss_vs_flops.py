@@ -43,7 +43,7 @@ class Config:
 
 
 def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
-    """Runs, frontier points and fitted curves as one tidy table."""
+    """Tabulate runs, frontier points and fitted curves."""
     panels.need(df, NEEDS, "loss_vs_flops")
     y = panels.loss_column(df, "loss_vs_flops", config.y, config.group)
     kept = panels.need(df, (config.group, config.x, y), "loss_vs_flops")
@@ -66,6 +66,6 @@ def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
 
 
 def draw(df: pd.DataFrame, config: Config = Config(), table: pd.DataFrame | None = None) -> Figure:
-    """One panel, log-log."""
+    """Draw one panel, log-log."""
     table = data(df, config) if table is None else table
     return panels.scaling_figure(table, label_points=config.label_points)

@@ -30,7 +30,7 @@ class Config:
 
 
 def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
-    """Panels `AXIS/METRIC`; a tokenizer counts once, however many generators use it."""
+    """Tabulate the panels `AXIS/METRIC`; a tokenizer counts once, whatever its generators."""
     kept = panels.need(df, NEEDS, "quantizer_scaling")
     metric = config.distance or next(
         (c for c in ("rfid", "rfcd") if c in kept.columns and kept[c].notna().any()), None
@@ -72,13 +72,13 @@ def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
 
 
 def _swept(kept: pd.DataFrame, axis: str, group: str) -> bool:
-    """Whether some quantizer was made at values of `axis` that can be told apart."""
+    """Tell if some quantizer was made at values of `axis` that can be told apart."""
     ends = kept.groupby(group)[axis].agg(["min", "max"])
     return bool((ends["max"].astype(float) >= 1.9 * ends["min"].astype(float)).any())
 
 
 def draw(df: pd.DataFrame, config: Config = Config(), table: pd.DataFrame | None = None) -> Figure:
-    """A column per setting, distance above usage."""
+    """Draw a column per setting, distance above usage."""
     table = data(df, config) if table is None else table
     labels = table.attrs["axes"]
     axes = list(dict.fromkeys(panel.split("/")[0] for panel in labels))

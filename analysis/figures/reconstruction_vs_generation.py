@@ -31,7 +31,7 @@ class Config:
 
 
 def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
-    """One row per tokenizer and generator size: the longest-trained run."""
+    """Tabulate one row per tokenizer and generator size: the longest-trained run."""
     panels.need(df, NEEDS, "reconstruction_vs_generation")
     y = panels.distance_column(df, "reconstruction_vs_generation", config.distance)
     x = {"gfid": "rfid", "gfcd": "rfcd"}.get(y)
@@ -74,7 +74,7 @@ def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
 
 
 def draw(df: pd.DataFrame, config: Config = Config(), table: pd.DataFrame | None = None) -> Figure:
-    """One panel, log-log; colour is the generator size."""
+    """Draw one panel, log-log; colour is the generator size."""
     table = data(df, config) if table is None else table
     ours = table[table["layer"] != "published"]
     sizes = list(dict.fromkeys(ours["group"]))

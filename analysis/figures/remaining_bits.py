@@ -34,7 +34,7 @@ class Config:
 def data(
     df: pd.DataFrame, config: Config = Config(), vectors: Vectors | None = None
 ) -> pd.DataFrame:
-    """Layers `measured` and `capacity` of every arm."""
+    """Tabulate the layers `measured` and `capacity` of every arm."""
     kept = panels.need(df, (*NEEDS, config.group), "remaining_bits")
     if vectors is None:
         raise ValueError("remaining_bits: needs the vectors of the runs")
@@ -83,7 +83,7 @@ def draw(
     vectors: Vectors | None = None,
     table: pd.DataFrame | None = None,
 ) -> Figure:
-    """One panel."""
+    """Draw the panel."""
     table = data(df, config, vectors) if table is None else table
     looks = style.arm_looks(table["group"])
     with style.paper():

@@ -34,7 +34,10 @@ class Config:
 
 
 def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
-    """One row per system: `published` first, then `user`: the longest-trained run of each size."""
+    """Tabulate one row per system, `published` first.
+
+    `user` follows: the longest-trained run of each size.
+    """
     kept = panels.need(df, NEEDS, "system_table")
     rows: list[dict[str, object]] = []
     published = read("system")
@@ -91,7 +94,7 @@ def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
 
 
 def draw(df: pd.DataFrame, config: Config = Config(), table: pd.DataFrame | None = None) -> Figure:
-    """A table with a strip of dots for gFID on a log axis."""
+    """Draw a table with a strip of dots for gFID on a log axis."""
     table = data(df, config) if table is None else table
     heads = ["system", "generator", "params", "tokens", *[head for head, _ in SHOWN.values()]]
     lines, bold = [], []

@@ -29,7 +29,7 @@ class Config:
 
 
 def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
-    """One panel for each metric the table has."""
+    """Tabulate one panel for each metric the table has."""
     kept = panels.need(df, NEEDS, "tokenizer_scaling")
     panels.needs_factor(kept, "tokenizer_params", "tokenizer_scaling", 1.5)
     kept = kept.assign(line=_lines(kept, config.group))
@@ -86,7 +86,7 @@ def _lines(kept: pd.DataFrame, group: str | None) -> pd.Series:
 
 
 def draw(df: pd.DataFrame, config: Config = Config(), table: pd.DataFrame | None = None) -> Figure:
-    """A row of panels; the line style is the generator size."""
+    """Draw a row of panels; the line style is the generator size."""
     table = data(df, config) if table is None else table
     labels = table.attrs["axes"]
     looks = style.arm_looks(table["group"])

@@ -30,7 +30,7 @@ class Config:
 
 
 def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
-    """Panels `loss`, `distance` and, where known, `inference`."""
+    """Tabulate the panels `loss`, `distance` and, where known, `inference`."""
     panels.need(df, NEEDS, "tokens_per_image")
     return panels.compression_rows(
         df,
@@ -45,7 +45,7 @@ def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
 
 
 def draw(df: pd.DataFrame, config: Config = Config(), table: pd.DataFrame | None = None) -> Figure:
-    """Panels side by side, one colour per number of tokens."""
+    """Draw panels side by side, one colour per number of tokens."""
     table = data(df, config) if table is None else table
     with style.paper():
         axes = table.attrs["axes"]

@@ -95,7 +95,7 @@ def _number(row: pd.Series, column: str, default: int) -> int:
 
 
 def draw(df: pd.DataFrame, config: Config = Config(), table: pd.DataFrame | None = None) -> Figure:
-    """The curves on the left, the table on the right."""
+    """Draw the curves on the left, the table on the right."""
     table = data(df, config) if table is None else table
     summary = table[table["layer"] == "summary"]
     looks = style.arm_looks(summary["group"])

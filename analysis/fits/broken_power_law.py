@@ -180,7 +180,10 @@ class Law(base.CurveLaw):
 
 
 def _starts(u: np.ndarray, log_y: np.ndarray, weights: np.ndarray, free: bool) -> np.ndarray:
-    """The best grid points over (break, f, floor); the rest is linear least squares on logs."""
+    """Search the best grid points over (break, f, floor).
+
+    The rest is linear least squares on logs.
+    """
     places = np.quantile(u, np.linspace(0.1, 0.9, 9))
     softness = np.array([0.1, 0.4, 1.2])
     shares = np.array([0.0, 0.5, 0.8, 0.95]) if free else np.array([0.0])

@@ -109,8 +109,9 @@ class Law(base.CurveLaw):
     def optimum(
         self, params: Mapping[str, np.ndarray], x: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The compute-optimal N* and D* [B, n] at FLOPs x = 6 N D (arXiv:2203.15556, eq. 4); NaN
-        where no float can hold one of them.
+        """Return the compute-optimal N* and D* [B, n] at FLOPs x = 6 N D (arXiv:2203.15556, eq. 4).
+
+        NaN where no float can hold one of them.
         """
         log_n, log_d = _log_optimum(params, x)
         return base.exp_or_nan(log_n), base.exp_or_nan(log_d)
@@ -137,7 +138,7 @@ class Law(base.CurveLaw):
 
 
 def _log_optimum(params: Mapping[str, np.ndarray], x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """log N* and log D* [B, n] at FLOPs x."""
+    """Return log N* and log D* [B, n] at FLOPs x."""
     alpha, beta = params["alpha"][:, None], params["beta"][:, None]
     log_a, log_b = np.log(params["A"])[:, None], np.log(params["B"])[:, None]
     log_g = (np.log(alpha) + log_a - np.log(beta) - log_b) / (alpha + beta)
@@ -147,7 +148,10 @@ def _log_optimum(params: Mapping[str, np.ndarray], x: np.ndarray) -> tuple[np.nd
 
 
 def chinchilla_terms(u: np.ndarray, v: np.ndarray, log_y: np.ndarray) -> Terms:
-    """Terms of E + exp(a - alpha u) + exp(b - beta v); u, v are log N, log D about their means."""
+    """Return the terms of E + exp(a - alpha u) + exp(b - beta v).
+
+    u and v are log N and log D about their means.
+    """
     num = len(u)
     features = np.zeros((3, num, 5))
     features[1, :, 1] = features[2, :, 2] = 1.0

@@ -78,7 +78,7 @@ class Law(base.Law):
     def _minima(
         self, data: Data, role: str, y_Bn: np.ndarray, weights_Bn: np.ndarray, degree: int = 0
     ) -> optimum.Minima:
-        """The best point of every budget: the lowest or, where more is better, the highest."""
+        """Find the best point of every budget: the lowest or, where more is better, the highest."""
         found = optimum.minima(
             data.columns["x"],
             data.columns[role],

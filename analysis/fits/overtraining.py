@@ -134,7 +134,7 @@ class Law(base.CurveLaw):
 
 
 def _axes(columns: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """log C and log M."""
+    """Return log C and log M."""
     given = base.sizes(columns)
     if given is None:
         raise ValueError("overtraining: parameters and tokens (n, d) are needed")

@@ -105,7 +105,8 @@ class Law(base.CurveLaw):
         use_Bk: np.ndarray,
         params: Mapping[str, float],
     ) -> dict[str, np.ndarray]:
-        """The least squares law of every draw through its own points, from the point fit `params`.
+        """Fit every draw's law by least squares through its own points, from the point fit
+        `params`.
 
         For floor "none" in closed form, for "free" by Newton.
         """
@@ -140,7 +141,7 @@ class Law(base.CurveLaw):
         return ()
 
     def _terms(self, u: np.ndarray, log_y: np.ndarray) -> Terms:
-        """Terms of E + exp(a - b u); u is log x about its mean."""
+        """Return the terms of E + exp(a - b u); u is log x about its mean."""
         low, high = float(log_y.min()) - 25.0, float(log_y.max()) + 25.0
         num = len(u)
         one, none = np.ones(num), np.zeros(num)

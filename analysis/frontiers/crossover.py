@@ -1,4 +1,4 @@
-"""Where two frontiers cross, and the compute gain of one arm over another, with their uncertainty.
+"""Crossing of two frontiers, and compute gain of one arm over another, with their uncertainty.
 
 Both are functions of two fitted power laws, y = E + a x^-b, and of their paired draws.
 
@@ -37,7 +37,7 @@ class Line(Brief):
 
 
 def log_curve(params: Mapping[str, np.ndarray], log_x: np.ndarray) -> np.ndarray:
-    """log y [B, G] of power laws at log x."""
+    """Compute log y [B, G] of power laws at log x."""
     power = np.log(params["a"])[:, None] - params["b"][:, None] * log_x
     if "E" not in params:
         return power
@@ -46,7 +46,7 @@ def log_curve(params: Mapping[str, np.ndarray], log_x: np.ndarray) -> np.ndarray
 
 
 def inverse(params: Mapping[str, np.ndarray], y: np.ndarray) -> np.ndarray:
-    """The x [B, G] at which each law reaches y [B, G] or [G]; inf where it never does."""
+    """Solve for the x [B, G] at which each law reaches y [B, G] or [G]; inf where it never does."""
     floor = params["E"][:, None] if "E" in params else 0.0
     b = params["b"][:, None]
     excess = y - floor
@@ -58,7 +58,7 @@ def inverse(params: Mapping[str, np.ndarray], y: np.ndarray) -> np.ndarray:
 
 
 def crossover(first: Line, second: Line, *, form: str, direction: str = "lower") -> Crossover:
-    """Where the laws of two arms cross, between both arms' data and 2 decades beyond on each side.
+    """Find where the laws of two arms cross, within their data and 2 decades beyond each end.
 
     A draw that does not cross counts as a crossing beyond the end at which the order would change,
     so that the interval is open (None) there when enough draws do so.
@@ -161,7 +161,9 @@ def gain(
     direction: str = "lower",
     grid: np.ndarray | None = None,
 ) -> Gain:
-    """gain(C) = C_ref(L(C)) / C over the arm's own compute: above 1, the reference needs more.
+    """Compute gain(C) = C_ref(L(C)) / C over the arm's own compute.
+
+    Above 1, the reference needs more.
 
     `direction` is the metric's; a reference that does not improve with compute reaches nothing.
     """
@@ -207,7 +209,7 @@ def _gains(
     log_x: np.ndarray,
     direction: str,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The gain [B, G] and the reference's compute [B, G]; inf where it cannot reach the value."""
+    """Compute the gain [B, G] and the reference's compute [B, G]; inf if it misses the value."""
     needed = inverse(reference, np.exp(log_curve(arm, log_x)))
     improves = reference["b"] > 0 if direction == "lower" else reference["b"] < 0
     needed = np.where(improves[:, None], needed, np.inf)
@@ -215,7 +217,7 @@ def _gains(
 
 
 def _total(params: Mapping[str, np.ndarray]) -> np.ndarray:
-    """NaN where any parameter is."""
+    """Sum all parameters: NaN where any parameter is."""
     if not params:
         return np.empty(0)
     return np.sum(list(params.values()), axis=0)
@@ -224,7 +226,7 @@ def _total(params: Mapping[str, np.ndarray]) -> np.ndarray:
 def _nearest_root(
     grid: np.ndarray, gaps: np.ndarray, target: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The sign change of each row nearest to `target` (inf: none), and how many there are."""
+    """Find the sign change of each row nearest to `target` (inf: none), and count all of them."""
     left, right = gaps[:, :-1], gaps[:, 1:]
     change = (left > 0) != (right > 0)
     share = np.where(change, left / np.where(change, left - right, 1.0), 0.0)

@@ -11,7 +11,10 @@ from ..table import Data
 
 
 def expected_lead(num_runs: float) -> float:
-    """The expected lead of the best of K standard normal runs over their mean (K = 5: 1.163)."""
+    """Compute the expected lead of the best of K standard normal runs over their mean.
+
+    K = 5: 1.163.
+    """
     if num_runs <= 1:
         return 0.0
     z = np.linspace(-9.0, 9.0, 4001)
@@ -20,7 +23,7 @@ def expected_lead(num_runs: float) -> float:
 
 
 def false_gain(num_runs: float, noise: float, slope: float) -> float:
-    """The compute gain that K runs per budget seem to give over 1: exp(lead noise / slope).
+    """Compute the gain that K runs per budget seem to give over 1: exp(lead noise / slope).
 
     `noise` is the run-to-run standard deviation of log y, `slope` the b of y ~ x^-b.
     """
@@ -28,13 +31,13 @@ def false_gain(num_runs: float, noise: float, slope: float) -> float:
 
 
 def runs_per_budget(data: Data, bins_per_decade: float, start: float) -> float:
-    """The median number of runs in a bin of compute."""
+    """Return the median number of runs in a bin of compute."""
     bins = bin_numbers(data.columns["x"], bins_per_decade, start)
     return float(np.median(np.unique(bins, return_counts=True)[1]))
 
 
 def replicate_noise(data: Data) -> float | None:
-    """The standard deviation of log y between runs that differ in their seed only; None without."""
+    """Return the standard deviation of log y between runs that differ only in seed; else None."""
     inputs = [data.columns[role] for role in ("x", "n", "d") if role in data.columns]
     ids = distinct(*inputs)
     count = np.bincount(ids)

@@ -38,7 +38,7 @@ class Points(Brief):
 
 
 def pareto(x: np.ndarray, y: np.ndarray, *, direction: str = "lower") -> np.ndarray:
-    """The row numbers of the Pareto set, x ascending: no other run has x <= and a better y.
+    """Return the row numbers of the Pareto set, x ascending: no other run has x <= and a better y.
 
     Ties: of runs with equal x and y the first row stays; of equal x only the best y; of equal y
     only the lowest x. A row with a NaN or infinite x or y is never in the set. `direction` says
@@ -56,7 +56,7 @@ def pareto(x: np.ndarray, y: np.ndarray, *, direction: str = "lower") -> np.ndar
 
 
 def candidates(name: str, data: Data, direction: str, start: float) -> np.ndarray:
-    """The runs that an envelope can use in some resample of single runs, row numbers."""
+    """Return the row numbers of the runs that an envelope can use in a resample of single runs."""
     x, value = data.columns["x"], signed(data.columns["y"], direction)
     everything = np.arange(len(x))
     if len(x) <= THIN_ABOVE or name in ("isoflop", "model"):
@@ -87,7 +87,10 @@ def draw(
     start: float,
     point: Solved | None = None,
 ) -> Points:
-    """The envelope `name` of each resample; bins begin at `start`, `point` is the model's fit."""
+    """Compute the envelope `name` of each resample.
+
+    Bins begin at `start`; `point` is the model's fit.
+    """
     x = data.columns["x"]
     num_draws = len(weights_Bn)
     same = len(log_y_Bn) == 1
@@ -135,7 +138,7 @@ def draw(
 def _pareto_draws(
     x: np.ndarray, value_Bn: np.ndarray, weights_Bn: np.ndarray, same: bool
 ) -> np.ndarray:
-    """Which runs are in the Pareto set of each resample, [B, n]."""
+    """Mark the runs in the Pareto set of each resample, [B, n]."""
     use = np.zeros(value_Bn.shape, dtype=bool)
     # `same`: all draws have the same values.
     present = np.where(weights_Bn > 0, value_Bn, np.inf)
@@ -154,7 +157,7 @@ def _pareto_draws(
 
 
 def _lower_hull(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Which of the points (u ascending, v descending) are on the lower convex hull."""
+    """Return the indices of the points (u ascending, v descending) on the lower convex hull."""
     kept: list[int] = []
     for at in range(len(u)):
         while len(kept) >= 2:
@@ -174,7 +177,7 @@ def _model(
     direction: str,
     point: Solved | None,
 ) -> Points:
-    """The compute-optimal loss of approach 3 fitted to all runs, on a grid of compute."""
+    """Fit approach 3 to all runs; return the compute-optimal loss on a grid of compute."""
     num_draws = len(weights_Bn)
     if "n" not in data.columns or "d" not in data.columns:
         return _none("needs parameters and tokens (--n, --d)", num_draws)
@@ -201,7 +204,7 @@ def _model(
 
 
 def model_point(data: Data) -> Solved | None:
-    """The approach 3 fit that warm-starts the draws of the model envelope; None if it has none."""
+    """Fit approach 3 once to warm-start the draws of the model envelope; None if it cannot."""
     law = chinchilla.Law(chinchilla.Config())
     if "n" not in data.columns or "d" not in data.columns or law.refuse(data) is not None:
         return None

@@ -13,7 +13,7 @@ import pandas as pd
 
 
 def names() -> tuple[str, ...]:
-    """The tables there are."""
+    """List the published tables."""
     return tuple(
         sorted(
             f.name.removesuffix(".csv")
@@ -24,7 +24,7 @@ def names() -> tuple[str, ...]:
 
 
 def read(name: str) -> pd.DataFrame:
-    """The published table `name`; ValueError with the known names when there is none."""
+    """Read the published table `name`; ValueError with the known names when there is none."""
     if name not in names():
         raise ValueError(f"published: {name!r} is unknown; allowed: {', '.join(names())}")
     return _read(name).copy()
