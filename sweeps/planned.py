@@ -147,7 +147,7 @@ class Plan:
                 entry["gpu_hours"] = run.gpu_hours
                 entry["hours_source"] = run.hours_source
                 if run.state in ("done", "diverged") and run.id in before:
-                    # What was expected of it, not what is known by now.
+                    # The plan keeps the estimate made before the run, not its measured values.
                     entry |= before[run.id]
             content["dropped"] = [{"cell": cell, "reason": why} for cell, why in self.dropped]
             content["created_at"] = now_text()
