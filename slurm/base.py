@@ -221,8 +221,8 @@ def shared_environment(code: Path) -> dict[str, str]:
     """Select the part of `worker_environment` that a process on another node lacks there."""
     known = worker_environment(code)
     names = ("PYTHONPATH", "PYTHONUNBUFFERED", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-    names += ("OPENBLAS_NUM_THREADS", "TOKENLAW_FAST_START")
-    return {name: known[name] for name in names if name in known}
+    more = ("OPENBLAS_NUM_THREADS", "TOKENLAW_FAST_START")
+    return {name: known[name] for name in (*names, *more) if name in known}
 
 
 def trainer_command(*arguments: str, python: str = sys.executable) -> list[str]:

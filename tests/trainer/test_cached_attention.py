@@ -4,7 +4,8 @@ import interpreted
 import torch
 
 from tokenlaw.trainer.accounting.config import LlamaConfig
-from tokenlaw.trainer.models.llama import Attention, Cache, rope_table
+from tokenlaw.trainer.models.llama import Attention, rope_table
+from tokenlaw.trainer.models.operations import Cache
 
 HEADS, LENGTH, TILE = 2, 10, 4
 CASES = (
@@ -48,7 +49,7 @@ def compare(size: int, dtype: torch.dtype, how: str) -> None:
         for position in range(LENGTH):
             x_B1D = torch.randn(batch, 1, width)
             row = None if table is None else table[position : position + 1]
-            q, k, v = attention.project(x_B1D, row)
+            q, k, v = attention.split(attention.wqkv(x_B1D), row)
             expected = plain.attend(q, k, v, position).transpose(1, 2).flatten(1)
             qkv = attention.wqkv(x_B1D)[:, 0]
             at, eps = torch.tensor([position]), 1e-5

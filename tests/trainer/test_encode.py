@@ -294,7 +294,8 @@ def test_noise_alone_falls_off_the_entropy_cliff(sizes, expected):
     np.testing.assert_allclose(found, expected, atol=0.02)
 
 
-def test_a_tokenizer_that_is_loaded_draws_no_weights(tmp_path):
+def test_a_tokenizer_that_is_loaded_draws_no_weights(tmp_path, monkeypatch):
+    monkeypatch.delenv("TOKENLAW_FAST_START", raising=False)
     run_dir = tiny.done(tmp_path, "tokenizer", tiny.tokenizer(iterations=1))
     tokenizer, quantizer, config = build.load_tokenizer(run_dir, torch.device("cpu"))
     drawn = torch.get_rng_state()

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 
 from tokenlaw.trainer.accounting import flops
 from tokenlaw.trainer.accounting.config import LlamaConfig
-from tokenlaw.trainer.models.llama import Cache, Generator, rope_table, rotate
+from tokenlaw.trainer.models.llama import Generator, rope_table, rotate
+from tokenlaw.trainer.models.operations import Cache
 
 SHAPES = {
     "plain": {},

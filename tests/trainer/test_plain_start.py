@@ -11,7 +11,7 @@ from tokenlaw.trainer.fast_start.adamw import AdamW
 
 
 def chain(home):
-    """A tokenizer with a discriminator, its codes, a generator, reconstructions; all finished."""
+    """A tokenizer with a GAN, its codes, a generator and reconstructions, all finished."""
     tokenizer, codes = tiny.codes_chain(home, tiny.tokenizer())
     generator = tiny.done(home, "generator", tiny.generator(), {"codes": codes})
     psnr = tiny.reconstructions(metrics=[tiny.part("psnr")])

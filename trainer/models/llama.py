@@ -8,7 +8,9 @@ call.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +20,7 @@ from ..accounting.config import LlamaConfig
 from ..accounting.flops import llama_hidden
 from ..kernels import float8, usable
 from ..loop.optim import derive_seed
+from .operations import Cache, CachedOperations, KernelOperations, Operations
 
 CPU = torch.device("cpu")
 
@@ -99,10 +102,9 @@ class Attention(nn.Module):
         self.q_norm = nn.LayerNorm(self.head_size, bias=False) if config.qk_norm else nn.Identity()
         self.k_norm = nn.LayerNorm(self.head_size, bias=False) if config.qk_norm else nn.Identity()
 
-    def project(self, x_BTD: Tensor, table_TE2: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values [B, H, T, E]."""
-        qkv = self.wqkv(x_BTD).unflatten(-1, (3, self.heads, self.head_size))
-        q_BTHE, k_BTHE, v_BTHE = qkv.unbind(2)
+    def split(self, qkv_BTP: Tensor, table_TE2: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values [B, H, T, E] from the projection."""
+        q_BTHE, k_BTHE, v_BTHE = qkv_BTP.unflatten(-1, (3, self.heads, self.head_size)).unbind(2)
         q_BTHE, k_BTHE = self.q_norm(q_BTHE), self.k_norm(k_BTHE)
         if table_TE2 is not None:
             q_BTHE, k_BTHE = rotate(q_BTHE, table_TE2), rotate(k_BTHE, table_TE2)
@@ -114,10 +116,6 @@ class Attention(nn.Module):
         if isinstance(self.q_norm, nn.LayerNorm) and isinstance(self.k_norm, nn.LayerNorm):
             return self.q_norm.weight, self.k_norm.weight
         return None, None
-
-    def merge(self, attended_BHTE: Tensor) -> Tensor:
-        """The heads' outputs, joined and mixed: [B, T, D]."""
-        return self.wo(attended_BHTE.transpose(1, 2).flatten(2))
 
 
 class SwiGLU(nn.Module):
@@ -132,20 +130,6 @@ class SwiGLU(nn.Module):
         hidden = llama_hidden(config.width, config.hidden_multiple)
         self.w13 = Linear(config.width, 2 * hidden, bias=False)
         self.w2 = Linear(hidden, config.width, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.float8 and self.training:
-            return float8.feed_forward(x, self.w13.weight, self.w2.weight)
-        gate, value = self.w13(x).chunk(2, dim=-1)
-        return self.w2(F.silu(gate) * value)
-
-    def by_kernels(self, x: Tensor) -> Tensor:
-        """As `forward`, where kernels of our own run."""
-        from ..kernels.swiglu import swiglu
-
-        if self.float8 and self.training:
-            return float8.feed_forward(x, self.w13.weight, self.w2.weight)
-        return self.w2(swiglu(self.w13(x)))
 
 
 class Block(nn.Module):
@@ -167,81 +151,34 @@ class Block(nn.Module):
         table_TE2: Tensor | None = None,
         class_BD: Tensor | None = None,
     ) -> Tensor:
-        """Whole sequences, as in training."""
-        q, k, v, modulation = self.before(x_BTD, table_TE2, class_BD)
-        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.after(x_BTD, attended, modulation)
-
-    def by_kernels(
-        self,
-        x_BTD: Tensor,
-        delta_BTD: Tensor | None,
-        drop: float,
-        seed: int,
-        angles_TP: tuple[Tensor, Tensor] | None,
-    ) -> tuple[Tensor, Tensor]:
-        """As `forward` without AdaLN, where kernels of our own run.
-
-        The block's input is x + dropout(delta) with dropout rate `drop`, and its output is left as
-        such a pair too: an addition, its dropout and the norm after it are one kernel. `angles_TP`:
-        cosine and sine of each pair of dimensions.
-        """
-        from ..kernels.causal_attention import causal_attention
-        from ..kernels.residual_norm import residual_norm
-
-        attention, norm, ffn_norm = self.attention, self.attention_norm, self.ffn_norm
-        x_BTD, normed = residual_norm(x_BTD, delta_BTD, norm.weight, norm.eps, drop, seed)
-        attended = causal_attention(
-            attention.wqkv(normed),
-            attention.heads,
-            *attention.gains(),
-            *(angles_TP or (None, None)),
-        )
-        drop = self.residual_dropout.p if self.training else 0.0
-        x_BTD, normed = residual_norm(
-            x_BTD, attention.wo(attended), ffn_norm.weight, ffn_norm.eps, drop, seed + 1
-        )
-        return x_BTD, self.ffn.by_kernels(normed)
-
-    def before(
-        self, x_BTD: Tensor, table_TE2: Tensor | None, class_BD: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Queries, keys and values [B, H, T, E], and the modulation [B, 1, 6 D] of AdaLN."""
-        normed, modulation = self.attention_norm(x_BTD), None
+        """Whole sequences by plain operations, as in training: what torch compiles."""
+        modulation = None
         if self.adaln is not None:
             assert class_BD is not None
             modulation = self.adaln(F.silu(class_BD))[:, None]
-            gamma, beta, *_ = modulation.chunk(6, dim=-1)
-            normed = normed * (1 + gamma) + beta
-        return *self.attention.project(normed, table_TE2), modulation
+        ops = Operations(x_BTD, table_TE2)
+        self.body(ops, modulation)
+        return ops.x
 
-    def after(self, x_BTD: Tensor, attended_BHTE: Tensor, modulation: Tensor | None) -> Tensor:
-        """The block's output, from its input and what its heads attended to."""
-        attended = self.attention.merge(attended_BHTE)
-        if modulation is None:
-            x_BTD = x_BTD + self.residual_dropout(attended)
-            return x_BTD + self.ffn_dropout(self.ffn(self.ffn_norm(x_BTD)))
-        _, _, alpha1, gamma2, beta2, alpha2 = modulation.chunk(6, dim=-1)
-        x_BTD = x_BTD + alpha1 * self.residual_dropout(attended)
-        normed = self.ffn_norm(x_BTD) * (1 + gamma2) + beta2
-        return x_BTD + alpha2 * self.ffn_dropout(self.ffn(normed))
+    def body(self, ops: Operations, modulation: Tensor | None = None) -> None:
+        """Add attention, then the feed-forward layer, to the stream of `ops`.
 
-
-class Cache:
-    """Keys and values of one layer, allocated once: [B, H, L, E] each."""
-
-    def __init__(
-        self, shape_BHLE: tuple[int, int, int, int], device: torch.device, dtype: torch.dtype
-    ) -> None:
-        self.k = torch.empty(shape_BHLE, device=device, dtype=dtype)
-        self.v = torch.empty(shape_BHLE, device=device, dtype=dtype)
-
-    def attend(self, q_BH1E: Tensor, k_BH1E: Tensor, v_BH1E: Tensor, position: int) -> Tensor:
-        """Stores the keys and values of `position`; what its queries find up to there, as q."""
-        self.k[:, :, position] = k_BH1E[:, :, 0]
-        self.v[:, :, position] = v_BH1E[:, :, 0]
-        k, v = self.k[:, :, : position + 1], self.v[:, :, : position + 1]
-        return F.scaled_dot_product_attention(q_BH1E, k, v)
+        The one text of a block, in training and in sampling. `modulation` [..., 6 D] is AdaLN's.
+        """
+        gamma1 = beta1 = alpha1 = gamma2 = beta2 = alpha2 = None
+        if modulation is not None:
+            gamma1, beta1, alpha1, gamma2, beta2, alpha2 = modulation.chunk(6, dim=-1)
+        attention, ffn = self.attention, self.ffn
+        qkv = ops.project(self.attention_norm, attention.wqkv, gamma1, beta1)
+        attended = ops.attend(attention, qkv)
+        ops.add_product(attention.wo, attended, self.residual_dropout, alpha1)
+        if ffn.float8 and ffn.training:
+            normed = ops.norm(self.ffn_norm, gamma2, beta2)
+            update = float8.feed_forward(normed, ffn.w13.weight, ffn.w2.weight)
+            ops.add(update, self.ffn_dropout, alpha2)
+        else:
+            hidden = ops.swiglu(ops.project(self.ffn_norm, ffn.w13, gamma2, beta2))
+            ops.add_product(ffn.w2, hidden, self.ffn_dropout, alpha2)
 
 
 def _table(entries: int, width: int) -> nn.Embedding:
@@ -343,41 +280,39 @@ class Generator(nn.Module):
             x_BTD = x_BTD.to(torch.get_autocast_dtype(x_BTD.device.type))
         x_BTD = self.token_dropout(x_BTD)
         if self.uses_kernels:
-            return self._hidden_by_kernels(x_BTD, table)
+            # One number a call from the generator that the step has seeded, on the CPU: nothing
+            # waits.
+            seed = int(torch.randint(1 << 30, ())) if self.training else 0
+            return self.through(KernelOperations(x_BTD, table, seed), [None] * len(self.adalns))
         for block in self.blocks:
             x_BTD = block(x_BTD, table, class_BD)
-        return self.final_norm(x_BTD, class_BD)
+        return self.final_norm(Operations(x_BTD), self.modulation(self.final_adaln, class_BD))
 
     @property
     def uses_kernels(self) -> bool:
         """Whether blocks run by kernels of our own, which leave nothing for torch.compile."""
         return usable(self.head.weight) and not self.config.adaln
 
-    def _hidden_by_kernels(self, x_BTD: Tensor, table_TE2: Tensor | None) -> Tensor:
-        """`hidden` from the embeddings on."""
-        from ..kernels.residual_norm import residual_norm
+    @property
+    def adalns(self) -> list[Linear | None]:
+        """Layers of AdaLN: of each block, and of the final norm."""
+        return [*(block.adaln for block in self.blocks), self.final_adaln]  # type: ignore[list-item]
 
-        angles = None
-        if table_TE2 is not None:
-            angles = table_TE2[:, ::2, 0].contiguous(), table_TE2[:, 1::2, 1].contiguous()
-        drop = self.config.ffn_dropout if self.training else 0.0
-        # One number a call from the generator that the step has seeded, on the CPU: nothing waits.
-        seed = int(torch.randint(1 << 30, ())) if self.training else 0
-        delta = None
-        for index, block in enumerate(self.blocks):
+    @staticmethod
+    def modulation(layer: Linear | None, class_BD: Tensor) -> Tensor | None:
+        """What AdaLN makes of the class, the same for all positions."""
+        return None if layer is None else layer(F.silu(class_BD))[:, None]
+
+    def through(self, ops: Operations, modulations: Sequence[Tensor | None]) -> Tensor:
+        """Final normalised activations from the stream of `ops`; modulations as `adalns`."""
+        for block, modulation in zip(self.blocks, modulations[:-1], strict=True):
             assert isinstance(block, Block)
-            x_BTD, delta = block.by_kernels(x_BTD, delta, drop, seed + 2 * index, angles)
-        _, normed = residual_norm(
-            x_BTD, delta, self.norm.weight, self.norm.eps, drop, seed + 2 * len(self.blocks)
-        )
-        return normed
+            block.body(ops, modulation)
+        return self.final_norm(ops, modulations[-1])
 
-    def final_norm(self, x_BTD: Tensor, class_BD: Tensor) -> Tensor:
-        x_BTD = self.norm(x_BTD)
-        if self.final_adaln is not None:
-            scale, shift = self.final_adaln(F.silu(class_BD))[:, None].chunk(2, dim=-1)
-            x_BTD = x_BTD * (1 + scale) + shift
-        return x_BTD
+    def final_norm(self, ops: Operations, modulation: Tensor | None) -> Tensor:
+        scale, shift = (None, None) if modulation is None else modulation.chunk(2, dim=-1)
+        return ops.norm(self.norm, scale, shift)
 
     # -------------------------------------------------------------------------- one token at a time
 
@@ -399,8 +334,7 @@ class Generator(nn.Module):
             table = self.rope[position : position + 1]
         if torch.is_autocast_enabled(x_BTD.device.type):
             x_BTD = x_BTD.to(torch.get_autocast_dtype(x_BTD.device.type))  # as in `hidden`
-        for block, cache in zip(self.blocks, caches, strict=True):
-            assert isinstance(block, Block)
-            q, k, v, modulation = block.before(x_BTD, table, class_BD)
-            x_BTD = block.after(x_BTD, cache.attend(q, k, v, position), modulation)
-        return self.head(self.final_norm(x_BTD, class_BD))[:, 0].float()
+        owners: list[Any] = [block.attention for block in self.blocks]
+        ops = CachedOperations(x_BTD, table, dict(zip(owners, caches, strict=True)), position)
+        modulations = [self.modulation(layer, class_BD) for layer in self.adalns]
+        return self.head(self.through(ops, modulations))[:, 0].float()

@@ -19,29 +19,123 @@ from torch import Tensor, nn
 
 from ..accounting.config import SamplingConfig
 from ..kernels import usable
-from ..models.llama import Attention, Block, Cache, Generator, Linear, RMSNorm, rotate
+from ..models.llama import Attention, Block, Generator, RMSNorm
+from ..models.operations import Cache, KernelOperations, Operations
 from .draw import NO_KERNELS, draw
 
 
-class _Matrices(NamedTuple):
+class _Past(NamedTuple):
+    """The position, and of each layer the cache, with the units of an int8 one."""
+
+    position_1: Tensor
+    caches: dict[Attention, tuple[Cache, Tensor | None]]
+
+
+class _Plain(Operations):
+    """Plain operations on one token of each row."""
+
+    def __init__(self, x_RD: Tensor, table_LE2: Tensor | None, past: _Past) -> None:
+        super().__init__(x_RD, table_LE2)
+        self._past = past
+
+    def attend(self, attention: Attention, qkv: Tensor) -> Tensor:
+        position_1, (cache, _) = self._past.position_1, self._past.caches[attention]
+        table = self.table_TE2
+        row_1E2 = None if table is None else table.index_select(0, position_1)
+        q, k, v = attention.split(qkv[:, None], row_1E2)
+        cache.k.index_copy_(2, position_1, k)
+        cache.v.index_copy_(2, position_1, v)
+        known_L = torch.arange(cache.k.shape[2], device=k.device) <= position_1
+        attended_RH1E = F.scaled_dot_product_attention(q, cache.k, cache.v, known_L[None])
+        return attended_RH1E.transpose(1, 2).flatten(1)
+
+
+class _Kernels(KernelOperations):
+    """Kernels on one token of each row."""
+
+    def __init__(self, x_RD: Tensor, table_LE2: Tensor | None, past: _Past) -> None:
+        super().__init__(x_RD, table_LE2)
+        self._past = past
+
+    def attend(self, attention: Attention, qkv: Tensor) -> Tensor:
+        return self._attend(attention, qkv, None, 0.0)
+
+    def _attend(
+        self, attention: Attention, qkv: Tensor, stream_RD: Tensor | None, stream_eps: float
+    ) -> Tensor:
+        from ..kernels.cached_attention import attend_cached
+
+        cache, units_2RHL = self._past.caches[attention]
+        gains, eps = None, 0.0
+        if isinstance(attention.q_norm, nn.LayerNorm) and isinstance(
+            attention.k_norm, nn.LayerNorm
+        ):
+            gains, eps = (attention.q_norm.weight, attention.k_norm.weight), attention.q_norm.eps
+        return attend_cached(
+            qkv, cache.k, cache.v, self._past.position_1, gains, eps, self.table_TE2, units_2RHL,
+            stream_RD, stream_eps,
+        )  # fmt: skip
+
+
+class _WithoutNorms(_Kernels):
+    """A norm before a product is a factor of each row, which the kernel after the product makes
+    from the row again; and a product adds what it makes to the stream by itself. At a few hundred
+    rows each kernel less is two microseconds less.
+
+    So products of `matrices` lack that factor, and only `attend` and `swiglu` can take them up;
+    those of other layers are whole.
+    """
+
+    def __init__(
+        self,
+        x_RD: Tensor,
+        table_LE2: Tensor | None,
+        past: _Past,
+        matrices: dict[nn.Linear, Tensor],
+    ) -> None:
+        super().__init__(x_RD.clone(), table_LE2, past)
+        self._matrices, self._eps = matrices, 0.0
+
+    def project(
+        self, norm: RMSNorm, linear: nn.Linear, gamma: Tensor | None, beta: Tensor | None
+    ) -> Tensor:
+        if linear not in self._matrices:
+            return super().project(norm, linear, gamma, beta)
+        self._eps = norm.eps
+        return self.x @ self._matrices[linear].T
+
+    def attend(self, attention: Attention, qkv: Tensor) -> Tensor:
+        return self._attend(attention, qkv, self.x, self._eps)
+
+    def swiglu(self, both: Tensor) -> Tensor:
+        from ..kernels.swiglu import normed_swiglu
+
+        return normed_swiglu(both, self.x, self._eps)
+
+    def add(self, update: Tensor, dropout: nn.Dropout, alpha: Tensor | None) -> None:
+        assert alpha is None
+        self.x.add_(update)
+
+    def add_product(
+        self, linear: nn.Linear, y: Tensor, dropout: nn.Dropout, alpha: Tensor | None
+    ) -> None:
+        if linear not in self._matrices:
+            return super().add_product(linear, y, dropout, alpha)
+        assert alpha is None
+        self.x.addmm_(y, self._matrices[linear].T)
+
+
+def _matrices(block: Block, dtype: torch.dtype) -> dict[nn.Linear, Tensor]:
     """A block's weights in the dtype of products; in `wqkv` and `w13` with the gain of the norm
-    before them, so that what is left of it is a factor of each row."""
-
-    wqkv_PD: Tensor
-    wo_DD: Tensor
-    w13_PD: Tensor
-    w2_DP: Tensor
-
-    @classmethod
-    def of(cls, block: nn.Module, dtype: torch.dtype) -> _Matrices:
-        assert isinstance(block, Block)
-        attention, ffn = block.attention, block.ffn
-        return cls(
-            (attention.wqkv.weight.float() * block.attention_norm.weight).to(dtype),
-            attention.wo.weight.to(dtype),
-            (ffn.w13.weight.float() * block.ffn_norm.weight).to(dtype),
-            ffn.w2.weight.to(dtype),
-        )
+    before them, so that what is left of it is a factor of each row.
+    """
+    attention, ffn = block.attention, block.ffn
+    return {
+        attention.wqkv: (attention.wqkv.weight.float() * block.attention_norm.weight).to(dtype),
+        attention.wo: attention.wo.weight.to(dtype),
+        ffn.w13: (ffn.w13.weight.float() * block.ffn_norm.weight).to(dtype),
+        ffn.w2: ffn.w2.weight.to(dtype),
+    }
 
 
 class TokenStep:
@@ -83,23 +177,23 @@ class TokenStep:
         self._input_RD = embedding.new_zeros(
             rows, embedding.shape[1], dtype=embedding.dtype if learned else self._dtype
         )
-        self._caches = generator.new_cache(rows, device, torch.int8 if in_bytes else self._dtype)
-        for cache in self._caches:  # plain attention reads, with no weight, what is not yet set
+        units_2RHL = None
+        caches: dict[Attention, tuple[Cache, Tensor | None]] = {}
+        self._matrices: dict[nn.Linear, Tensor] = {}  # none: norms have kernels of their own
+        new = generator.new_cache(rows, device, torch.int8 if in_bytes else self._dtype)
+        for block, cache in zip(generator.blocks, new, strict=True):
+            assert isinstance(block, Block)
+            # Plain attention reads, with no weight, what is not yet set.
             cache.k.zero_()
             cache.v.zero_()
-        self._units_2RHL: list[Tensor | None] = [None] * len(self._caches)  # of an int8 cache
-        if in_bytes:
-            shape = (2, *self._caches[0].k.shape[:3])
-            self._units_2RHL = [torch.zeros(shape, device=device) for _ in self._caches]
+            if in_bytes:
+                units_2RHL = torch.zeros(2, *cache.k.shape[:3], device=device)
+            caches[block.attention] = cache, units_2RHL
+            if self._kernels and not generator.config.adaln:
+                self._matrices |= _matrices(block, self._dtype)
+        self._past = _Past(self._position_1, caches)
         # AdaLN's modulations depend on the class alone: computed once, not at every token.
-        self._layers: list[Linear | None] = []
-        for block in generator.blocks:
-            assert isinstance(block, Block)
-            self._layers.append(block.adaln)
-        self._layers.append(generator.final_adaln)
-        self._matrices: list[_Matrices] = []  # none: norms have kernels of their own
-        if self._kernels and not generator.config.adaln:
-            self._matrices = [_Matrices.of(block, self._dtype) for block in generator.blocks]
+        self._layers = generator.adalns
         self._modulations_RP = [
             None
             if layer is None
@@ -159,115 +253,20 @@ class TokenStep:
         uniform_B = self._uniform_BL.index_select(1, self._position_1)[:, 0]
         return draw(logits_RV, uniform_B, self._sampling, size_1)
 
-    # ------------------------------------------------------------------------------- the layers
-
     def _logits(self) -> Tensor:
         """As `Generator.step`, whose comments apply; [R, V]."""
         generator = self._generator
-        x_RD, delta_RD = self._input_RD, None
+        x_RD, table = self._input_RD, None
         if generator.config.position == "learned":
             x_RD = x_RD + generator.positions.index_select(0, self._position_1)
             x_RD = x_RD.to(self._dtype)
+        else:
+            table = generator.rope
+        ops: Operations
         if self._matrices:
-            return generator.head(self._without_norms(x_RD))
-        *modulations, final = self._modulations_RP
-        layers = zip(generator.blocks, self._caches, self._units_2RHL, modulations, strict=True)
-        for block, cache, units, modulation in layers:
-            assert isinstance(block, Block)
-            gamma1 = beta1 = alpha1 = gamma2 = beta2 = alpha2 = None
-            if modulation is not None:
-                gamma1, beta1, alpha1, gamma2, beta2, alpha2 = modulation.chunk(6, dim=-1)
-            x_RD, normed_RD = self._add_norm(x_RD, delta_RD, block.attention_norm)
-            qkv_RP = block.attention.wqkv(_modulated(normed_RD, gamma1, beta1))
-            attended_RD = self._attend(qkv_RP, block.attention, cache, units)
-            delta_RD = _scaled(block.attention.wo(attended_RD), alpha1)
-            x_RD, normed_RD = self._add_norm(x_RD, delta_RD, block.ffn_norm)
-            both_RP = block.ffn.w13(_modulated(normed_RD, gamma2, beta2))
-            delta_RD = _scaled(block.ffn.w2(self._gate(both_RP)), alpha2)
-        _, normed_RD = self._add_norm(x_RD, delta_RD, generator.norm)
-        if final is not None:
-            normed_RD = _modulated(normed_RD, *final.chunk(2, dim=-1))
-        return generator.head(normed_RD)
-
-    def _without_norms(self, x_RD: Tensor) -> Tensor:
-        """The blocks, and the final norm. A norm before a product is a factor of each row, which
-        the kernel after the product makes from the row again; and a product adds what it makes to
-        the stream by itself. At a few hundred rows each kernel less is two microseconds less.
-        """
-        from ..kernels.swiglu import normed_swiglu
-
-        generator, x_RD = self._generator, x_RD.clone()
-        layers = zip(generator.blocks, self._matrices, self._caches, self._units_2RHL, strict=True)
-        for block, weights, cache, units in layers:
-            assert isinstance(block, Block)
-            qkv_RP = x_RD @ weights.wqkv_PD.T
-            norm = block.attention_norm
-            attended_RD = self._attend(qkv_RP, block.attention, cache, units, x_RD, norm.eps)
-            x_RD.addmm_(attended_RD, weights.wo_DD.T)
-            both_RP = x_RD @ weights.w13_PD.T
-            x_RD.addmm_(normed_swiglu(both_RP, x_RD, block.ffn_norm.eps), weights.w2_DP.T)
-        return self._add_norm(x_RD, None, generator.norm)[1]
-
-    def _add_norm(
-        self, x_RD: Tensor, delta_RD: Tensor | None, norm: RMSNorm
-    ) -> tuple[Tensor, Tensor]:
-        if self._kernels:
-            from ..kernels.residual_norm import residual_norm
-
-            return residual_norm(x_RD, delta_RD, norm.weight, norm.eps)
-        if delta_RD is not None:
-            x_RD = x_RD + delta_RD
-        return x_RD, norm(x_RD)
-
-    def _gate(self, both_RP: Tensor) -> Tensor:
-        if self._kernels:
-            from ..kernels.swiglu import swiglu
-
-            return swiglu(both_RP)
-        gate, value = both_RP.chunk(2, dim=-1)
-        return F.silu(gate) * value
-
-    def _attend(
-        self,
-        qkv_RP: Tensor,
-        attention: Attention,
-        cache: Cache,
-        units_2RHL: Tensor | None,
-        stream_RD: Tensor | None = None,
-        stream_eps: float = 0.0,
-    ) -> Tensor:
-        """What the heads find, joined: [R, D]. Its keys and values go into the cache first."""
-        table = None if self._generator.config.position == "learned" else self._generator.rope
-        norms = attention.q_norm, attention.k_norm
-        if self._kernels:
-            from ..kernels.cached_attention import attend_cached
-
-            gains, eps = None, 0.0
-            if isinstance(norms[0], nn.LayerNorm) and isinstance(norms[1], nn.LayerNorm):
-                gains, eps = (norms[0].weight, norms[1].weight), norms[0].eps
-            return attend_cached(
-                qkv_RP, cache.k, cache.v, self._position_1, gains, eps, table, units_2RHL,
-                stream_RD, stream_eps,
-            )  # fmt: skip
-        qkv = qkv_RP.unflatten(-1, (1, 3, attention.heads, attention.head_size))
-        q_R1HE, k_R1HE, v_R1HE = qkv.unbind(2)
-        q_R1HE, k_R1HE = norms[0](q_R1HE), norms[1](k_R1HE)
-        if table is not None:
-            row_1E2 = table.index_select(0, self._position_1)
-            q_R1HE, k_R1HE = rotate(q_R1HE, row_1E2), rotate(k_R1HE, row_1E2)
-        q, k, v = (t.transpose(1, 2).to(v_R1HE.dtype) for t in (q_R1HE, k_R1HE, v_R1HE))
-        cache.k.index_copy_(2, self._position_1, k)
-        cache.v.index_copy_(2, self._position_1, v)
-        known_L = torch.arange(cache.k.shape[2], device=k.device) <= self._position_1
-        found = F.scaled_dot_product_attention(q, cache.k, cache.v, known_L[None])
-        return found.transpose(1, 2).flatten(1)
-
-
-def _modulated(normed_RD: Tensor, gamma_RD: Tensor | None, beta_RD: Tensor | None) -> Tensor:
-    if gamma_RD is None or beta_RD is None:
-        return normed_RD
-    return normed_RD * (1 + gamma_RD) + beta_RD
-
-
-def _scaled(delta_RD: Tensor, alpha_RD: Tensor | None) -> Tensor:
-    return delta_RD if alpha_RD is None else alpha_RD * delta_RD
+            ops = _WithoutNorms(x_RD, table, self._past, self._matrices)
+        elif self._kernels:
+            ops = _Kernels(x_RD, table, self._past)
+        else:
+            ops = _Plain(x_RD, table, self._past)
+        return generator.head(generator.through(ops, self._modulations_RP))
