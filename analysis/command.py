@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from .direction import told
 from .frontiers.compare import compare
 from .laws.fit import fit as fit_table
 from .laws.fitted import Fit, law_of, outside, predict
+from .request import FitRequest, FrontierRequest
 from .table import POOLED, column_for
 
 # Long arrays that a JSON answer leaves out; `Fit.to_json` keeps them.
@@ -24,45 +26,16 @@ LONG = ("draws", "names", "residuals", "run_ids")
 
 
 def fit(
-    frame: pd.DataFrame,
-    *,
-    law: str = "power_law",
-    x: str | None = None,
-    y: str | None = None,
-    n: str | None = None,
-    d: str | None = None,
-    where: str | None = None,
-    direction: str | None = None,
-    group: str | None = None,
-    bootstrap: int = 1000,
-    by: str = "auto",
-    loss: str = "huber",
-    delta: float = 1e-3,
-    seed: int = 0,
-    floor: str | float | None = None,
-    predict: pd.DataFrame | None = None,
+    frame: pd.DataFrame, request: FitRequest, predict: pd.DataFrame | None = None
 ) -> dict[str, Any]:
-    """The dictionary `tokenlaw fit --json` prints; ValueError (one line) on bad input.
+    """Return the dictionary `tokenlaw fit --json` prints; ValueError (one line) on bad input.
 
     With a `group`, or several arms in the table, there is one answer per group under "groups";
     the group "none" pools the arms (laws that take the arm as an input, such as gfid_from_loss, fit
     all groups at once instead).
     """
-    options: dict[str, Any] = {} if floor is None else {"floor": floor}
-    keywords: dict[str, Any] = {
-        "x": x,
-        "y": y,
-        "n": n,
-        "d": d,
-        "direction": direction,
-        "bootstrap": bootstrap,
-        "by": by,
-        "loss": loss,
-        "delta": delta,
-        "seed": seed,
-        "options": options,
-    }
-    groups = fit_table(frame, law, where=where, group=group, **keywords)
+    law, group = request.law, request.group
+    groups = fit_table(frame, request)
     if isinstance(groups, Fit):
         if groups.status != "ok":
             raise ValueError(f"{law}: {groups.reason} (status {groups.status})")
@@ -86,46 +59,15 @@ def fit(
     }
 
 
-def frontier(
-    frame: pd.DataFrame,
-    *,
-    x: str | None = None,
-    y: str | None = None,
-    n: str | None = None,
-    d: str | None = None,
-    group: str | None = "arm",
-    where: str | None = None,
-    direction: str | None = None,
-    envelope: str = "pareto",
-    reference: str | None = None,
-    bootstrap: int = 1000,
-    by: str = "auto",
-    loss: str = "l2",
-    delta: float = 1e-3,
-    noise: float | None = None,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """The dictionary `tokenlaw frontier --json` prints; ValueError (one line) on bad input."""
+def frontier(frame: pd.DataFrame, request: FrontierRequest) -> dict[str, Any]:
+    """Return the dictionary `tokenlaw frontier --json` prints; ValueError (one line) on bad input.
+
+    The group "none" pools the arms.
+    """
+    group = request.group
     if group == POOLED or (group == "arm" and "arm" not in frame.columns):
-        group = None  # a table without arms is one arm
-    found = compare(
-        frame,
-        x=x,
-        y=y,
-        n=n,
-        d=d,
-        group=group,
-        where=where,
-        direction=direction,
-        envelope=envelope,
-        reference=reference,
-        bootstrap=bootstrap,
-        by=by,
-        loss=loss,
-        delta=delta,
-        noise=noise,
-        seed=seed,
-    )
+        request = dataclasses.replace(request, group=None)  # a table without arms is one arm
+    found = compare(frame, request)
     if all(one.status != "ok" for arm in found.frontiers.values() for one in arm.fits.values()):
         arm, first = next(iter(found.frontiers.items()))
         reason = "; ".join([first.fits["straight"].reason, *told(found)])

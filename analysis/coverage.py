@@ -6,6 +6,7 @@ study was fitted, and count. An interval of 95% that covers 60% is worse than no
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ import pandas as pd
 
 from ..trainer import parts
 from .laws.fit import fit_data, law_named
+from .request import FitRequest
 from .table import prepare
 
 
@@ -30,39 +32,37 @@ class Coverage:
 
 
 def coverage(
-    law: str,
+    law: str | FitRequest,
     params: Mapping[str, float],
     columns: Mapping[str, Any],
     at: Mapping[str, float],
     *,
     noise: float,
     trials: int = 200,
-    draws: int = 200,
-    by: str = "residual",
-    loss: str = "l2",
-    delta: float = 1e-3,
-    options: Mapping[str, Any] | None = None,
-    seed: int = 0,
 ) -> Coverage:
     """Simulate the coverage of the law's interval at the point `at` (role -> value).
 
     `columns` (role -> values) is the design, `params` the truth, `noise` the standard deviation of
-    log y from run to run.
+    log y from run to run. A law's name stands for 200 draws by residual and least squares.
     """
-    made = law_named(law, dict(options or {}))
+    if isinstance(law, FitRequest):
+        request = dataclasses.replace(law, with_checks=False)
+    else:
+        request = FitRequest(law=law, bootstrap=200, by="residual", loss="l2", with_checks=False)
+    made = law_named(request.law, request.options)
     arrays = {name: np.array([value]) for name, value in params.items()}
     design = {role: np.asarray(values) for role, values in columns.items()}
     truth = made.curve(arrays, design)[0]
     point = {role: np.array([value]) for role, value in at.items()}
     target = float(np.log(made.curve(arrays, point)[0, 0]))
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(request.seed)
     held, without, widths, errors = 0, 0, [], []
     for trial in range(trials):
         frame = pd.DataFrame({**design, "y": truth * np.exp(rng.normal(0.0, noise, len(truth)))})
-        data = prepare(frame, {role: role for role in frame}, parts.load("fits", law).REQUIRES)
-        fitted = fit_data(
-            data, law, made, bootstrap=draws, by=by, loss=loss, delta=delta, seed=trial
+        data = prepare(
+            frame, {role: role for role in frame}, parts.load("fits", request.law).REQUIRES
         )
+        fitted = fit_data(data, made, dataclasses.replace(request, seed=trial))
         if not len(fitted.draws):
             without += 1
             continue
@@ -72,7 +72,7 @@ def coverage(
         errors.append(float(np.log(found.y[0])) - target)
     num = trials - without
     if not num:
-        raise ValueError(f"coverage: no trial of {law} with this design gave an interval")
+        raise ValueError(f"coverage: no trial of {request.law} with this design gave an interval")
     return Coverage(
         share=held / num,
         trials=num,

@@ -32,6 +32,7 @@ from scipy.optimize import minimize  # noqa: E402
 
 from tokenlaw.analysis.frontiers.compare import compare  # noqa: E402
 from tokenlaw.analysis.laws.fit import fit, fit_groups  # noqa: E402
+from tokenlaw.analysis.request import FitRequest, FrontierRequest  # noqa: E402
 from tokenlaw.analysis.table import read  # noqa: E402
 
 DELTA = 1e-3
@@ -61,17 +62,17 @@ def main() -> int:
 
     frame, source = chinchilla_table(given.table)
     rows: list[Row] = []
-    fit(frame, "chinchilla", bootstrap=0, **AXES)  # imports and caches
+    fit(frame, FitRequest(law="chinchilla", bootstrap=0, **AXES))  # imports and caches
     ours, row = timed("one chinchilla fit, 240 points", lambda: point(frame), 0.2)
     rows.append(row)
     full, row = timed(
         "the same with L1, L2 and all checks",
-        lambda: fit(frame, "chinchilla", bootstrap=0, **AXES),
+        lambda: fit(frame, FitRequest(law="chinchilla", bootstrap=0, **AXES)),
     )
     rows.append(row)
     draws, row = timed(
         "1,000 bootstrap refits by run",
-        lambda: fit(frame, "chinchilla", bootstrap=1000, with_checks=False, **AXES),
+        lambda: fit(frame, FitRequest(law="chinchilla", bootstrap=1000, with_checks=False, **AXES)),
         20.0,
     )
     rows.append(row)
@@ -88,13 +89,13 @@ def main() -> int:
         keywords: dict[str, Any] = {"x": "flops_train", "y": "gfid"}
         _, row = timed(
             "frontiers, crossovers, gains of its 10 arms",
-            lambda: compare(table, group="arm", bootstrap=0, **keywords),
+            lambda: compare(table, FrontierRequest(group="arm", bootstrap=0, **keywords)),
         )
         rows.append(row)
         _, row = timed(
             "power laws of its 10 arms, all runs",
             lambda: fit_groups(
-                table, "power_law", group="arm", bootstrap=0, with_checks=False, **keywords
+                table, FitRequest(group="arm", bootstrap=0, with_checks=False, **keywords)
             ),
         )
         rows.append(row)
@@ -105,7 +106,7 @@ def main() -> int:
         rows.append(Row(what="  together", goal_seconds=5.0, **sums))
         _, row = timed(
             "the frontiers again with 1,000 draws",
-            lambda: compare(table, group="arm", bootstrap=1000, **keywords),
+            lambda: compare(table, FrontierRequest(group="arm", bootstrap=1000, **keywords)),
         )
         rows.append(row)
 
@@ -156,7 +157,7 @@ def timed(what: str, work: Callable[[], Any], goal: float | None = None) -> tupl
 
 def point(frame: pd.DataFrame) -> Any:
     """The point fit alone, from the table to the frozen result."""
-    return fit(frame, "chinchilla", bootstrap=0, with_checks=False, **AXES)
+    return fit(frame, FitRequest(law="chinchilla", bootstrap=0, with_checks=False, **AXES))
 
 
 def published(frame: pd.DataFrame, num_starts: int) -> float:

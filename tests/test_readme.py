@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from tokenlaw.analysis.frontiers.compare import compare
+from tokenlaw.analysis.request import FrontierRequest
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -40,7 +41,9 @@ def test_the_caption_quotes_the_table_behind_the_picture() -> None:
     assert f"n = {table['tokenizer_id'].nunique()} tokenizers" in CAPTION
     assert set(table.groupby("arm").size()) == {9} and "9 generators on each" in CAPTION
 
-    frontiers = compare(table, x="flops_train", y="val_loss", group="arm", bootstrap=200).frontiers
+    frontiers = compare(
+        table, FrontierRequest(x="flops_train", y="val_loss", group="arm", bootstrap=200)
+    ).frontiers
     floors = [frontiers[arm].fits["floor"].params["E"] for arm in ("vq-seed1", "vq-seed2")]
     quoted = re.findall(r"(\d\.\d\d) \[(\d\.\d\d), (\d\.\d\d)\]", CAPTION)
     assert [float(value) for value, _, _ in quoted] == pytest.approx(floors, abs=0.005)

@@ -23,8 +23,6 @@ LONG_FUNCTIONS = {
     "trainer/kinds/generator.py:main": "a training loop, read from top to bottom",
     "trainer/kinds/codes.py:main": "one kind of run, read from top to bottom",
     "results_db/migrations/versions/0001_first_schema.py:upgrade": "a frozen schema",
-    "analysis/frontiers/compare.py:compare": "validates its request and compares",
-    "analysis/laws/fit.py:fit_data": "validates its request and fits",
     "analysis/table.py:prepare": "the filters of a table, in their order",
     "slurm/launch.py:launch": "the steps of a launch, in their order",
 }

@@ -8,6 +8,7 @@ a band); `text` (for hovering and for point labels).
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from matplotlib.figure import Figure
 
 from ..direction import resolve, told
 from ..frontiers.compare import compare, pareto
+from ..request import FrontierRequest
 from ..result import Comparison
 from . import style
 
@@ -208,30 +210,19 @@ def longest(df: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
 
 def scaling_rows(
     df: pd.DataFrame,
-    x: str,
-    y: str,
+    request: FrontierRequest,
     *,
-    group: str = "arm",
     panel: str = "",
     forms: Sequence[str] = ("straight",),
-    bootstrap: int = 1000,
-    seed: int = 0,
-    reference: str | None = None,
-    envelope: str = "pareto",
 ) -> tuple[list[dict[str, Any]], Comparison]:
-    """Return rows of a metric against FLOPs (runs, frontiers, fits) and the comparison."""
-    comparison = compared(
-        df,
-        x=x,
-        y=y,
-        group=group,
-        reference=reference,
-        envelope=envelope,
-        bootstrap=bootstrap,
-        seed=seed,
-    )
+    """Return rows of a metric against FLOPs (runs, frontiers, fits) and the comparison.
+
+    The request names its columns `x`, `y` and `group`.
+    """
+    comparison = compared(df, request)
+    assert request.x and request.y
     runs = df[df["status"].eq("done")] if "status" in df.columns else df
-    rows = run_rows(runs, x, y, group=group, panel=panel)
+    rows = run_rows(runs, request.x, request.y, group=request.group, panel=panel)
     texts = {row["run_id"]: row["text"] for row in rows}
     for arm in style.arm_order(comparison.frontiers):
         one = comparison.frontiers[arm]
@@ -269,15 +260,15 @@ def scaling_rows(
 _COMPARISONS: dict[str, Comparison] = {}
 
 
-def compared(df: pd.DataFrame, **request: Any) -> Comparison:
+def compared(df: pd.DataFrame, request: FrontierRequest) -> Comparison:
     """`frontier.compare`, remembered: several figures and the report ask for the same one."""
     rows = pd.util.hash_pandas_object(df.astype(str), index=False).to_numpy()
     table = hashlib.sha256(rows.tobytes()).hexdigest()
-    key = f"{table} {list(df.columns)} {df.attrs.get('better')} {sorted(request.items())}"
+    key = f"{table} {list(df.columns)} {df.attrs.get('better')} {request}"
     if key not in _COMPARISONS:
         if len(_COMPARISONS) >= 32:
             _COMPARISONS.pop(next(iter(_COMPARISONS)))
-        _COMPARISONS[key] = compare(df, **request)
+        _COMPARISONS[key] = compare(df, request)
     return _COMPARISONS[key]
 
 
@@ -479,31 +470,29 @@ def scaling_figure(table: pd.DataFrame, *, label_points: bool = False) -> Figure
 def compression_rows(
     df: pd.DataFrame,
     column: str,
+    request: FrontierRequest,
     *,
-    x: str,
     distance: str | None,
-    figure: str,
-    bootstrap: int,
-    seed: int,
     inference: bool = False,
     factor: float = 1.25,
 ) -> pd.DataFrame:
-    """Scaling of the lines that differ in how much the tokenizer compresses (`column`).
+    """Return the scaling of the lines that differ in how much the tokenizer compresses (`column`).
 
     Panels `loss` (bits per image, the only comparable loss here) and, where the table has one,
-    `distance`; with `inference` also the distance against the FLOPs of drawing one image.
+    `distance`; with `inference` also the distance against the FLOPs of drawing one image. The
+    figure bears the name of the column; the request names its column `x`.
     """
-    lines = lines_by(df, column, figure, factor=factor)
-    kept = need(lines, ("line", x), figure)
+    x = str(request.x)
+    lines = lines_by(df, column, column, factor=factor)
+    kept = need(lines, ("line", x), column)
     metrics = {"loss": "val_bits_per_image"}
     if distance or any(d in df.columns and df[d].notna().any() for d in DISTANCES):
-        metrics["distance"] = distance_column(df, figure, distance)
+        metrics["distance"] = distance_column(df, column, distance)
     rows: list[dict[str, Any]] = []
     comparisons = []
     for panel, metric in metrics.items():
-        made, comparison = scaling_rows(
-            lines, x, metric, group="line", panel=panel, bootstrap=bootstrap, seed=seed
-        )
+        asked = dataclasses.replace(request, y=metric, group="line")
+        made, comparison = scaling_rows(lines, asked, panel=panel)
         rows += made
         comparisons.append(comparison)
     labels = axes(kept, {panel: (x, metric) for panel, metric in metrics.items()})

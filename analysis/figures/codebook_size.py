@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ..drawing import panels, style
+from ..request import FrontierRequest
 
 NEEDS = ("arm", "run_id", "flops_train", "val_bits_per_image", "codebook_size")
 OPTIONAL = (
@@ -34,15 +35,9 @@ class Config:
 def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
     """Tabulate the panels `loss`, `distance`, and `best`: fitted frontiers at a few budgets."""
     panels.need(df, NEEDS, "codebook_size")
+    request = FrontierRequest(x=config.x, bootstrap=config.bootstrap, seed=config.seed)
     table = panels.compression_rows(
-        df,
-        "codebook_size",
-        x=config.x,
-        distance=config.distance,
-        figure="codebook_size",
-        factor=1.9,
-        bootstrap=config.bootstrap,
-        seed=config.seed,
+        df, "codebook_size", request, distance=config.distance, factor=1.9
     )
     metric = "distance" if "distance" in table.attrs["axes"] else "loss"
     best = _best_rows(df, table, metric, config)

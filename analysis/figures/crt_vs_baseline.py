@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..drawing import panels, style
+from ..request import FrontierRequest
 from ..result import Gain
 
 NEEDS = ("arm", "run_id", "flops_train", "val_loss")
@@ -76,16 +77,16 @@ def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
     rows: list[dict[str, object]] = []
     notes = []
     for metric in metrics:
-        made, comparison = panels.scaling_rows(
-            both,
-            config.x,
-            metric,
-            panel=metric,
-            bootstrap=config.bootstrap,
-            seed=config.seed,
+        request = FrontierRequest(
+            x=config.x,
+            y=metric,
+            group="arm",
             envelope=config.envelope,
             reference=reference,
+            bootstrap=config.bootstrap,
+            seed=config.seed,
         )
+        made, comparison = panels.scaling_rows(both, request, panel=metric)
         rows.extend(made)
         for gain in comparison.gains:
             if gain.arm == arm:

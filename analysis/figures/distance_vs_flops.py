@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ..drawing import panels
+from ..request import FrontierRequest
 
 NEEDS = ("arm", "run_id", "flops_train")
 OPTIONAL = tuple(
@@ -38,16 +39,15 @@ def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
     panels.need(df, NEEDS, "distance_vs_flops")
     y = panels.distance_column(df, "distance_vs_flops", config.y)
     kept = panels.need(df, (config.group, config.x, y), "distance_vs_flops")
-    rows, comparison = panels.scaling_rows(
-        df,
-        config.x,
-        y,
+    request = FrontierRequest(
+        x=config.x,
+        y=y,
         group=config.group,
-        forms=config.forms,
+        envelope=config.envelope,
         bootstrap=config.bootstrap,
         seed=config.seed,
-        envelope=config.envelope,
     )
+    rows, comparison = panels.scaling_rows(df, request, forms=config.forms)
     table = panels.tidy(rows)
     samples = f"{y}_num_samples"
     bars = bool(table.loc[table["layer"] == "run", "y_low"].notna().any())

@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ..drawing import panels
+from ..request import FrontierRequest
 
 NEEDS = ("arm", "run_id", "flops_train", "val_loss")
 OPTIONAL = (
@@ -47,16 +48,15 @@ def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
     panels.need(df, NEEDS, "loss_vs_flops")
     y = panels.loss_column(df, "loss_vs_flops", config.y, config.group)
     kept = panels.need(df, (config.group, config.x, y), "loss_vs_flops")
-    rows, comparison = panels.scaling_rows(
-        df,
-        config.x,
-        y,
+    request = FrontierRequest(
+        x=config.x,
+        y=y,
         group=config.group,
-        forms=config.forms,
+        envelope=config.envelope,
         bootstrap=config.bootstrap,
         seed=config.seed,
-        envelope=config.envelope,
     )
+    rows, comparison = panels.scaling_rows(df, request, forms=config.forms)
     table = panels.tidy(rows)
     table.attrs.update(
         axes=panels.axes(kept, {"": (config.x, y)}),

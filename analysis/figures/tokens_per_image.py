@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ..drawing import panels, style
+from ..request import FrontierRequest
 
 NEEDS = ("arm", "run_id", "flops_train", "val_bits_per_image", "tokens_per_image")
 OPTIONAL = (
@@ -32,15 +33,9 @@ class Config:
 def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
     """Tabulate the panels `loss`, `distance` and, where known, `inference`."""
     panels.need(df, NEEDS, "tokens_per_image")
+    request = FrontierRequest(x=config.x, bootstrap=config.bootstrap, seed=config.seed)
     return panels.compression_rows(
-        df,
-        "tokens_per_image",
-        x=config.x,
-        distance=config.distance,
-        figure="tokens_per_image",
-        bootstrap=config.bootstrap,
-        seed=config.seed,
-        inference=True,
+        df, "tokens_per_image", request, distance=config.distance, inference=True
     )
 
 

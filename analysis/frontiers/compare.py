@@ -12,7 +12,7 @@ import dataclasses
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -27,8 +27,8 @@ from ..laws.bootstrap import errors
 from ..laws.draws import BATCH_CELLS
 from ..laws.fit import fit_data
 from ..laws.fitted import Bootstrap, Fit
-from ..laws.solve import LOSSES
 from ..notices import Item, Notice, notice
+from ..request import FitRequest, FrontierRequest
 from ..result import Comparison, Crossover, Envelope, Frontier, Gain
 from ..table import Data, column_for, prepare, refuse_mixed_losses
 from ..vocabulary import arm_order
@@ -56,9 +56,26 @@ class Arm(Brief):
     draws: dict[str, dict[str, np.ndarray]]  # form -> parameter -> [B], NaN where a draw failed
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
+class Setup(Brief):
+    """What all arms share: the request, the rows of all of them, what is resampled."""
+
+    request: FrontierRequest
+    data: Data
+    arm_n: np.ndarray  # the number of each row's arm
+    groups: resample.Clusters
+    start: float  # where bins of compute begin
+
+    def envelope(self, name: str, data: Data) -> Points:
+        """Return the envelope `name` of rows as they are, each taken once."""
+        log_y, ones = np.log(data.columns["y"])[None], np.ones((1, data.num_rows))
+        return envelopes.draw(name, data, log_y, ones, direction=data.direction, start=self.start)
+
+
 @np.errstate(over="ignore")  # a draw whose amplitude is beyond any number counts as failed
 def compare(
     frame: pd.DataFrame,
+    request: FrontierRequest | None = None,
     *,
     x: str | None = None,
     y: str | None = None,
@@ -66,71 +83,30 @@ def compare(
     d: str | None = None,
     group: str | None = None,
     where: str | None = None,
-    end_points: bool = True,
-    direction: str | None = None,
-    envelope: str = "pareto",
-    reference: str | None = None,
-    bootstrap: int = 1000,
-    by: str = "auto",
-    loss: str = "l2",
-    delta: float = 1e-3,
-    noise: float | None = None,
-    seed: int = 0,
 ) -> Comparison:
-    """Frontiers of every arm (column `group`), crossovers and gains, straight and with a floor.
+    """Compare the frontiers of the arms (column `group`): crossovers and gains, by both forms.
 
-    `direction` None: as analysis/direction.py finds it. `reference` None: the first of `arm_order`.
-    `noise` is the run-to-run standard deviation of log y where it is known (0.013 for FID between
-    seeds): the residual bootstrap then draws from it.
+    `x`, `y`, `n`, `d` are column names (FLOPs, metric, parameters, tokens); left out, the names of
+    the study table are looked for. `request` says everything else.
     """
-    _refuse_options(envelope, loss, delta, bootstrap, noise)
-    asked = {"x": x, "y": y, "n": n, "d": d, "group": group}
-    needs = ("x", "y") if group is None else ("x", "y", "group")
-    data = prepare(frame, asked, needs, where=where, end_points=end_points)
-    refuse_mixed_losses(data, "the arms" if group is not None else "the rows")
-    data = directed(_with_sizes(data, asked), direction)
-    direction = data.direction
-    names, arm_n = _arms(data)
-    if reference is not None and reference not in names:
-        raise ValueError(f"--reference: no arm {reference!r}; the arms are {', '.join(names)}")
-    base = reference or arm_order(names)[0]
-
-    computed = envelope in ("isoflop", "model")  # points that are no runs
-    fewest = min(int((arm_n == at).sum()) for at in range(len(names)))
-    usual = "residual" if fewest < resample.FEW and not computed else "run"
-    chosen = usual if by == "auto" else by
-    if chosen == "residual" and computed and noise is None:
-        raise ValueError(f"--by: residual with --envelope {envelope} needs --noise")
-    groups = resample.clusters(data, chosen)
-    start = float(data.columns["x"].min())
-    notices = [*data.notices]
-
-    arms = [
-        _arm(name, data.take(arm_n == at), envelope, direction, start, loss, delta)
-        for at, name in enumerate(names)
-    ]
-    made = None
-    if bootstrap:
-        arms, made = _resampled(
-            arms,
-            data,
-            arm_n,
-            groups,
-            chosen,
-            envelope,
-            direction,
-            start,
-            loss,
-            delta,
-            noise,
-            bootstrap,
-            seed,
-            notices,
+    request = (request or FrontierRequest()).on(
+        {"x": x, "y": y, "n": n, "d": d, "group": group, "where": where}
+    )
+    setup, names = _setup(frame, request)
+    data, direction = setup.data, setup.data.direction
+    if request.reference is not None and request.reference not in names:
+        raise ValueError(
+            f"--reference: no arm {request.reference!r}; the arms are {', '.join(names)}"
         )
-    spread = _noises(arms, noise)
+    base = request.reference or arm_order(names)[0]
+    notices = [*data.notices]
+    arms = [_arm(setup, name, data.take(setup.arm_n == at)) for at, name in enumerate(names)]
+    made = None
+    if request.bootstrap:
+        arms, made = _resampled(setup, arms, notices)
     frontiers = {
-        arm.name: _frontier(arm, envelope, direction, start, one, data)
-        for arm, one in zip(arms, spread, strict=True)
+        arm.name: _frontier(setup, arm, noise)
+        for arm, noise in zip(arms, _noises(arms, request.noise), strict=True)
     }
     crossovers = tuple(
         crossover(_line(one, form), _line(other, form), form=form, direction=direction)
@@ -170,23 +146,33 @@ def compare(
         left_out=data.left_out,
         data_hash=data.digest(),
         warnings=tuple(notices),
-        checklist=_checklist(data, envelope, direction, loss, delta, made, arms),
+        checklist=_checklist(setup, made, arms),
     )
 
 
-def _refuse_options(
-    envelope: str, loss: str, delta: float, bootstrap: int, noise: float | None
-) -> None:
-    if envelope not in ENVELOPES:
-        raise ValueError(f"--envelope: {envelope!r} is not known; known: {', '.join(ENVELOPES)}")
-    if loss not in LOSSES:
-        raise ValueError(f"--loss: {loss!r} is not allowed; {', '.join(LOSSES)}")
-    if not delta > 0:
-        raise ValueError(f"--delta: {delta!r} is not allowed; a number > 0 (log units)")
-    if bootstrap < 0:
-        raise ValueError(f"--bootstrap: {bootstrap} is not allowed; 0 or more draws")
-    if noise is not None and not (np.isfinite(noise) and noise > 0):
-        raise ValueError(f"--noise: {noise!r} is not allowed; a standard deviation of log y > 0")
+def _setup(frame: pd.DataFrame, request: FrontierRequest) -> tuple[Setup, list[str]]:
+    """Return the rows with what is resampled, and the names of the arms."""
+    needs = ("x", "y") if request.group is None else ("x", "y", "group")
+    data = prepare(
+        frame, request.columns, needs, where=request.where, end_points=request.end_points
+    )
+    refuse_mixed_losses(data, "the arms" if request.group is not None else "the rows")
+    data = directed(_with_sizes(data, request.columns), request.direction)
+    names, arm_n = _arms(data)
+    computed = request.envelope in ("isoflop", "model")  # points that are no runs
+    fewest = min(int((arm_n == at).sum()) for at in range(len(names)))
+    usual = "residual" if fewest < resample.FEW and not computed else "run"
+    by = usual if request.by == "auto" else request.by
+    if by == "residual" and computed and request.noise is None:
+        raise ValueError(f"--by: residual with --envelope {request.envelope} needs --noise")
+    setup = Setup(
+        request=request,
+        data=data,
+        arm_n=arm_n,
+        groups=resample.clusters(data, by),
+        start=float(data.columns["x"].min()),
+    )
+    return setup, names
 
 
 def _with_sizes(data: Data, asked: Mapping[str, str | None]) -> Data:
@@ -234,23 +220,16 @@ def _points_data(data: Data, log_x: np.ndarray, log_y: np.ndarray, rows: np.ndar
     )
 
 
-def _arm(
-    name: str,
-    data: Data,
-    envelope: str,
-    direction: str,
-    start: float,
-    loss: str,
-    delta: float,
-) -> Arm:
-    """The envelope of one arm and the point fits of both forms."""
-    points = envelopes.draw(
-        envelope,
-        data,
-        np.log(data.columns["y"])[None],
-        np.ones((1, data.num_rows)),
-        direction=direction,
-        start=start,
+def _arm(setup: Setup, name: str, data: Data) -> Arm:
+    """Return one arm with its envelope and the point fits of both forms."""
+    points = setup.envelope(setup.request.envelope, data)
+    through_points = FitRequest(
+        law="power_law",
+        bootstrap=0,
+        by="point",
+        loss=setup.request.loss,
+        delta=setup.request.delta,
+        with_checks=False,
     )
     fits: dict[str, Fit] = {}
     for form in FORMS:
@@ -263,50 +242,22 @@ def _arm(
         use = points.use_Bk[0]
         rows = None if points.row_k is None else points.row_k[use]
         chosen = _points_data(data, points.log_x_k[use], points.log_y_Bk[0, use], rows)
-        one = fit_data(
-            chosen,
-            "power_law",
-            law,
-            bootstrap=0,
-            by="point",
-            loss=loss,
-            delta=delta,
-            seed=0,
-            run_checks=("minimum", "range"),
-        )
+        one = fit_data(chosen, law, through_points, run_checks=("minimum", "range"))
         fits[form] = dataclasses.replace(one, group=name)
     return Arm(name=name, data=data, points=points, fits=fits, draws={})
 
 
 def _resampled(
-    arms: list[Arm],
-    data: Data,
-    arm_n: np.ndarray,
-    groups: resample.Clusters,
-    by: str,
-    envelope: str,
-    direction: str,
-    start: float,
-    loss: str,
-    delta: float,
-    noise: float | None,
-    num: int,
-    seed: int,
-    notices: list[Notice],
+    setup: Setup, arms: list[Arm], notices: list[Notice]
 ) -> tuple[list[Arm], Bootstrap | None]:
-    """The arms with the draws of every form; the envelope is selected again in each."""
-    options = {
-        "envelope": envelope,
-        "direction": direction,
-        "start": start,
-        "loss": loss,
-        "delta": delta,
-    }
+    """Return the arms with the draws of every form; the envelope is selected again in each."""
+    groups, num, seed = setup.groups, setup.request.bootstrap, setup.request.seed
+    by = groups.by
     stretch = 1.0
     if by == "residual":
-        draws, stretch = _by_residual(arms, num, seed, noise, options, notices)
+        draws, stretch = _by_residual(setup, arms, notices)
     else:
-        draws = _by_cluster(arms, arm_n, groups, by, num, seed, options)
+        draws = _by_cluster(setup, arms)
         if groups.num < resample.ROUGH * len(arms):
             notices.append(
                 notice("W-FEW-CLUSTERS", f"{groups.num} clusters by {by} in {len(arms)} arms")
@@ -356,29 +307,22 @@ def _resampled(
     return filled, made
 
 
-def _by_cluster(
-    arms: list[Arm],
-    arm_n: np.ndarray,
-    groups: resample.Clusters,
-    by: str,
-    num: int,
-    seed: int,
-    options: Mapping[str, Any],
-) -> dict[str, dict[str, dict[str, np.ndarray]]]:
-    """arm -> form -> parameter -> [B], by resampled runs or clusters."""
+def _by_cluster(setup: Setup, arms: list[Arm]) -> dict[str, dict[str, dict[str, np.ndarray]]]:
+    """Return arm -> form -> parameter -> [B], by resampled runs or clusters."""
+    arm_n, groups, num = setup.arm_n, setup.groups, setup.request.bootstrap
     answer: dict[str, dict[str, dict[str, np.ndarray]]] = {}
     # A cluster that lies in several arms (a seed, a trunk) is drawn for all of them at once.
     pairs = np.unique(np.stack([groups.ids_n, arm_n]), axis=1).shape[1]
     shared = pairs > groups.num
     single = groups.num == len(arm_n)
     for at, arm in enumerate(arms):
-        rng = np.random.default_rng([seed, 0 if shared else at + 1])
+        rng = np.random.default_rng([setup.request.seed, 0 if shared else at + 1])
         mine = arm_n == at
         rows = np.arange(arm.data.num_rows)
         ids = np.unique(groups.ids_n[mine], return_inverse=True)[1].ravel()
         if single:
             rows = envelopes.candidates(
-                options["envelope"], arm.data, options["direction"], options["start"]
+                setup.request.envelope, arm.data, arm.data.direction, setup.start
             )
         part = arm.data.take(rows)
         size = max(1, BATCH_CELLS // (len(arm_n) if shared else len(rows)))
@@ -392,24 +336,20 @@ def _by_cluster(
             else:
                 weights = resample.weights(ids, many, rng)
             log_y = np.log(part.columns["y"])[None]
-            found.append(_refit(arm, part, log_y, weights, options))
+            found.append(_refit(setup, arm, part, log_y_Bn=log_y, weights_Bn=weights))
         answer[arm.name] = _joined(found)
     return answer
 
 
 def _by_residual(
-    arms: list[Arm],
-    num: int,
-    seed: int,
-    noise: float | None,
-    options: Mapping[str, Any],
-    notices: list[Notice],
+    setup: Setup, arms: list[Arm], notices: list[Notice]
 ) -> tuple[dict[str, dict[str, dict[str, np.ndarray]]], float]:
-    """arm -> form -> parameter -> [B], by noise on every run; and the Student stretch.
+    """Return arm -> form -> parameter -> [B], by noise on every run; and the Student stretch.
 
     The noise is drawn from the residuals of all arms under that form, pooled, because one arm of a
     few points has hardly a degree of freedom of its own.
     """
+    noise, num = setup.request.noise, setup.request.bootstrap
     answer: dict[str, dict[str, dict[str, np.ndarray]]] = {arm.name: {} for arm in arms}
     widest = 1.0
     for form in FORMS:
@@ -425,7 +365,7 @@ def _by_residual(
         if noise is None:
             widest = max(widest, resample.noise_factor(len(pool), num_params)[1])
         for at, arm in enumerate(used):
-            rng = np.random.default_rng([seed, at + 1])
+            rng = np.random.default_rng([setup.request.seed, at + 1])
             size = max(1, BATCH_CELLS // arm.data.num_rows)
             base = np.log(arm.data.columns["y"]).copy()
             if arm.points.row_k is not None:
@@ -438,31 +378,40 @@ def _by_residual(
                 if noise is not None:
                     moved = rng.normal(0.0, noise, shape)
                 else:
-                    moved = resample.residual_noise(pool, num_params, *shape, rng)
-                weights = np.ones(shape)
-                found.append(_refit(arm, arm.data, base + moved, weights, options, (form,)))
+                    moved = resample.residual_noise(pool, num_params, shape, rng)
+                found.append(
+                    _refit(
+                        setup,
+                        arm,
+                        arm.data,
+                        log_y_Bn=base + moved,
+                        weights_Bn=np.ones(shape),
+                        forms=(form,),
+                    )
+                )
             answer[arm.name].update(_joined(found))
     return answer, widest
 
 
 def _refit(
+    setup: Setup,
     arm: Arm,
     part: Data,
+    *,
     log_y_Bn: np.ndarray,
     weights_Bn: np.ndarray,
-    options: Mapping[str, Any],
     forms: tuple[str, ...] = tuple(FORMS),
 ) -> dict[str, dict[str, np.ndarray]]:
-    """form -> parameter -> [B] of one batch of resamples: envelope again, then the law."""
-    model = envelopes.model_point(arm.data) if options["envelope"] == "model" else None
+    """Return form -> parameter -> [B] of a batch of resamples: envelope again, then the law."""
+    request = setup.request
     points = envelopes.draw(
-        options["envelope"],
+        request.envelope,
         part,
         log_y_Bn,
         weights_Bn,
-        direction=options["direction"],
-        start=options["start"],
-        point=model,
+        direction=part.direction,
+        start=setup.start,
+        point=envelopes.model_point(arm.data) if request.envelope == "model" else None,
     )
     answer: dict[str, dict[str, np.ndarray]] = {}
     for form in forms:
@@ -473,7 +422,7 @@ def _refit(
         same = len(log_y) == 1 or bool((log_y == log_y[:1]).all())
         chosen = _points_data(part, points.log_x_k, log_y[0], None)
         can = law.enough(chosen, points.use_Bk.astype(float))
-        if options["loss"] == "l2" and can.any():
+        if request.loss == "l2" and can.any():
             answer[form] = _own_points(law, arm.fits[form], points, can)
             continue
         typical = log_y[0] if same else log_y.mean(axis=0)
@@ -484,8 +433,8 @@ def _refit(
                 chosen,
                 log_y[0] if same else log_y[can],
                 points.use_Bk[can].astype(float),
-                loss=options["loss"],
-                delta=options["delta"],
+                loss=request.loss,
+                delta=request.delta,
                 start=start,
             )
             for key, values in again.params.items():
@@ -561,24 +510,14 @@ def _scatter(arm: Arm) -> float | None:
     return None
 
 
-def _frontier(
-    arm: Arm, envelope: str, direction: str, start: float, noise: float | None, everything: Data
-) -> Frontier:
-    """The frozen result of one arm."""
+def _frontier(setup: Setup, arm: Arm, noise: float | None) -> Frontier:
+    """Return the frozen result of one arm."""
+    envelope, direction = setup.request.envelope, arm.data.direction
     shown = {}
     for name in ENVELOPES:
-        points = arm.points
-        if name != envelope:
-            points = envelopes.draw(
-                name,
-                arm.data,
-                np.log(arm.data.columns["y"])[None],
-                np.ones((1, arm.data.num_rows)),
-                direction=direction,
-                start=start,
-            )
+        points = arm.points if name == envelope else setup.envelope(name, arm.data)
         shown[name] = _envelope(name, points, arm.data)
-    x = everything.columns["x"]
+    x = setup.data.columns["x"]
     grid = np.geomspace(x.min(), x.max() * 10**BEYOND_DECADES, GRID_POINTS)
     curve: dict[str, tuple[float | None, ...]] = {}
     low: dict[str, tuple[float | None, ...]] = {}
@@ -592,7 +531,7 @@ def _frontier(
             ends = np.quantile(fit.curve_draws({"x": grid}), [tail, 1 - tail], axis=0)
             low[form] = tuple(number(one) for one in ends[0])
             high[form] = tuple(number(one) for one in ends[1])
-    per_budget = curse.runs_per_budget(arm.data, envelopes.BINS_PER_DECADE, start)
+    per_budget = curse.runs_per_budget(arm.data, envelopes.BINS_PER_DECADE, setup.start)
     return Frontier(
         arm=arm.name,
         envelope=envelope,
@@ -728,15 +667,8 @@ def _form_notices(crossovers: tuple[Crossover, ...], gains: tuple[Gain, ...]) ->
     return found
 
 
-def _checklist(
-    data: Data,
-    envelope: str,
-    direction: str,
-    loss: str,
-    delta: float,
-    made: Bootstrap | None,
-    arms: list[Arm],
-) -> tuple[Item, ...]:
+def _checklist(setup: Setup, made: Bootstrap | None, arms: list[Arm]) -> tuple[Item, ...]:
+    request, data = setup.request, setup.data
     agree = [
         check.values["starts_agreeing"]
         for arm in arms
@@ -749,14 +681,15 @@ def _checklist(
         *checklist.fit_items(
             law="power_law",
             options={"floor": "none and free, both reported"},
-            loss=loss,
-            delta=delta,
+            loss=request.loss,
+            delta=request.delta,
             num_starts=f"{'all' if lowest == 1 else f'at least {lowest:.0%}'} of the starts agree",
         ),
         *checklist.data_items(data),
         Item(
             name="selection",
-            text=f"{envelope} envelope ({direction} is better), selected again in every resample",
+            text=f"{request.envelope} envelope ({data.direction} is better), "
+            "selected again in every resample",
         ),
         checklist.uncertainty_item(made),
         Item(name="validation", text="see `tokenlaw fit --group` for the held-out largest runs"),

@@ -106,12 +106,12 @@ def noise_factor(num_rows: int, num_params: int) -> tuple[float, float]:
 
 
 def residual_noise(
-    residuals: np.ndarray, num_params: int, draws: int, num_rows: int, rng: np.random.Generator
+    residuals: np.ndarray, num_params: int, shape: tuple[int, int], rng: np.random.Generator
 ) -> np.ndarray:
-    """Noise [B, num_rows] to add to log y: centred residuals, inflated, drawn with replacement."""
+    """Return noise [B, rows] to add to log y: inflated residuals, drawn with replacement."""
     factor, _ = noise_factor(len(residuals), num_params)
     centred = (residuals - residuals.mean()) * factor
-    return centred[rng.integers(len(centred), size=(draws, num_rows))]
+    return centred[rng.integers(len(centred), size=shape)]
 
 
 def interval(draws: np.ndarray, level: float = LEVEL) -> tuple[float, float]:

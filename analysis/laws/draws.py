@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..notices import Notice, notice
+from ..request import FitRequest
 from ..table import Data
 from . import bootstrap as resample
 from . import checks
@@ -22,12 +23,11 @@ MAX_FAILED = 0.1  # share of resamples that cannot be fitted before it is a warn
 def draw_parameters(
     fitted: checks.Fitted,
     groups: resample.Clusters,
-    num: int,
-    by: str,
-    seed: int,
+    request: FitRequest,
     notices: list[Notice],
 ) -> tuple[Bootstrap | None, dict[str, np.ndarray], str]:
-    """The draws of every parameter, how they were made, and why there are none."""
+    """Return the draws of every parameter, how they were made, and why there are none."""
+    num, by, seed = request.bootstrap, groups.by, request.seed
     if num == 0:
         return None, {}, ""
     data, point = fitted.data, fitted.point
@@ -81,9 +81,8 @@ def _residual_draws(
     size = max(1, BATCH_CELLS // data.num_rows)
     found = []
     for at in range(0, num, size):
-        noise = resample.residual_noise(
-            fitted.residuals, point.num_params, min(size, num - at), data.num_rows, rng
-        )
+        shape = (min(size, num - at), data.num_rows)
+        noise = resample.residual_noise(fitted.residuals, point.num_params, shape, rng)
         again = fitted.law.solve(
             data,
             point.fitted_log_Bn[0] + noise,

@@ -11,6 +11,7 @@ import pandas as pd
 from ...trainer import parts
 from ..direction import directed
 from ..notices import Item, Notice, notice
+from ..request import FitRequest
 from ..table import POOLED, Data, NoRows, column_for, prepare, refuse_mixed_losses
 from ..where import keep
 from . import bootstrap as resample
@@ -18,12 +19,11 @@ from . import checklist, checks
 from .draws import draw_parameters, spread
 from .fitted import Check, Fit, Fits
 from .law import Law, Solved
-from .solve import LOSSES
 
 
 def fit(
     frame: pd.DataFrame,
-    law: str,
+    law: str | FitRequest = "power_law",
     *,
     x: str | None = None,
     y: str | None = None,
@@ -31,110 +31,70 @@ def fit(
     d: str | None = None,
     group: str | None = None,
     where: str | None = None,
-    direction: str | None = None,
-    end_points: bool = True,
-    bootstrap: int = 1000,
-    by: str = "auto",
-    loss: str = "huber",
-    delta: float = 1e-3,
-    seed: int = 0,
-    options: dict[str, Any] | None = None,
-    with_checks: bool = True,
 ) -> Fit | Fits:
-    """Fit the law `law` (a file of analysis/fits) to `frame`; a row is the end point of one run.
+    """Fit `law` (a file of analysis/fits) to `frame`; a row is the end point of one run.
 
     A table of several arms gives `Fits`, one per arm; so does `group`, a column, per value of it.
     The group "none" pools the arms. Laws that need the arm fit all arms at once. `x`, `y`, `n`,
     `d` are column names (FLOPs, metric, parameters, tokens); left out, the names of the study table
-    are looked for. `direction` None: as analysis/direction.py finds it. `end_points` False keeps
-    checkpoints. `by` is "run", "point", "residual", a column, or "auto" (run, or residual when
-    there are few). `options` are the fields of the law's Config. Degenerate data end in a `status`
-    other than "ok" and no numbers; a wrong request is a ValueError.
+    are looked for. A `FitRequest` in place of the law's name says everything else. Degenerate data
+    end in a `status` other than "ok" and no numbers; a wrong request is a ValueError.
     """
-    column = group_column(frame, law, group, where)
-    if column is not None:
-        return fit_groups(
-            frame,
-            law,
-            group=column,
-            where=where,
-            x=x,
-            y=y,
-            n=n,
-            d=d,
-            direction=direction,
-            end_points=end_points,
-            bootstrap=bootstrap,
-            by=by,
-            loss=loss,
-            delta=delta,
-            seed=seed,
-            options=options,
-            with_checks=with_checks,
-        )
-    made = law_named(law, options)
-    needs = parts.load("fits", law).REQUIRES
-    asked = {"x": x, "y": y, "n": n, "d": d, "group": group if "group" in needs else None}
-    data = prepare(frame, asked, needs, where=where, end_points=end_points)
-    refuse_mixed_losses(data, "the rows", "y" if made.x_is_compute else "x")
-    data = directed(data, direction, x_is_compute=made.x_is_compute, falls=made.falls)
-    return fit_data(
-        data,
-        law,
-        made,
-        bootstrap=bootstrap,
-        by=by,
-        loss=loss,
-        delta=delta,
-        seed=seed,
-        run_checks=tuple(checks.CHECKS) if with_checks else (),
-        beside=with_checks,
+    request = FitRequest.of(law).on(
+        {"x": x, "y": y, "n": n, "d": d, "group": group, "where": where}
     )
+    column = group_column(frame, request)
+    if column is not None:
+        return fit_groups(frame, dataclasses.replace(request, group=column))
+    made = law_named(request.law, request.options)
+    needs = parts.load("fits", request.law).REQUIRES
+    asked = {**request.columns, "group": request.group if "group" in needs else None}
+    data = prepare(frame, asked, needs, where=request.where, end_points=request.end_points)
+    refuse_mixed_losses(data, "the rows", "y" if made.x_is_compute else "x")
+    data = directed(data, request.direction, x_is_compute=made.x_is_compute, falls=made.falls)
+    return fit_data(data, made, request, tuple(checks.CHECKS) if request.with_checks else ())
 
 
-def group_column(
-    frame: pd.DataFrame, law: str, group: str | None, where: str | None = None
-) -> str | None:
+def group_column(frame: pd.DataFrame, request: FitRequest) -> str | None:
     """Return the column that has one fit per value; None where one fit takes all rows.
 
     Left out, it is the arm of a table whose rows (those of `where`) have several arms.
     """
-    if group == POOLED or "group" in parts.load("fits", law).REQUIRES:
+    if request.group == POOLED or "group" in parts.load("fits", request.law).REQUIRES:
         return None
-    column = column_for(frame, "group", group)
-    if group is None and column is not None:
-        rows = frame if where is None else frame[keep(frame, where)]
+    column = column_for(frame, "group", request.group)
+    if request.group is None and column is not None:
+        rows = frame if request.where is None else frame[keep(frame, request.where)]
         if rows[column].dropna().astype(str).nunique() < 2:
             return None
     return column
 
 
-def fit_groups(
-    frame: pd.DataFrame, law: str, *, group: str, where: str | None = None, **keywords: Any
-) -> Fits:
-    """Fit one law to each value of the column `group`, in sorted order.
+def fit_groups(frame: pd.DataFrame, request: FitRequest) -> Fits:
+    """Fit one law to each value of the column `request.group`, in sorted order.
 
     A group that cannot be fitted says why in its `status` and `reason` and hides no other; where
     every group is refused for the request, its ValueError is raised.
     """
-    column = str(column_for(frame, "group", group))
-    if where is not None:
-        frame = frame[keep(frame, where)]
+    column = str(column_for(frame, "group", request.group))
+    if request.where is not None:
+        frame = frame[keep(frame, request.where)]
     with_group = frame[frame[column].notna()]
     fits = Fits(column, num_without=len(frame) - len(with_group))
+    request = dataclasses.replace(request, group=POOLED, where=None)
     refused: list[ValueError] = []
     empty = 0
     number, names = pd.factorize(with_group[column].astype(str), sort=True)
     for at, name in enumerate(str(one) for one in names):
         try:
-            one = fit(with_group[number == at], law, group=POOLED, **keywords)
+            one = fit(with_group[number == at], request)
             assert isinstance(one, Fit)
         except NoRows as error:
             empty += 1
-            one = Fit(law=law, status="no_rows", reason=str(error))
+            one = Fit(law=request.law, status="no_rows", reason=str(error))
         except ValueError as error:
             refused.append(error)
-            one = Fit(law=law, status="refused", reason=str(error))
+            one = Fit(law=request.law, status="refused", reason=str(error))
         fits[name] = dataclasses.replace(one, group=name)
     if not fits:
         raise NoRows("table: no row is left after the filters")
@@ -154,49 +114,12 @@ def law_named(name: str, options: dict[str, Any] | None = None) -> Law:
     return module.Law(module.Config(**(options or {})))
 
 
-def fit_data(
-    data: Data,
-    name: str,
-    law: Law,
-    *,
-    bootstrap: int,
-    by: str,
-    loss: str,
-    delta: float,
-    seed: int,
-    run_checks: tuple[str, ...] = (),
-    beside: bool = False,
-) -> Fit:
-    """`fit` on rows that are ready, with the named checks."""
-    if loss not in LOSSES:
-        raise ValueError(f"--loss: {loss!r} is not allowed; {', '.join(LOSSES)}")
-    if not delta > 0:
-        raise ValueError(f"--delta: {delta!r} is not allowed; a number > 0 (log units)")
-    if bootstrap < 0:
-        raise ValueError(f"--bootstrap: {bootstrap} is not allowed; 0 or more draws")
-    used_loss = loss if loss in law.losses else law.losses[0]
-    by = resample.choose(data, by)
+def fit_data(data: Data, law: Law, request: FitRequest, run_checks: tuple[str, ...] = ()) -> Fit:
+    """Fit a law to rows that are ready, and run the named checks."""
+    used_loss = request.loss if request.loss in law.losses else law.losses[0]
+    by = resample.choose(data, request.by)
     groups = resample.clusters(data, by)  # a wrong column is refused before any work
-    about: dict[str, Any] = {
-        "law": name,
-        "options": dataclasses.asdict(law.config),
-        "roles": dict(data.roles),
-        "flops_rule": data.flops_rule,
-        "direction": data.direction,
-        "direction_reason": data.direction_reason,
-        "loss": used_loss,
-        "delta": delta,
-        "n": data.num_rows,
-        "n_left_out": data.num_left_out,
-        "left_out": data.left_out,
-        "data_hash": data.digest(),
-        "run_ids": data.run_ids,
-        "ranges": {
-            role: (float(values.min()), float(values.max()))
-            for role, values in data.columns.items()
-            if role != "group"
-        },
-    }
+    about = _about(data, law, request, used_loss)
 
     def refused(status: str, reason: str) -> Fit:
         items = (*checklist.data_items(data), checklist.code_item(about["data_hash"]))
@@ -206,18 +129,20 @@ def fit_data(
     if refusal is not None:
         return refused(refusal.status, refusal.reason)
     log_y = np.log(data.columns["y"])
-    point = law.solve(data, log_y, np.ones(data.num_rows), loss=used_loss, delta=delta)
+    point = law.solve(data, log_y, np.ones(data.num_rows), loss=used_loss, delta=request.delta)
     lost = [key for key, value in point.params.items() if not np.isfinite(value[0])]
     if lost:
         text = f"{', '.join(lost)} is too large for a number: the data do not hold this law"
         return refused("not_finite", text)
     fitted = checks.Fitted(
-        law=law, data=data, log_y=log_y, point=point, loss=used_loss, delta=delta
+        law=law, data=data, log_y=log_y, point=point, loss=used_loss, delta=request.delta
     )
     notices = [*data.notices, *point.notices]
-    if used_loss != loss:
-        about["reason"] = f"{name} is fitted by {used_loss} only; --loss {loss} was not used"
-    made, draws, why = draw_parameters(fitted, groups, bootstrap, by, seed, notices)
+    if used_loss != request.loss:
+        about["reason"] = (
+            f"{request.law} is fitted by {used_loss} only; --loss {request.loss} was not used"
+        )
+    made, draws, why = draw_parameters(fitted, groups, request, notices)
     arrays = {key: np.array([value[0]]) for key, value in point.params.items()}
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         more = law.derive(arrays)
@@ -231,7 +156,7 @@ def fit_data(
             )
     found, warned = checks.run(fitted, run_checks)
     notices += warned
-    others = _beside(fitted) if beside else {}
+    others = _beside(fitted) if request.with_checks else {}
     notices += _loss_form(others, ci95)
     names = tuple(point.params)
     matrix = np.stack([draws[key] for key in names], axis=1) if draws else np.empty((0, len(names)))
@@ -256,14 +181,14 @@ def fit_data(
         warnings=tuple(notices),
         checklist=(
             *checklist.fit_items(
-                law=name,
+                law=request.law,
                 options=about["options"],
                 loss=used_loss,
-                delta=delta,
+                delta=request.delta,
                 num_starts=starts,
             ),
             *checklist.data_items(data),
-            Item(name="selection", text=_selection(name)),
+            Item(name="selection", text=_selection(request.law)),
             checklist.uncertainty_item(made, why),
             checklist.validation_item(found),
             checklist.code_item(about["data_hash"]),
@@ -272,9 +197,33 @@ def fit_data(
     )
 
 
+def _about(data: Data, law: Law, request: FitRequest, used_loss: str) -> dict[str, Any]:
+    """Return the fields of a `Fit` that say what was fitted to which rows."""
+    return {
+        "law": request.law,
+        "options": dataclasses.asdict(law.config),
+        "roles": dict(data.roles),
+        "flops_rule": data.flops_rule,
+        "direction": data.direction,
+        "direction_reason": data.direction_reason,
+        "loss": used_loss,
+        "delta": request.delta,
+        "n": data.num_rows,
+        "n_left_out": data.num_left_out,
+        "left_out": data.left_out,
+        "data_hash": data.digest(),
+        "run_ids": data.run_ids,
+        "ranges": {
+            role: (float(values.min()), float(values.max()))
+            for role, values in data.columns.items()
+            if role != "group"
+        },
+    }
+
+
 def hold_out(
     frame: pd.DataFrame,
-    law: str,
+    law: str | FitRequest,
     held: str,
     *,
     x: str | None = None,
@@ -282,19 +231,19 @@ def hold_out(
     n: str | None = None,
     d: str | None = None,
     where: str | None = None,
-    loss: str = "huber",
-    delta: float = 1e-3,
-    options: dict[str, Any] | None = None,
 ) -> Check:
-    """The law fitted without the rows where the expression `held` is true, and its error on them.
+    """Fit the law without the rows where the expression `held` is true; return its error on them.
 
     `values` has n_fit, n_held, rmsle and bias (predicted over measured, in logs).
     """
-    made = law_named(law, options)
-    asked = {"x": x, "y": y, "n": n, "d": d}
-    data = prepare(frame, asked, parts.load("fits", law).REQUIRES, where=where)
+    request = FitRequest.of(law).on({"x": x, "y": y, "n": n, "d": d, "where": where})
+    made = law_named(request.law, request.options)
+    asked = {**request.columns, "group": None}
+    needs = parts.load("fits", request.law).REQUIRES
+    data = prepare(frame, asked, needs, where=request.where)
     log_y = np.log(data.columns["y"])
-    used = loss if loss in made.losses else made.losses[0]
+    used = request.loss if request.loss in made.losses else made.losses[0]
+    delta = request.delta
     point = made.solve(data, log_y, np.ones(data.num_rows), loss=used, delta=delta)
     fitted = checks.Fitted(law=made, data=data, log_y=log_y, point=point, loss=used, delta=delta)
     return checks.hold_out(fitted, keep(data.frame, held))[0]

@@ -16,6 +16,7 @@ import pandas as pd
 from ..direction import best_row
 from ..drawing import index, panels, style
 from ..drawing.index import Picture, Vectors
+from ..request import FrontierRequest, ReportRequest
 from ..result import Comparison
 from . import interactive
 from . import tables as report_tables
@@ -31,41 +32,37 @@ ROWS_ON_PAPER = 120  # end points listed in print
 def write(
     source: str | pd.DataFrame,
     out_path: str | Path,
+    request: ReportRequest | None = None,
     *,
-    title: str | None = None,
     home: str | Path | None = None,
     vectors: Vectors | None = None,
-    bootstrap: int = 1000,
-    seed: int = 0,
-    zoom: bool | None = None,
-    only: Sequence[str] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Path:
-    """Writes the report of a study (by name) or of a wide table to `out_path`, and returns it.
+    """Write the report of a study (by name) or of a wide table to `out_path`, and return it.
 
-    `vectors` gives the runs' arrays to the figures that need them (a study brings its own); `zoom`
-    None: figures can be zoomed where plotly is installed; `only`: these figures and no others.
+    `vectors` gives the runs' arrays to the figures that need them (a study brings its own).
     Raises ValueError in one line when the source has no rows.
     """
+    request = request or ReportRequest()
     if isinstance(source, str):
         from ...results_db.read import endpoints
         from ..drawing.vectors import from_home
 
         df = endpoints(source, wide=True, home=home)
         vectors = vectors or from_home(home)
-        command, title = source, title or source
+        command, title = source, request.title or source
     else:
-        df, command, title = source, "TABLE", title or "Table of end points"
+        df, command, title = source, "TABLE", request.title or "Table of end points"
     if not len(df):
         raise ValueError(f"report: {title!r} has no rows")
     df = index.prepare(df)
     out_path = Path(out_path)
     out_path.parent.mkdir(parents=True, exist_ok=True)
 
-    comparisons, refused = _comparisons(df, bootstrap, seed)
-    pictures, not_drawn = _pictures(df, vectors, bootstrap, seed, only, progress)
-    library = interactive.library() if zoom is not False else None
-    if zoom and library is None:
+    comparisons, refused = _comparisons(df, request)
+    pictures, not_drawn = _pictures(df, request, vectors, progress)
+    library = interactive.library() if request.zoom is not False else None
+    if request.zoom and library is None:
         raise ValueError("report: zoom needs plotly; install the extra 'report'")
 
     sections = [
@@ -76,7 +73,7 @@ def write(
         ("left-out", "What was left out", _left_out(df, comparisons)),
         ("checklist", "Reporting checklist", _checklist(comparisons)),
         ("provenance", "Provenance", _provenance(df, comparisons)),
-        ("reproduce", "How to reproduce", _reproduce(command, bootstrap, seed)),
+        ("reproduce", "How to reproduce", _reproduce(command, request)),
     ]
     sections = [(key, heading, body) for key, heading, body in sections if body]
     content = page(title, sections, _head(title, df), library or "")
@@ -85,7 +82,7 @@ def write(
 
 
 def _comparisons(
-    df: pd.DataFrame, bootstrap: int, seed: int
+    df: pd.DataFrame, request: ReportRequest
 ) -> tuple[dict[str, Comparison], dict[str, str]]:
     """Metric -> frontiers of all arms; metric -> why there are none."""
     found: dict[str, Comparison] = {}
@@ -95,16 +92,14 @@ def _comparisons(
     for metric in metrics:
         try:
             panels.need(df, ("flops_train", metric), "frontiers")
-            found[metric] = panels.compared(
-                df,
+            asked = FrontierRequest(
                 x="flops_train",
                 y=metric,
                 group="arm",
-                reference=None,
-                envelope="pareto",
-                bootstrap=bootstrap,
-                seed=seed,
+                bootstrap=request.bootstrap,
+                seed=request.seed,
             )
+            found[metric] = panels.compared(df, asked)
         except ValueError as error:
             refused[metric] = str(error)
     return found, refused
@@ -112,22 +107,20 @@ def _comparisons(
 
 def _pictures(
     df: pd.DataFrame,
+    request: ReportRequest,
     vectors: Vectors | None,
-    bootstrap: int,
-    seed: int,
-    only: Sequence[str] | None,
     progress: Callable[[str], None] | None,
 ) -> tuple[list[Picture], list[tuple[str, str]]]:
     pictures, not_drawn = [], []
-    options = {"bootstrap": bootstrap, "seed": seed}
+    options = {"bootstrap": request.bootstrap, "seed": request.seed}
     known = index.names()
     first = ("loss_vs_flops", "distance_vs_flops", "crt_vs_baseline", "distance_vs_loss")
     order = [n for n in first if n in known] + [n for n in known if n not in first]
-    for name in order if only is None else only:
+    for name in order if request.only is None else request.only:
         try:
             pictures.append(index.make(df, name, options=options, vectors=vectors))
         except ValueError as error:
-            if only is not None:
+            if request.only is not None:
                 raise
             not_drawn.append((name, str(error).removeprefix(f"{name}: ")))
         else:
@@ -342,8 +335,8 @@ def _provenance(df: pd.DataFrame, comparisons: dict[str, Comparison]) -> Html:
     return Html(definitions([(k, v) for k, v in pairs if v]) + listed)
 
 
-def _reproduce(command: str, bootstrap: int, seed: int) -> Html:
-    flags = f"--bootstrap {bootstrap} --seed {seed}"
+def _reproduce(command: str, request: ReportRequest) -> Html:
+    flags = f"--bootstrap {request.bootstrap} --seed {request.seed}"
     lines = [f"tokenlaw results {command} --wide --format csv > table.csv"]
     if command == "TABLE":
         lines = ["# TABLE is the CSV or parquet file this report was made from"]

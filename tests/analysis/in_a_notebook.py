@@ -87,6 +87,7 @@ def main(folder: Path, names: list[str]) -> None:
     from tokenlaw.analysis.drawing import index, style
     from tokenlaw.analysis.laws.fit import fit
     from tokenlaw.analysis.report import sections as report
+    from tokenlaw.analysis.request import FitRequest, ReportRequest
     from tokenlaw.trainer import parts
 
     one = None
@@ -99,8 +100,8 @@ def main(folder: Path, names: list[str]) -> None:
     assert one is not None
     df = fixture_table.table()
     index.draw_all(df, folder, ("distance_vs_loss",), dpi=40)
-    report.write(df, folder / "report.html", bootstrap=5, only=("loss_vs_flops",))
-    fit(df, "power_law", y="gfcd", bootstrap=20)
+    report.write(df, folder / "report.html", ReportRequest(bootstrap=5, only=("loss_vs_flops",)))
+    fit(df, FitRequest(law="power_law", y="gfcd", bootstrap=20))
     after_calls = differences(before)
 
     def broken(df: pd.DataFrame) -> None:

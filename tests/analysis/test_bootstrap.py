@@ -10,6 +10,7 @@ from scipy import stats
 from tokenlaw.analysis.coverage import coverage
 from tokenlaw.analysis.laws import bootstrap
 from tokenlaw.analysis.laws.fit import fit
+from tokenlaw.analysis.request import FitRequest
 from tokenlaw.analysis.table import prepare
 
 
@@ -57,8 +58,8 @@ def test_the_small_sample_factor_is_dof_and_student() -> None:
 
 
 def test_auto_takes_residuals_for_few_runs_and_runs_for_many() -> None:
-    few = fit(line(9), "power_law", bootstrap=50)
-    many = fit(line(40), "power_law", bootstrap=50)
+    few = fit(line(9), FitRequest(law="power_law", bootstrap=50))
+    many = fit(line(40), FitRequest(law="power_law", bootstrap=50))
     assert few.bootstrap is not None and many.bootstrap is not None
     assert few.bootstrap.by == "residual" and few.bootstrap.stretch > 1.1
     assert many.bootstrap.by == "run" and many.bootstrap.stretch == 1.0
@@ -79,54 +80,67 @@ def test_correlated_points_need_clusters() -> None:
 
     def error(by: str) -> float:
         found = fit(
-            frame, "power_law", loss="l2", by=by, bootstrap=300, end_points=False, with_checks=False
+            frame,
+            FitRequest(
+                law="power_law",
+                loss="l2",
+                by=by,
+                bootstrap=300,
+                end_points=False,
+                with_checks=False,
+            ),
         )
         assert "W-CHECKPOINTS" in {one.code for one in found.warnings}
         return found.se["b"]
 
     assert error("run") / error("point") > 2.0
-    found = fit(frame, "power_law", loss="l2", by="twin", bootstrap=50, end_points=False)
+    found = fit(
+        frame, FitRequest(law="power_law", loss="l2", by="twin", bootstrap=50, end_points=False)
+    )
     assert found.bootstrap is not None and found.bootstrap.clusters == 12
     text = next(one.text for one in found.checklist if one.name == "uncertainty")
     assert "12 clusters" in text and "by twin" in text
     # By default only the last checkpoint of each run is an end point.
-    assert fit(frame, "power_law", bootstrap=0).n == 24
+    assert fit(frame, FitRequest(law="power_law", bootstrap=0)).n == 24
 
 
 def test_runs_of_one_trunk_are_reported() -> None:
     frame = line(24).assign(trunk_id=[f"t{at // 4}" for at in range(24)])
-    by_run = fit(frame, "power_law", by="run", bootstrap=50)
+    by_run = fit(frame, FitRequest(law="power_law", by="run", bootstrap=50))
     assert "W-CLUSTER" in {one.code for one in by_run.warnings}
-    by_trunk = fit(frame, "power_law", by="trunk_id", bootstrap=50)
+    by_trunk = fit(frame, FitRequest(law="power_law", by="trunk_id", bootstrap=50))
     codes = {one.code for one in by_trunk.warnings}
     assert "W-CLUSTER" not in codes and "W-FEW-CLUSTERS" in codes
 
 
 def test_a_cluster_column_must_exist_and_be_filled() -> None:
     with pytest.raises(ValueError, match="--by: 'trunc' is not run, point, residual"):
-        fit(line(9), "power_law", by="trunc")
+        fit(line(9), FitRequest(law="power_law", by="trunc"))
     holes = line(9).assign(trunk=[None, *range(8)])
     with pytest.raises(ValueError, match="column 'trunk' is missing in 1 rows"):
-        fit(holes, "power_law", by="trunk")
+        fit(holes, FitRequest(law="power_law", by="trunk"))
 
 
 def test_no_degrees_of_freedom_means_no_interval() -> None:
-    found = fit(line(2), "power_law", bootstrap=100)
+    found = fit(line(2), FitRequest(law="power_law", bootstrap=100))
     assert found.status == "ok" and found.ci95 == {} and found.bootstrap is None
     assert "W-NO-DOF" in {one.code for one in found.warnings}
 
 
 def test_the_same_seed_gives_the_same_draws() -> None:
-    first = fit(line(30), "power_law", bootstrap=60, seed=5)
-    again = fit(line(30), "power_law", bootstrap=60, seed=5)
-    other = fit(line(30), "power_law", bootstrap=60, seed=6)
+    first = fit(line(30), FitRequest(law="power_law", bootstrap=60, seed=5))
+    again = fit(line(30), FitRequest(law="power_law", bootstrap=60, seed=5))
+    other = fit(line(30), FitRequest(law="power_law", bootstrap=60, seed=6))
     assert first.to_json() == again.to_json()
     assert first.ci95["b"] != other.ci95["b"]
 
 
 def test_draws_of_a_straight_line_have_the_textbook_error() -> None:
     frame = line(60, noise=0.02)
-    found = fit(frame, "power_law", loss="l2", bootstrap=2000, by="residual", with_checks=False)
+    found = fit(
+        frame,
+        FitRequest(law="power_law", loss="l2", bootstrap=2000, by="residual", with_checks=False),
+    )
     answer = stats.linregress(np.log(frame["C"]), np.log(frame["loss"]))
     assert found.params["b"] == pytest.approx(-answer.slope, rel=1e-9)
     assert found.se["b"] == pytest.approx(answer.stderr, rel=0.1)
@@ -137,11 +151,11 @@ def test_one_newton_step_stands_in_for_refits_of_large_tables() -> None:
 
     frame = line(400, noise=0.02).assign(loss=lambda table: table["loss"] + 1.0)
     keywords = {"options": {"floor": "free"}, "loss": "l2", "by": "run", "bootstrap": 400}
-    whole = fit(frame, "power_law", with_checks=False, **keywords)
+    whole = fit(frame, FitRequest(law="power_law", with_checks=False, **keywords))
     old = module.ONE_STEP_ROWS
     try:
         module.ONE_STEP_ROWS = 100
-        step = fit(frame, "power_law", with_checks=False, **keywords)
+        step = fit(frame, FitRequest(law="power_law", with_checks=False, **keywords))
     finally:
         module.ONE_STEP_ROWS = old
     assert step.params == whole.params
@@ -154,13 +168,12 @@ def test_naive_residuals_do_not_cover_and_corrected_ones_do(
 ) -> None:
     """Five budgets over three decades, one decade out, the design of many studies."""
     design = {
-        "law": "power_law",
+        "law": FitRequest(bootstrap=120, by="residual", loss="l2"),
         "params": {"a": 60.0, "b": 0.11},
         "columns": {"x": np.geomspace(1e17, 1e20, 5)},
         "at": {"x": 1e21},
         "noise": 0.02,
         "trials": 120,
-        "draws": 120,
     }
     corrected = coverage(**design)
     assert corrected.share >= 0.90 and corrected.without == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import numpy as np
@@ -15,6 +16,7 @@ from tokenlaw.analysis.frontiers.compare import compare
 from tokenlaw.analysis.laws.fit import fit
 from tokenlaw.analysis.metric_words import read_words
 from tokenlaw.analysis.report import sections as report
+from tokenlaw.analysis.request import FitRequest, FrontierRequest, ReportRequest
 from tokenlaw.results_db.columns import WIDE_PREFIXES
 from tokenlaw.sweeps.cli.app import main
 
@@ -90,7 +92,7 @@ def test_words_of_both_directions_are_said_and_decided(name: str) -> None:
         against,
     )
     frame = falling(name)
-    (said,) = warned(compare(frame, x="C", y=name, bootstrap=0).warnings)
+    (said,) = warned(compare(frame, FrontierRequest(x="C", y=name, bootstrap=0)).warnings)
     assert f"{word!r}" in said and f"{against!r}" in said and f"{better} is taken" in said
 
 
@@ -128,54 +130,71 @@ def test_a_declaration_that_its_name_contradicts_is_said() -> None:
 
 def test_a_long_table_brings_its_own() -> None:
     frame = falling("value", 1).assign(metric="rbrightness", better="higher")
-    assert compare(frame, x="C", y="value", bootstrap=0).direction == "higher"
+    assert compare(frame, FrontierRequest(x="C", y="value", bootstrap=0)).direction == "higher"
     frame = falling("value", 1).assign(metric="classifier_score")  # made before there was `better`
-    assert compare(frame, x="C", y="value", bootstrap=0).direction == "higher"
+    assert compare(frame, FrontierRequest(x="C", y="value", bootstrap=0)).direction == "higher"
     mixed = pd.concat([frame, falling("value", arms=("c",)).assign(metric="rfcd")])
     with pytest.raises(ValueError, match="both directions .classifier_score, rfcd.; pick one"):
-        compare(mixed, x="C", y="value", bootstrap=0)
-    found = compare(mixed, x="C", y="value", where="metric == 'rfcd'", bootstrap=0)
+        compare(mixed, FrontierRequest(x="C", y="value", bootstrap=0))
+    found = compare(mixed, FrontierRequest(x="C", y="value", where="metric == 'rfcd'", bootstrap=0))
     assert found.direction == "lower"
 
 
 def test_an_assumption_is_said_where_the_metric_rises_with_compute() -> None:
     """Per arm: an arm of higher values and less compute must not hide, nor make, a rise."""
-    said = warned(compare(falling("thing", 1), x="C", y="thing", group="arm", bootstrap=0).warnings)
+    said = warned(
+        compare(
+            falling("thing", 1), FrontierRequest(x="C", y="thing", group="arm", bootstrap=0)
+        ).warnings
+    )
     assert said == [
         "lower is assumed to be better, but thing rises with compute (rank correlation +1.00 in a, "
         "+1.00 in b); --direction higher if more is better"
     ]
-    assert not warned(compare(falling("thing"), x="C", y="thing", bootstrap=0).warnings)
+    assert not warned(
+        compare(falling("thing"), FrontierRequest(x="C", y="thing", bootstrap=0)).warnings
+    )
     apart = falling("thing")
     apart.loc[apart["arm"] == "b", ["C", "thing"]] *= [1e6, 1e3]
-    assert not warned(compare(apart, x="C", y="thing", group="arm", bootstrap=0).warnings)
-    rising = compare(falling("thing", 1), x="C", y="thing", direction="higher", bootstrap=0)
+    assert not warned(
+        compare(apart, FrontierRequest(x="C", y="thing", group="arm", bootstrap=0)).warnings
+    )
+    rising = compare(
+        falling("thing", 1), FrontierRequest(x="C", y="thing", direction="higher", bootstrap=0)
+    )
     assert rising.direction == "higher" and not warned(rising.warnings)
-    pooled = fit(falling("thing", 1), "power_law", x="C", y="thing", group="none", bootstrap=0)
+    pooled = fit(
+        falling("thing", 1),
+        FitRequest(law="power_law", x="C", y="thing", group="none", bootstrap=0),
+    )
     assert warned(pooled.warnings)
     flat = falling("thing", 0).assign(thing=1.0)
-    assert not warned(compare(flat, x="C", y="thing", bootstrap=0).warnings)
+    assert not warned(compare(flat, FrontierRequest(x="C", y="thing", bootstrap=0)).warnings)
 
 
 def test_it_is_in_text_json_note_and_report(tmp_path, monkeypatch) -> None:
     frame = falling("thing", 1)
     with pytest.raises(ValueError, match="a: 1 rows.*thing rises with compute.*--direction higher"):
-        command.frontier(frame, x="C", y="thing", bootstrap=0)
+        command.frontier(frame, FrontierRequest(group="arm", x="C", y="thing", bootstrap=0))
     frame["thing"] *= np.tile([1.0, 0.9, 0.7, 0.8, 0.5, 0.6], 2)
     frame.loc[[5, 11], "thing"] = 9.0
-    answer = command.frontier(frame, x="C", y="thing", bootstrap=0)
+    answer = command.frontier(frame, FrontierRequest(group="arm", x="C", y="thing", bootstrap=0))
     assert (answer["direction"], answer["direction_reason"]) == ("lower", "assumed")
     text = command.render_text(answer)
     assert text.startswith("thing (lower is better, assumed) against C:") and "W-DIRECTION" in text
-    answer = command.fit(falling("thing", 1), x="C", y="thing", bootstrap=0)
+    answer = command.fit(falling("thing", 1), FitRequest(x="C", y="thing", bootstrap=0))
     assert "thing: lower is better, assumed" in command.render_text(answer)
     assert {one["code"] for one in answer["warnings"]} >= {"W-DIRECTION"}
     frame = falling("thing", 1).rename(columns={"C": "flops_train"})
-    rows, comparison = panels.scaling_rows(frame, "flops_train", "thing", bootstrap=0)
+    rows, comparison = panels.scaling_rows(
+        frame, FrontierRequest(x="flops_train", y="thing", group="arm", bootstrap=0)
+    )
     assert "thing rises with compute" in panels.provenance_note(comparison, bars=False)
     monkeypatch.setattr(panels, "DISTANCES", ("thing",))
     frame["val_loss"] = 3.0 * frame["flops_train"] ** -0.05
-    page = report.write(frame, tmp_path / "r.html", bootstrap=0, zoom=False, only=()).read_text()
+    page = report.write(
+        frame, tmp_path / "r.html", ReportRequest(bootstrap=0, zoom=False, only=())
+    ).read_text()
     assert "thing rises with compute" in page and "(lower is better)" in page
 
 
@@ -208,8 +227,8 @@ def parabolas(better: str) -> pd.DataFrame:
 def test_laws_that_choose_choose_the_best(law: str, better: str) -> None:
     """For a score they took the minimum: none inside a budget, or the worst run of each."""
     options = {"interior": False} if law == "chinchilla_approach1" else {}
-    found = fit(parabolas(better), law, x="C", n="N", d="D", y="y", direction=better,
-                bootstrap=0, options=options)  # fmt: skip
+    request = FitRequest(law=law, x="C", n="N", d="D", y="y", bootstrap=0, options=options)
+    found = fit(parabolas(better), dataclasses.replace(request, direction=better))
     assert found.status == "ok", found.reason
     assert found.params["a"] == pytest.approx(0.5, abs=1e-3)
     slope = -0.05 if better == "lower" else 0.05
@@ -219,7 +238,7 @@ def test_laws_that_choose_choose_the_best(law: str, better: str) -> None:
 
 def test_a_law_that_only_falls_says_so_of_a_score() -> None:
     frame = parabolas("higher").rename(columns={"y": "accuracy"})
-    found = fit(frame, "chinchilla", x="C", n="N", d="D", y="accuracy", bootstrap=0)
+    found = fit(frame, FitRequest(law="chinchilla", x="C", n="N", d="D", y="accuracy", bootstrap=0))
     assert any("this law falls with compute" in said for said in warned(found.warnings))
 
 
@@ -228,19 +247,23 @@ def test_a_parameter_at_its_bound_has_no_interval() -> None:
     rng = np.random.default_rng(0)
     x = np.geomspace(1, 30, 24)
     frame = pd.DataFrame({"C": x, "loss": x**-6.0 * np.exp(rng.normal(0, 0.02, len(x)))})
-    found = fit(frame, "power_law", x="C", y="loss", bootstrap=100, by="run")
+    found = fit(frame, FitRequest(law="power_law", x="C", y="loss", bootstrap=100, by="run"))
     assert found.at_bound == ("b",) and found.params["b"] == 4.0
     assert "b" not in found.ci95 and "b" not in found.se and "a" in found.ci95
-    answer = command.fit(frame, x="C", y="loss", bootstrap=100, by="run")
+    answer = command.fit(frame, FitRequest(x="C", y="loss", bootstrap=100, by="run"))
     assert re.search(
         r"b +4 +at the edge of its search box: no interval", command.render_text(answer)
     )
-    frontier = compare(frame, x="C", y="loss", bootstrap=100, by="run").frontiers["all"]
+    frontier = compare(frame, FrontierRequest(x="C", y="loss", bootstrap=100, by="run")).frontiers[
+        "all"
+    ]
     for one in frontier.fits.values():
         assert one.at_bound and not set(one.at_bound) & set(one.ci95)
     assert not {"E", "b"} & set(frontier.fits["floor"].se)  # and E is 0 in every draw
     scores = parabolas("higher")
-    found = fit(scores, "chinchilla", x="C", n="N", d="D", y="y", bootstrap=60, by="run")
+    found = fit(
+        scores, FitRequest(law="chinchilla", x="C", n="N", d="D", y="y", bootstrap=60, by="run")
+    )
     assert found.at_bound and not set(found.at_bound) & set(found.ci95)
     assert not set(found.derived) & set(found.ci95)  # a = beta / (alpha + beta) knows no more
 
@@ -271,9 +294,9 @@ def test_a_remembered_comparison_knows_the_tables_direction() -> None:
     frame = falling("thing", 1)
     frame.attrs["better"] = {"thing": "lower"}
     request = {"x": "C", "y": "thing", "group": "arm", "bootstrap": 0}
-    assert panels.compared(frame, **request).direction == "lower"
+    assert panels.compared(frame, FrontierRequest(**request)).direction == "lower"
     frame.attrs["better"] = {"thing": "higher"}
-    assert panels.compared(frame, **request).direction == "higher"
+    assert panels.compared(frame, FrontierRequest(**request)).direction == "higher"
 
 
 def test_the_prefixes_are_those_of_the_wide_table() -> None:
@@ -300,7 +323,10 @@ def test_gains_and_figures_take_the_same_arm_as_reference(
     from tokenlaw.analysis.figures import crt_vs_baseline
 
     frame = falling("loss", arms=arms)
-    assert compare(frame, x="C", y="loss", group="arm", bootstrap=0).reference == first
+    assert (
+        compare(frame, FrontierRequest(x="C", y="loss", group="arm", bootstrap=0)).reference
+        == first
+    )
     assert style.arm_order(frame["arm"])[0] == first
     assert crt_vs_baseline.pair(frame, crt_vs_baseline.Config())[1] == first
 
@@ -309,6 +335,8 @@ def test_the_rules_of_flops_have_one_home() -> None:
     from tokenlaw.analysis.drawing import style
 
     frame = study_table()
-    found = compare(frame, x="flops_train", y="val_bits_per_image", group="arm", bootstrap=0)
+    found = compare(
+        frame, FrontierRequest(x="flops_train", y="val_bits_per_image", group="arm", bootstrap=0)
+    )
     known = vocabulary.FLOPS_RULES["flops_train"]
     assert found.flops_rule == known.rule and style.name_of("flops_train") == known.label

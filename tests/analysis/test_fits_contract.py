@@ -13,6 +13,7 @@ import pytest
 from tokenlaw.analysis.laws.fit import fit
 from tokenlaw.analysis.laws.fitted import Fit
 from tokenlaw.analysis.laws.law import CurveLaw, Law
+from tokenlaw.analysis.request import FitRequest
 from tokenlaw.trainer import parts
 
 NAMES = parts.names("fits")
@@ -38,7 +39,7 @@ def law_and_table(name: str, options: dict[str, Any]) -> tuple[Law, pd.DataFrame
 def fitted(frame: pd.DataFrame, name: str, options: dict[str, Any], **keywords: Any) -> Fit:
     keywords = {"bootstrap": 0, "with_checks": False, **keywords}
     group = "arm" if "arm" in frame else None
-    return fit(frame, name, options=options, group=group, **keywords)
+    return fit(frame, FitRequest(law=name, options=options, group=group, **keywords))
 
 
 def noisy(frame: pd.DataFrame, size: float = 0.01) -> pd.DataFrame:
@@ -62,7 +63,7 @@ def test_an_unknown_law_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"'chinchila' is unknown \(did you mean 'chinchilla'"):
         fit(pd.DataFrame({"C": [1.0]}), "chinchila")
     with pytest.raises(ValueError, match="no option 'flor'; it has: floor"):
-        fit(pd.DataFrame({"C": [1.0]}), "power_law", options={"flor": "free"})
+        fit(pd.DataFrame({"C": [1.0]}), FitRequest(law="power_law", options={"flor": "free"}))
 
 
 @pytest.mark.parametrize(("name", "options"), CASES, ids=IDS)
@@ -159,16 +160,16 @@ def test_degenerate_data_end_in_a_status_and_no_number(name: str, case: str) -> 
 def test_a_ray_of_tokens_per_parameter_is_collinear() -> None:
     n = np.geomspace(1e7, 1e9, 8)
     frame = pd.DataFrame({"N": n, "D": 20 * n, "loss": 1.7 + 400 / n**0.3})
-    assert fit(frame, "chinchilla", bootstrap=0).status == "collinear"
-    assert fit(frame, "overtraining", bootstrap=0).status == "collinear"
+    assert fit(frame, FitRequest(law="chinchilla", bootstrap=0)).status == "collinear"
+    assert fit(frame, FitRequest(law="overtraining", bootstrap=0)).status == "collinear"
 
 
 def test_a_given_floor_above_the_data_is_a_status() -> None:
     frame = pd.DataFrame({"C": np.geomspace(1, 100, 5), "loss": [3.0, 2.5, 2.2, 2.1, 2.05]})
-    found = fit(frame, "power_law", options={"floor": 2.1}, bootstrap=0)
+    found = fit(frame, FitRequest(law="power_law", options={"floor": 2.1}, bootstrap=0))
     assert found.status == "floor_above_data"
     with pytest.raises(ValueError, match="floor: 'some' is not allowed"):
-        fit(frame, "power_law", options={"floor": "some"})
+        fit(frame, FitRequest(law="power_law", options={"floor": "some"}))
 
 
 @pytest.mark.parametrize(("name", "options"), CASES, ids=IDS)

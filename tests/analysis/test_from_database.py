@@ -12,6 +12,7 @@ from fixture_home import make_home
 
 from tokenlaw.analysis.drawing import index, vectors
 from tokenlaw.analysis.report import sections as report
+from tokenlaw.analysis.request import ReportRequest
 from tokenlaw.results_db import read
 
 DRAWN = ("distance_vs_flops", "entropy_positions")
@@ -53,7 +54,10 @@ def _export(get: index.Vectors, folder: Path, identity: str, name: str) -> None:
 
 def test_the_report_of_a_study_draws_its_vectors_too(home: Path, tmp_path: Path) -> None:
     path = report.write(
-        "made", tmp_path / "r.html", home=home, bootstrap=0, zoom=False, only=("entropy_positions",)
+        "made",
+        tmp_path / "r.html",
+        ReportRequest(bootstrap=0, zoom=False, only=("entropy_positions",)),
+        home=home,
     )
     text = path.read_text()
     assert "24 finished generator runs in 2 arms (vq, crt) on digits" in text

@@ -11,6 +11,7 @@ import pytest
 from tokenlaw.analysis.frontiers import curse, envelopes
 from tokenlaw.analysis.frontiers.compare import ENVELOPES, compare, pareto
 from tokenlaw.analysis.frontiers.crossover import Line, crossover, gain
+from tokenlaw.analysis.request import FrontierRequest
 from tokenlaw.analysis.result import Comparison
 from tokenlaw.analysis.table import prepare
 
@@ -93,7 +94,7 @@ def test_pareto_of_nothing_and_of_an_unknown_direction() -> None:
 
 def test_every_envelope_draws_and_the_model_is_the_smoothest() -> None:
     frame = study({"vq": TWO["vq"]}, noise=0.004)
-    found = compare(frame, x="C", y="loss", n="N", d="D", bootstrap=0)
+    found = compare(frame, FrontierRequest(x="C", y="loss", n="N", d="D", bootstrap=0))
     (arm,) = found.frontiers.values()
     assert set(arm.envelopes) == set(ENVELOPES)
     for name in ("pareto", "binned", "hull", "model"):
@@ -118,11 +119,13 @@ def test_isoflop_envelope_needs_sizes_and_uses_minima() -> None:
     u = np.tile(np.linspace(-1, 1, 9), 5)
     n = 0.1 * budget**0.5 * np.exp(u)
     frame = pd.DataFrame({"C": budget, "N": n, "loss": 20 * budget**-0.05 * (1 + 0.04 * u**2)})
-    found = compare(frame, x="C", y="loss", n="N", envelope="isoflop", bootstrap=0)
+    found = compare(frame, FrontierRequest(x="C", y="loss", n="N", envelope="isoflop", bootstrap=0))
     (arm,) = found.frontiers.values()
     assert arm.points.run_ids == ()
     assert arm.fits["straight"].params["b"] == pytest.approx(0.05, rel=1e-3)
-    none = compare(frame.drop(columns="N"), x="C", y="loss", envelope="isoflop", bootstrap=0)
+    none = compare(
+        frame.drop(columns="N"), FrontierRequest(x="C", y="loss", envelope="isoflop", bootstrap=0)
+    )
     assert none.frontiers["all"].points.status == "needs the parameters (--n)"
     assert none.frontiers["all"].fits["straight"].status == "no_envelope"
 
@@ -178,7 +181,7 @@ def test_thinning_keeps_every_run_that_a_resample_can_select() -> None:
 def test_draws_are_the_selection_of_each_resample() -> None:
     """With three runs a resample is one of few sets, and every draw is the line through one."""
     frame = pd.DataFrame({"C": [1.0, 10.0, 100.0, 1000.0], "loss": [4.0, 3.0, 2.5, 2.6]})
-    found = compare(frame, x="C", y="loss", bootstrap=200, by="run")
+    found = compare(frame, FrontierRequest(x="C", y="loss", bootstrap=200, by="run"))
     got = {round(float(b), 6) for b in found.frontiers["all"].fits["straight"].draws[:, 1]}
     logs = np.log10(frame["loss"]).to_numpy()
     # The last run is dominated unless the third one is missing.
@@ -191,7 +194,7 @@ def test_draws_are_the_selection_of_each_resample() -> None:
 
 def test_clusters_that_span_arms_are_drawn_together() -> None:
     frame = study(TWO, seeds=8, sizes=3, durations=3)
-    found = compare(frame, by="train_seed", bootstrap=50, **AXES)
+    found = compare(frame, FrontierRequest(by="train_seed", bootstrap=50, **AXES))
     assert found.bootstrap is not None
     assert (found.bootstrap.by, found.bootstrap.clusters) == ("train_seed", 8)
 
@@ -278,7 +281,7 @@ def test_crossover_interval_covers_the_truth() -> None:
                 * np.exp(rng.normal(0, 0.003, 16)),
             }
         )
-        found = compare(frame, bootstrap=80, seed=trial, **AXES).crossovers[0]
+        found = compare(frame, FrontierRequest(bootstrap=80, seed=trial, **AXES)).crossovers[0]
         low, high = found.ci95
         hit += (low is None or low <= exact) and (high is None or exact <= high)
     assert hit >= 0.85 * trials
@@ -310,7 +313,7 @@ def test_gain_beyond_the_reference_floor_is_no_number() -> None:
 
 def test_gain_of_an_arm_over_itself_is_one() -> None:
     frame = study({"vq": TWO["vq"], "twin": TWO["vq"]}, noise=0.0)
-    found = compare(frame, bootstrap=0, reference="vq", **AXES)
+    found = compare(frame, FrontierRequest(bootstrap=0, reference="vq", **AXES))
     for one in found.gains:
         assert one.arm == "twin"
         assert [value for value in one.gain] == pytest.approx([1.0] * len(one.gain), rel=1e-6)
@@ -334,14 +337,14 @@ def test_the_size_of_the_winners_curse(num: int, lead: float, false: float) -> N
 def test_unequal_runs_per_budget_are_reported_with_their_size() -> None:
     many = study({"crt": TWO["vq"]}, seeds=6, noise=0.01)
     few = study({"vq": TWO["vq"]}, seeds=1, noise=0.01, seed=1)
-    found = compare(pd.concat([many, few]), bootstrap=0, **AXES)
+    found = compare(pd.concat([many, few]), FrontierRequest(bootstrap=0, **AXES))
     (text,) = [one.message for one in found.warnings if one.code == "W-WINNERS-CURSE"]
     assert "crt has" in text and "false compute gain of 1." in text
     crt, vq = found.frontiers["crt"], found.frontiers["vq"]
     assert crt.noise == pytest.approx(0.01, rel=0.2)  # from the repeated runs
     assert crt.winners_curse is not None and vq.winners_curse is not None
     assert crt.winners_curse > vq.winners_curse
-    equal = compare(study(TWO), bootstrap=0, **AXES)
+    equal = compare(study(TWO), FrontierRequest(bootstrap=0, **AXES))
     assert "W-WINNERS-CURSE" not in codes(equal)
 
 
@@ -354,7 +357,7 @@ def test_where_the_form_decides_it_says_so() -> None:
             "loss": np.concatenate([2.0 + 8e5 * x**-0.33, 1.5 + 1.3e6 * x**-0.33]),
         }
     )
-    found = compare(frame, bootstrap=0, **AXES)
+    found = compare(frame, FrontierRequest(bootstrap=0, **AXES))
     assert "W-FORM" in codes(found)
     straight = pd.DataFrame(
         {
@@ -363,12 +366,12 @@ def test_where_the_form_decides_it_says_so() -> None:
             "loss": np.concatenate([45.0 * x**-0.104, 60.0 * x**-0.11]),
         }
     )
-    assert "W-FORM" not in codes(compare(straight, bootstrap=0, **AXES))
+    assert "W-FORM" not in codes(compare(straight, FrontierRequest(bootstrap=0, **AXES)))
 
 
 def test_another_envelope_with_another_slope_is_a_warning() -> None:
     frame = study({"vq": TWO["vq"]}, sizes=2, durations=12, noise=0.0005)
-    found = compare(frame, x="C", y="loss", n="N", d="D", bootstrap=100, by="run")
+    found = compare(frame, FrontierRequest(x="C", y="loss", n="N", d="D", bootstrap=100, by="run"))
     low, high = found.frontiers["all"].fits["straight"].ci95["b"]
     slopes = [one.slope for one in found.frontiers["all"].envelopes.values() if one.slope]
     assert low is not None and high is not None
@@ -385,25 +388,30 @@ def test_losses_per_token_of_different_tokenizers_are_refused() -> None:
     with pytest.raises(
         ValueError, match=r"differ in tokens_per_image \(256, 576\).*bits per image"
     ):
-        compare(frame, x="C", y="val_loss", group="arm", bootstrap=0)
+        compare(frame, FrontierRequest(x="C", y="val_loss", group="arm", bootstrap=0))
     frame["val_bits_per_image"] = frame["val_loss"] * frame["tokens_per_image"] / np.log(2)
     with pytest.raises(ValueError, match="use --y val_bits_per_image"):
-        compare(frame, x="C", y="val_loss", group="arm", bootstrap=0)
-    assert compare(frame, x="C", y="val_bits_per_image", group="arm", bootstrap=0).crossovers
+        compare(frame, FrontierRequest(x="C", y="val_loss", group="arm", bootstrap=0))
+    assert compare(
+        frame, FrontierRequest(x="C", y="val_bits_per_image", group="arm", bootstrap=0)
+    ).crossovers
     one = compare(
-        frame, x="C", y="val_loss", group="arm", where="tokens_per_image == 256", bootstrap=0
+        frame,
+        FrontierRequest(
+            x="C", y="val_loss", group="arm", where="tokens_per_image == 256", bootstrap=0
+        ),
     )
     assert list(one.frontiers) == ["vq"]
 
 
 def test_direction_follows_the_metric() -> None:
     frame = study({"vq": TWO["vq"]}).assign(psnr=lambda table: 40 - 3 * table["loss"])
-    found = compare(frame, x="C", y="psnr", bootstrap=0)
+    found = compare(frame, FrontierRequest(x="C", y="psnr", bootstrap=0))
     assert found.direction == "higher"
     ys = found.frontiers["all"].points.y
     assert list(ys) == sorted(ys)
     with pytest.raises(ValueError, match="direction: 'down'"):
-        compare(frame, x="C", y="psnr", direction="down", bootstrap=0)
+        compare(frame, FrontierRequest(x="C", y="psnr", direction="down", bootstrap=0))
 
 
 def test_diverged_and_unfinished_runs_are_left_out_and_counted() -> None:
@@ -411,7 +419,7 @@ def test_diverged_and_unfinished_runs_are_left_out_and_counted() -> None:
     frame["status"] = "done"
     frame.loc[[0, 1, 2], "status"] = ["diverged", "diverged", "pending"]
     frame.loc[3, "loss"] = np.nan
-    found = compare(frame, bootstrap=0, **AXES)
+    found = compare(frame, FrontierRequest(bootstrap=0, **AXES))
     assert (found.n, found.n_left_out) == (len(frame) - 4, 4)
     assert {(one.reason, one.count) for one in found.left_out} == {
         ("status is diverged", 2),
@@ -423,7 +431,7 @@ def test_diverged_and_unfinished_runs_are_left_out_and_counted() -> None:
 
 def test_a_single_run_arm_has_a_status_and_no_curve() -> None:
     frame = pd.concat([study({"vq": TWO["vq"]}), study({"one": TWO["crt"]}).head(1)])
-    found = compare(frame, bootstrap=50, **AXES)
+    found = compare(frame, FrontierRequest(bootstrap=50, **AXES))
     one = found.frontiers["one"]
     assert {form: fit.status for form, fit in one.fits.items()} == {
         "straight": "too_few",
@@ -435,31 +443,33 @@ def test_a_single_run_arm_has_a_status_and_no_curve() -> None:
 
 def test_round_trip_and_order_of_rows() -> None:
     frame = study(TWO, sizes=3, durations=3)
-    found = compare(frame, bootstrap=60, **AXES)
+    found = compare(frame, FrontierRequest(bootstrap=60, **AXES))
     assert json.loads(found.to_json()) == found.to_dict()
-    mixed = compare(frame.sample(frac=1.0, random_state=0), bootstrap=0, **AXES)
-    plain = compare(frame, bootstrap=0, **AXES)
+    mixed = compare(frame.sample(frac=1.0, random_state=0), FrontierRequest(bootstrap=0, **AXES))
+    plain = compare(frame, FrontierRequest(bootstrap=0, **AXES))
     assert mixed.data_hash == plain.data_hash
     for one, other in zip(mixed.crossovers, plain.crossovers, strict=True):
         assert one.x == pytest.approx(other.x, rel=1e-6)
     assert found.reference == "vq"
-    assert compare(frame, bootstrap=0, reference="crt", **AXES).gains[0].arm == "vq"
+    assert (
+        compare(frame, FrontierRequest(bootstrap=0, reference="crt", **AXES)).gains[0].arm == "vq"
+    )
     with pytest.raises(ValueError, match="no arm 'x'; the arms are crt, vq"):
-        compare(frame, reference="x", **AXES)
+        compare(frame, FrontierRequest(reference="x", **AXES))
 
 
 def test_bad_options() -> None:
     frame = study(TWO, sizes=2, durations=2)
     with pytest.raises(ValueError, match="--envelope: 'lower' is not known"):
-        compare(frame, envelope="lower", **AXES)
+        compare(frame, FrontierRequest(envelope="lower", **AXES))
     with pytest.raises(ValueError, match="--noise"):
-        compare(frame, noise=-1.0, **AXES)
+        compare(frame, FrontierRequest(noise=-1.0, **AXES))
     with pytest.raises(ValueError, match="--by: residual with --envelope model needs --noise"):
-        compare(frame, envelope="model", n="N", d="D", by="residual", **AXES)
+        compare(frame, FrontierRequest(envelope="model", n="N", d="D", by="residual", **AXES))
 
 
 def test_a_resample_whose_amplitude_overflows_is_no_warning_of_the_users() -> None:
     # Two runs of nearly equal compute ask for a slope of 26, and for more than 1e308 at x = 1.
     frame = pd.DataFrame({"C": [1e15, 1.01e15, 1e16, 1e17], "loss": [3.0, 2.3, 2.0, 1.5]})
-    found = compare(frame, by="run", bootstrap=200)
+    found = compare(frame, FrontierRequest(by="run", bootstrap=200))
     assert found.bootstrap is not None and found.bootstrap.draws > 100

@@ -26,6 +26,7 @@ from tokenlaw.analysis.brief import Brief
 from tokenlaw.analysis.drawing import index
 from tokenlaw.analysis.frontiers.compare import compare
 from tokenlaw.analysis.laws.fit import fit
+from tokenlaw.analysis.request import FitRequest, FrontierRequest
 from tokenlaw.analysis.table import prepare
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,18 +82,20 @@ def many_runs(num: int = 10_000, num_arms: int = 2) -> pd.DataFrame:
 def results() -> dict[str, Any]:
     """Return one of every kind of result, of many rows, draws and arms."""
     frame = many_runs()
-    groups = fit(frame, "power_law", bootstrap=1000, with_checks=False)
+    groups = fit(frame, FitRequest(law="power_law", bootstrap=1000, with_checks=False))
     one = groups["arm-00"]
-    pooled = fit(frame, "chinchilla", group="none", bootstrap=0)
-    compared = compare(many_runs(3000, 30), group="arm", bootstrap=20)
-    two = compare(many_runs(200), group="arm", bootstrap=1000)
+    pooled = fit(frame, FitRequest(law="chinchilla", group="none", bootstrap=0))
+    compared = compare(many_runs(3000, 30), FrontierRequest(group="arm", bootstrap=20))
+    two = compare(many_runs(200), FrontierRequest(group="arm", bootstrap=1000))
     front = two.frontiers["arm-00"]
     codes = np.random.default_rng(0).integers(0, 64, (500, 64))
     table = fixture_table.table()
     picture = index.make(table, "loss_vs_flops", options={"bootstrap": 20})
     return {
         "fits": groups,
-        "many fits": fit(many_runs(2000, 40), "power_law", bootstrap=0, with_checks=False),
+        "many fits": fit(
+            many_runs(2000, 40), FitRequest(law="power_law", bootstrap=0, with_checks=False)
+        ),
         "fit": one,
         "pooled": pooled,
         "prediction": one.predict({"x": np.geomspace(1e16, 1e22, 1000)}),
@@ -120,11 +123,11 @@ def test_a_result_is_shown_on_one_screen() -> None:
 
 def test_what_a_fit_shows() -> None:
     frame = many_runs(120)
-    text = repr(fit(frame, "power_law", bootstrap=50)["arm-01"])
+    text = repr(fit(frame, FitRequest(law="power_law", bootstrap=50))["arm-01"])
     assert text.startswith("Fit: power_law, arm-01: 51 rows (9 left out)")
     assert "\n  b " in text and "[" in text
     assert "50 draws" in text and "warnings: W-" in text
-    failed = fit(frame.iloc[1:2], "power_law", bootstrap=0)
+    failed = fit(frame.iloc[1:2], FitRequest(law="power_law", bootstrap=0))
     assert repr(failed) == f"Fit: power_law: {failed.status}: {failed.reason}"
     assert failed.status != "ok"
 

@@ -17,6 +17,7 @@ from tokenlaw.analysis import command
 from tokenlaw.analysis.coverage import coverage
 from tokenlaw.analysis.frontiers.compare import compare
 from tokenlaw.analysis.laws.fit import fit, hold_out
+from tokenlaw.analysis.request import FitRequest, FrontierRequest
 from tokenlaw.analysis.table import read
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,7 +45,7 @@ def epoch() -> pd.DataFrame:
 
 
 def test_a1_chinchilla_by_huber_is_the_global_optimum(epoch: pd.DataFrame) -> None:
-    found = fit(epoch, "chinchilla", bootstrap=0, **EPOCH)
+    found = fit(epoch, FitRequest(law="chinchilla", bootstrap=0, **EPOCH))
     assert found.n == 240 and found.n_left_out == 5
     assert found.objective is not None and found.objective <= 1.01828e-3
     params = found.params
@@ -65,7 +66,9 @@ def test_a1_chinchilla_by_huber_is_the_global_optimum(epoch: pd.DataFrame) -> No
 def test_a1_chinchilla_by_least_absolute_deviation_is_the_published_headline(
     epoch: pd.DataFrame,
 ) -> None:
-    found = fit(epoch, "chinchilla", loss="l1", bootstrap=0, with_checks=False, **EPOCH)
+    found = fit(
+        epoch, FitRequest(law="chinchilla", loss="l1", bootstrap=0, with_checks=False, **EPOCH)
+    )
     assert found.objective is not None and found.objective <= 1.12950
     assert found.params["A"] == pytest.approx(482.01, rel=0.005)
     assert found.params["B"] == pytest.approx(2085.4, rel=0.005)
@@ -74,7 +77,7 @@ def test_a1_chinchilla_by_least_absolute_deviation_is_the_published_headline(
 
 def test_a1_optimal_size_at_the_compute_of_chinchilla(epoch: pd.DataFrame) -> None:
     answer = command.fit(
-        epoch, law="chinchilla", bootstrap=0, predict=pd.DataFrame({"C": [5.88e23]}), **EPOCH
+        epoch, FitRequest(law="chinchilla", bootstrap=0, **EPOCH), pd.DataFrame({"C": [5.88e23]})
     )
     (found,) = answer["predictions"]
     assert found["n_optimal"] == pytest.approx(7.40e10, rel=0.005)
@@ -94,14 +97,19 @@ def test_a1_sensitivity_to_the_objective(
     epoch: pd.DataFrame, loss: str, delta: float, expected: tuple[float, ...]
 ) -> None:
     found = fit(
-        epoch, "chinchilla", loss=loss, delta=delta, bootstrap=0, with_checks=False, **EPOCH
+        epoch,
+        FitRequest(
+            law="chinchilla", loss=loss, delta=delta, bootstrap=0, with_checks=False, **EPOCH
+        ),
     )
     got = (found.params["E"], found.params["alpha"], found.params["beta"], found.derived["a"])
     assert got == pytest.approx(expected, abs=1.1e-3)
 
 
 def test_a2_bootstrap_intervals_are_the_published_ones(epoch: pd.DataFrame) -> None:
-    found = fit(epoch, "chinchilla", bootstrap=2000, seed=42, with_checks=False, **EPOCH)
+    found = fit(
+        epoch, FitRequest(law="chinchilla", bootstrap=2000, seed=42, with_checks=False, **EPOCH)
+    )
     assert found.bootstrap is not None and found.bootstrap.draws == 2000
     assert found.ci95["E"] == pytest.approx((1.769, 1.871), abs=0.005)
     assert found.ci95["alpha"] == pytest.approx((0.317, 0.373), abs=0.006)
@@ -120,13 +128,15 @@ def test_a5_approach_2_on_llama_3() -> None:
     isoflops = table("isoflops_open_athena/isoflops_llama_3.csv")
     found = fit(
         isoflops,
-        "isoflop",
-        x="budget",
-        n="params",
-        d="tokens",
-        y="loss",
-        where="experiment == 'llama_3__raw_loss'",
-        bootstrap=0,
+        FitRequest(
+            law="isoflop",
+            x="budget",
+            n="params",
+            d="tokens",
+            y="loss",
+            where="experiment == 'llama_3__raw_loss'",
+            bootstrap=0,
+        ),
     )
     assert found.params["b"] == pytest.approx(0.5368, abs=0.002)
     assert found.params["d_coef"] == pytest.approx(0.299, abs=0.002)
@@ -136,10 +146,10 @@ def test_a5_approach_2_on_llama_3() -> None:
 def test_a6_approach_2_on_chinchilla_flags_the_edge_minimum() -> None:
     isoflops = table("isoflops_open_athena/isoflops_epochai_chinchilla.csv")
     keywords = {"x": "budget", "n": "params", "d": "tokens", "y": "loss"}
-    found = fit(isoflops, "isoflop", bootstrap=0, **keywords)
+    found = fit(isoflops, FitRequest(law="isoflop", bootstrap=0, **keywords))
     assert found.params["a"] == pytest.approx(0.492, abs=0.003)
     assert [one.code for one in found.warnings].count("W-EDGE") == 1
-    cubic = fit(isoflops, "isoflop", bootstrap=0, options={"degree": 3}, **keywords)
+    cubic = fit(isoflops, FitRequest(law="isoflop", bootstrap=0, options={"degree": 3}, **keywords))
     assert cubic.params["a"] == pytest.approx(0.481, abs=0.003)
 
 
@@ -165,7 +175,7 @@ def test_a8_a_wide_parabola_misplaces_the_optimum_and_says_so(
     loss = truth["E"] + truth["A"] / n**alpha + truth["B"] / d**beta
     frame = pd.DataFrame({"C": budget, "N": n, "D": d, "loss": loss})
 
-    found = fit(frame, "isoflop", bootstrap=0, with_checks=False)
+    found = fit(frame, FitRequest(law="isoflop", bootstrap=0, with_checks=False))
     middle = 1e19
     exact = ratio * (middle / 6) ** (beta / (alpha + beta))
     placed = found.params["n_coef"] * middle ** found.params["a"]
@@ -176,7 +186,7 @@ def test_a8_a_wide_parabola_misplaces_the_optimum_and_says_so(
     warned = "W-PARABOLA" in {one.code for one in found.warnings}
     assert warned == (shift > 0.05)
 
-    third = fit(frame, "chinchilla", bootstrap=0, with_checks=False)
+    third = fit(frame, FitRequest(law="chinchilla", bootstrap=0, with_checks=False))
     for name, value in truth.items():
         assert third.params[name] == pytest.approx(value, rel=1e-6)
 
@@ -198,7 +208,7 @@ TWO_ARMS = {
 
 
 def test_a11_the_floor_moves_the_crossover(llamagen: pd.DataFrame) -> None:
-    answer = command.frontier(llamagen, bootstrap=200, **TWO_ARMS)
+    answer = command.frontier(llamagen, FrontierRequest(bootstrap=200, **TWO_ARMS))
     found = {one["form"]: one for one in answer["crossovers"]}
     assert found["straight"]["x"] == pytest.approx(1.21e21, rel=0.01)
     assert found["floor"]["x"] == pytest.approx(3.7e20, rel=0.07)
@@ -208,7 +218,9 @@ def test_a11_the_floor_moves_the_crossover(llamagen: pd.DataFrame) -> None:
 
 
 def test_a11_interval_at_the_noise_of_fid(llamagen: pd.DataFrame) -> None:
-    found = compare(llamagen, bootstrap=1000, noise=0.013, **TWO_ARMS).crossovers[0]
+    found = compare(llamagen, FrontierRequest(bootstrap=1000, noise=0.013, **TWO_ARMS)).crossovers[
+        0
+    ]
     assert found.form == "straight"
     low, high = found.ci95
     assert low == pytest.approx(0.9e21, rel=0.08)
@@ -232,14 +244,16 @@ def test_a13_resampling_points_hides_most_of_the_uncertainty() -> None:
     def error(by: str, draws: int) -> tuple[float, int]:
         found = fit(
             rows,
-            "chinchilla",
-            n="N",
-            d="D",
-            y="loss",
-            end_points=False,
-            by=by,
-            bootstrap=draws,
-            with_checks=False,
+            FitRequest(
+                law="chinchilla",
+                n="N",
+                d="D",
+                y="loss",
+                end_points=False,
+                by=by,
+                bootstrap=draws,
+                with_checks=False,
+            ),
         )
         assert found.bootstrap is not None
         return found.se["a"], found.bootstrap.clusters
@@ -261,7 +275,7 @@ def test_a15_dit_follows_compute() -> None:
     correlation = np.corrcoef(dit["gfid"], np.log(dit["forward_gmacs"]))[0, 1]
     assert correlation == pytest.approx(-0.9298, abs=2e-4)
     answer = command.fit(
-        published, x="forward_gmacs", y="gfid", where=where, loss="l2", bootstrap=0
+        published, FitRequest(x="forward_gmacs", y="gfid", where=where, loss="l2", bootstrap=0)
     )
     assert -answer["params"]["b"] == pytest.approx(-0.365, abs=1e-3)
     assert "W-MACS" in {one["code"] for one in answer["warnings"]}
@@ -269,16 +283,14 @@ def test_a15_dit_follows_compute() -> None:
 
 def test_a16_intervals_cover_one_decade_out() -> None:
     found = coverage(
-        "power_law",
+        FitRequest(
+            law="power_law", bootstrap=120, by="residual", loss="l2", options={"floor": "free"}
+        ),
         {"E": 1.5, "a": 2.0, "b": 0.15},
         {"x": np.geomspace(1.0, 1e3, 6)},
         {"x": 1e4},
         noise=0.013,
         trials=120,
-        draws=120,
-        by="residual",
-        loss="l2",
-        options={"floor": "free"},
     )
     assert found.without == 0
     assert found.share >= 0.90

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tokenlaw.analysis import command
 from tokenlaw.analysis.frontiers.compare import compare, pareto
 from tokenlaw.analysis.laws.fit import fit
+from tokenlaw.analysis.request import FitRequest, FrontierRequest
 
 few = settings(
     max_examples=25,
@@ -40,7 +41,7 @@ def test_a_power_law_recovers_itself(
 ) -> None:
     x = np.geomspace(low, low * 10**decades, num)
     frame = pd.DataFrame({"C": x, "loss": a * (x / low) ** -b})
-    found = fit(frame, "power_law", loss=loss, bootstrap=0, with_checks=False)
+    found = fit(frame, FitRequest(law="power_law", loss=loss, bootstrap=0, with_checks=False))
     assert found.status == "ok"
     assert found.params["b"] == pytest.approx(b, abs=1e-6)
     assert found.params["a"] * low**-b == pytest.approx(a, rel=1e-6)
@@ -57,7 +58,10 @@ def test_a_floor_recovers_itself(floor: float, share: float, b: float, decades: 
     x = np.geomspace(1e18, 1e18 * 10**decades, 14)
     frame = pd.DataFrame({"C": x, "loss": floor * (1 + share * (x / 1e18) ** -b)})
     found = fit(
-        frame, "power_law", options={"floor": "free"}, loss="l2", bootstrap=0, with_checks=False
+        frame,
+        FitRequest(
+            law="power_law", options={"floor": "free"}, loss="l2", bootstrap=0, with_checks=False
+        ),
     )
     assert found.params["E"] == pytest.approx(floor, rel=1e-4)
     assert found.params["b"] == pytest.approx(b, rel=1e-4)
@@ -77,7 +81,7 @@ def test_chinchilla_recovers_itself(
     n, d = (one.ravel() for one in np.meshgrid(np.geomspace(1, 300, 6), np.geomspace(1, 300, 6)))
     y = floor + of_size * n**-alpha + of_data * d**-beta
     frame = pd.DataFrame({"N": 1e7 * n, "D": 1e9 * d, "loss": y})
-    found = fit(frame, "chinchilla", bootstrap=0, with_checks=False)
+    found = fit(frame, FitRequest(law="chinchilla", bootstrap=0, with_checks=False))
     assert found.params["E"] == pytest.approx(floor, rel=1e-5)
     assert found.params["alpha"] == pytest.approx(alpha, rel=1e-4)
     assert found.params["beta"] == pytest.approx(beta, rel=1e-4)
@@ -118,9 +122,9 @@ def test_crossovers_and_gains_do_not_know_units(unit_x: float, unit_y: float, se
     y = np.concatenate([45.0 * x**-0.104, 66.0 * x**-0.113]) * np.exp(rng.normal(0, 0.003, 18))
     frame = pd.DataFrame({"arm": np.repeat(["vq", "crt"], 9), "C": np.tile(x, 2), "loss": y})
     keywords = {"x": "C", "y": "loss", "group": "arm", "bootstrap": 0}
-    first = compare(frame, **keywords)
+    first = compare(frame, FrontierRequest(**keywords))
     scaled = frame.assign(C=frame["C"] * unit_x, loss=frame["loss"] * unit_y)
-    second = compare(scaled.sample(frac=1.0, random_state=seed), **keywords)
+    second = compare(scaled.sample(frac=1.0, random_state=seed), FrontierRequest(**keywords))
     for one, other in zip(first.crossovers, second.crossovers, strict=True):
         assert (one.x is None) == (other.x is None)
         if one.x is not None and other.x is not None:
@@ -159,7 +163,9 @@ def test_any_table_ends_in_numbers_a_status_or_one_line(
         C=lambda table: 6 * table["N"] * table["D"]
     )
     try:
-        found = fit(frame, law, x="C", n="N", d="D", y="loss", bootstrap=20, by="point")
+        found = fit(
+            frame, FitRequest(law=law, x="C", n="N", d="D", y="loss", bootstrap=20, by="point")
+        )
     except ValueError as error:
         assert str(error) and "\n" not in str(error)
         return
@@ -169,7 +175,9 @@ def test_any_table_ends_in_numbers_a_status_or_one_line(
     else:
         assert all(np.isfinite(value) for value in found.params.values())
         assert found.objective is not None and np.isfinite(found.objective)
-        assert command.render_text(command.fit(frame, law=law, x="C", n="N", d="D", bootstrap=0))
+        assert command.render_text(
+            command.fit(frame, FitRequest(law=law, x="C", n="N", d="D", bootstrap=0))
+        )
 
 
 @settings(few, max_examples=60)
@@ -182,7 +190,7 @@ def test_any_table_ends_in_a_comparison_or_one_line(
 ) -> None:
     frame = pd.DataFrame(rows, columns=["C", "gfid", "arm"])
     try:
-        found = compare(frame, x="C", y="gfid", group="arm", bootstrap=20, by=by)
+        found = compare(frame, FrontierRequest(x="C", y="gfid", group="arm", bootstrap=20, by=by))
     except ValueError as error:
         assert str(error) and "\n" not in str(error)
         return

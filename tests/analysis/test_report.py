@@ -17,6 +17,7 @@ from tokenlaw.analysis.report import interactive, laws
 from tokenlaw.analysis.report import sections as report
 from tokenlaw.analysis.report import tables as report_tables
 from tokenlaw.analysis.report.page import Html, html, interval, number, table
+from tokenlaw.analysis.request import FrontierRequest, ReportRequest
 
 BROWSER = next(
     (p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None
@@ -64,7 +65,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report with few draws and two figures of the made-up study, with zoom."""
     path = tmp_path_factory.mktemp("report") / "report.html"
     df = fixture_table.table()
-    return report.write(df, path, title="A <study> & more", bootstrap=40, only=ONLY, zoom=True)
+    return report.write(
+        df, path, ReportRequest(title="A <study> & more", bootstrap=40, only=ONLY, zoom=True)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +118,7 @@ def test_fits_come_with_intervals_forms_and_warnings(page: Page) -> None:
 def test_a_warning_of_a_fit_is_told_once() -> None:
     df = fixture_table.table()
     df = df[df["iterations"] == df["iterations"].min()]
-    comparison = compare(df, bootstrap=0)
+    comparison = compare(df, FrontierRequest(bootstrap=0))
     messages = {
         warning.message
         for frontier in comparison.frontiers.values()
@@ -158,10 +161,7 @@ def test_names_from_the_table_cannot_become_markup(tmp_path: Path) -> None:
     text = report.write(
         df,
         tmp_path / "r.html",
-        title="</title><b>",
-        bootstrap=0,
-        only=("loss_vs_flops",),
-        zoom=True,
+        ReportRequest(title="</title><b>", bootstrap=0, only=("loss_vs_flops",), zoom=True),
     ).read_text()
     assert "<script>alert" not in text
     assert "&lt;script&gt;alert(1)" in text
@@ -171,9 +171,9 @@ def test_names_from_the_table_cannot_become_markup(tmp_path: Path) -> None:
 def test_the_same_table_gives_the_same_page(tmp_path: Path) -> None:
     df = fixture_table.table()
     options = {"bootstrap": 20, "only": ("loss_vs_flops",), "zoom": False}
-    first = report.write(df, tmp_path / "a.html", **options)  # type: ignore[arg-type]
+    first = report.write(df, tmp_path / "a.html", ReportRequest(**options))  # type: ignore[arg-type]
     shuffled = df.sample(frac=1.0, random_state=4)
-    second = report.write(shuffled, tmp_path / "b.html", **options)  # type: ignore[arg-type]
+    second = report.write(shuffled, tmp_path / "b.html", ReportRequest(**options))  # type: ignore[arg-type]
     assert first.read_bytes() == second.read_bytes()
 
 
@@ -183,19 +183,21 @@ def test_without_plotly_the_printed_figures_remain(
     monkeypatch.setattr(interactive, "find_spec", lambda name: None)
     df = fixture_table.table()
     options = {"bootstrap": 0, "only": ("loss_vs_flops",)}
-    text = report.write(df, tmp_path / "r.html", **options).read_text()  # type: ignore[arg-type]
+    text = report.write(df, tmp_path / "r.html", ReportRequest(**options)).read_text()  # type: ignore[arg-type]
     assert "data:image/svg+xml;base64," in text
     assert "Zoom and hover" not in Page(text).texts["figures"]
     assert len(text) < 600_000
     with pytest.raises(ValueError, match="plotly"):
-        report.write(df, tmp_path / "r.html", zoom=True, **options)  # type: ignore[arg-type]
+        report.write(df, tmp_path / "r.html", ReportRequest(zoom=True, **options))  # type: ignore[arg-type]
 
 
 def test_figures_that_cannot_be_drawn_say_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(report.index, "names", lambda: ("system_table", "tokens_per_image"))
-    path = report.write(fixture_table.table(), tmp_path / "r.html", bootstrap=0, zoom=False)
+    path = report.write(
+        fixture_table.table(), tmp_path / "r.html", ReportRequest(bootstrap=0, zoom=False)
+    )
     figures = Page(path.read_text()).texts["figures"]
     assert "2 figures this table does not allow" in figures
     assert "the table has no column gfid" in figures
@@ -205,12 +207,16 @@ def test_figures_that_cannot_be_drawn_say_why(
 def test_a_poor_table_still_gives_a_page(tmp_path: Path) -> None:
     df = fixture_table.table()
     bare = df.loc[df["status"] == "done", ["arm", "flops_train", "val_loss"]].head(3)
-    path = report.write(bare, tmp_path / "bare.html", bootstrap=0, zoom=False, only=())
+    path = report.write(
+        bare, tmp_path / "bare.html", ReportRequest(bootstrap=0, zoom=False, only=())
+    )
     assert not Page(path.read_text()).open
     with pytest.raises(ValueError, match="no rows"):
         report.write(df.iloc[:0], tmp_path / "none.html")
     with pytest.raises(ValueError, match="no_such_figure"):
-        report.write(df, tmp_path / "none.html", bootstrap=0, only=("no_such_figure",))
+        report.write(
+            df, tmp_path / "none.html", ReportRequest(bootstrap=0, only=("no_such_figure",))
+        )
 
 
 # ---------------------------------------------------------------------------- tables of the papers

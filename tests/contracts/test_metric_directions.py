@@ -15,6 +15,7 @@ import tiny
 
 from tokenlaw.analysis import direction
 from tokenlaw.analysis.frontiers.compare import compare
+from tokenlaw.analysis.request import FrontierRequest
 from tokenlaw.results_db import read
 from tokenlaw.results_db.columns import WIDE_PREFIXES
 from tokenlaw.trainer import parts
@@ -39,7 +40,7 @@ def table(column: str, better: str) -> pd.DataFrame:
 
 
 def assert_chosen(frame: pd.DataFrame, column: str, better: str, **more: str) -> None:
-    found = compare(frame, x="C", y=column, group="arm", bootstrap=0, **more)
+    found = compare(frame, FrontierRequest(x="C", y=column, group="arm", bootstrap=0, **more))
     assert found.direction == better, f"{column}: {found.direction} ({found.direction_reason})"
     for arm in found.frontiers.values():
         assert {name.rsplit("-", 1)[1] for name in arm.points.run_ids} == {"good"}, column
@@ -67,7 +68,7 @@ def test_a_declared_metric_is_known_by_the_names_of_the_wide_table(
 
 @pytest.mark.parametrize("name", NEITHER)
 def test_a_metric_of_no_direction_is_said_to_have_none(name: str) -> None:
-    found = compare(table(name, "lower"), x="C", y=name, group="arm", bootstrap=0)
+    found = compare(table(name, "lower"), FrontierRequest(x="C", y=name, group="arm", bootstrap=0))
     assert [one.message for one in found.warnings if one.code == "W-DIRECTION"] == [
         f"{name} is declared as neither better lower nor higher; lower is taken"
     ]
@@ -129,7 +130,7 @@ def test_a_part_of_ones_own_travels_in_the_table() -> None:
     frame.attrs["better"] = {"gbrightness": "higher"}
     assert_chosen(frame, "gbrightness", "higher")
     del frame.attrs["better"]
-    found = compare(frame, x="C", y="gbrightness", group="arm", bootstrap=0)
+    found = compare(frame, FrontierRequest(x="C", y="gbrightness", group="arm", bootstrap=0))
     assert "W-DIRECTION" in {one.code for one in found.warnings}
 
 

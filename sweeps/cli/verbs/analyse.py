@@ -66,11 +66,10 @@ def fit(
     as_json: opt.Json = False,
 ) -> None:
     """A scaling law, with intervals and what was left out."""
-    from ....analysis import command, table
+    from ....analysis import command, request, table
     from ...overrides import parse_value
 
-    answer = command.fit(
-        opt.load_table(source, home),
+    asked = request.FitRequest(
         law=law,
         x=x,
         y=y,
@@ -84,10 +83,10 @@ def fit(
         loss=loss,
         delta=delta,
         seed=seed,
-        floor=None if floor is None else parse_value(floor),
-        predict=None if predict is None else table.read(predict),
+        options={} if floor is None else {"floor": parse_value(floor)},
     )
-    _show(answer, as_json)
+    points = None if predict is None else table.read(predict)
+    _show(command.fit(opt.load_table(source, home), asked, points), as_json)
 
 
 def frontier(
@@ -115,10 +114,9 @@ def frontier(
     as_json: opt.Json = False,
 ) -> None:
     """Frontiers of the arms, crossovers and gains, with intervals."""
-    from ....analysis import command
+    from ....analysis import command, request
 
-    answer = command.frontier(
-        opt.load_table(source, home),
+    asked = request.FrontierRequest(
         x=x,
         y=y,
         n=n,
@@ -135,7 +133,7 @@ def frontier(
         noise=noise,
         seed=seed,
     )
-    _show(answer, as_json)
+    _show(command.frontier(opt.load_table(source, home), asked), as_json)
 
 
 def _show(answer: dict[str, Any], as_json: bool) -> None:
@@ -217,6 +215,7 @@ def report(
 ) -> None:
     """One self-contained HTML page about a study or a table."""
     from ....analysis.report import sections as page
+    from ....analysis.request import ReportRequest
 
     of_table = opt.is_table(source)
     name = opt.source_name(source)
@@ -227,12 +226,9 @@ def report(
         written = page.write(
             opt.load_table(source, home) if of_table else name,
             path,
-            title=title,
+            ReportRequest(title=title, only=only, bootstrap=bootstrap, seed=seed),
             home=home if of_table else opt.there(home),
             vectors=_vectors(source, vectors, home) if of_table else None,
-            bootstrap=bootstrap,
-            seed=seed,
-            only=only,
             progress=tick,
         )
     opt.say(f"report in {written}")

@@ -1,0 +1,101 @@
+"""Requests: the columns and rows of a table, how they are fitted and how they are resampled.
+
+The command line, the figures and the public functions build one. It is checked when it is made and
+then passed down whole.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from .brief import Brief
+from .frontiers.envelopes import ENVELOPES
+from .laws.solve import LOSSES
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """What every analysis of a table is asked."""
+
+    x: str | None = None  # column of FLOPs; None, here and below: the names of the study table
+    y: str | None = None  # column of the metric
+    n: str | None = None  # column of parameters
+    d: str | None = None  # column of training tokens
+    group: str | None = None  # column of the arms
+    where: str | None = None  # rows to keep, in the language of where.py
+    direction: str | None = None  # "lower" or "higher" is better; None: as direction.py finds it
+    end_points: bool = True  # False keeps checkpoints
+    bootstrap: int = 1000  # draws; 0: no intervals
+    by: str = "auto"  # resampled: run, point, residual, a column; auto: residual for few runs
+    loss: str = "huber"  # on log residuals
+    delta: float = 1e-3  # where Huber's loss becomes linear
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.loss not in LOSSES:
+            raise ValueError(f"--loss: {self.loss!r} is not allowed; {', '.join(LOSSES)}")
+        if not self.delta > 0:
+            raise ValueError(f"--delta: {self.delta!r} is not allowed; a number > 0 (log units)")
+        if self.bootstrap < 0:
+            raise ValueError(f"--bootstrap: {self.bootstrap} is not allowed; 0 or more draws")
+
+    @property
+    def columns(self) -> dict[str, str | None]:
+        """Return role -> the column asked for."""
+        return {role: getattr(self, role) for role in ("x", "y", "n", "d", "group")}
+
+    def on(self, columns: Mapping[str, str | None]) -> Self:
+        """Return this request with those of the columns (and `where`) that are not None."""
+        given: dict[str, Any] = {key: name for key, name in columns.items() if name is not None}
+        return dataclasses.replace(self, **given)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class FitRequest(Brief, Request):
+    """One law through the rows, or through those of each group."""
+
+    law: str = "power_law"  # a file of analysis/fits
+    options: dict[str, Any] = field(default_factory=dict)  # fields of the law's Config
+    with_checks: bool = True  # False: no checks, no other objectives beside
+
+    @classmethod
+    def of(cls, law: str | FitRequest) -> FitRequest:
+        """Return the request for a law by its name; a request as it is."""
+        return law if isinstance(law, FitRequest) else cls(law=law)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FrontierRequest(Request):
+    """The frontiers of all arms, their crossovers and gains; without `group` all rows are one."""
+
+    loss: str = "l2"
+    envelope: str = "pareto"
+    reference: str | None = None  # the arm that gains are against; None: first of `arm_order`
+    # Known standard deviation of log y from run to run (0.013 for FID between seeds): the residual
+    # bootstrap then draws from it.
+    noise: float | None = None
+
+    def __post_init__(self) -> None:
+        known = ", ".join(ENVELOPES)
+        if self.envelope not in ENVELOPES:
+            raise ValueError(f"--envelope: {self.envelope!r} is not known; known: {known}")
+        Request.__post_init__(self)
+        if self.noise is not None and not 0 < self.noise < math.inf:
+            raise ValueError(
+                f"--noise: {self.noise!r} is not allowed; a standard deviation of log y > 0"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportRequest:
+    """What a page holds."""
+
+    title: str | None = None  # None: the study's name
+    only: Sequence[str] | None = None  # these figures and no others
+    zoom: bool | None = None  # None: figures can be zoomed where plotly is installed
+    bootstrap: int = 1000
+    seed: int = 0
