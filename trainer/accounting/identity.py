@@ -93,9 +93,10 @@ def _hashed(config: Any) -> list[tuple[str, Any]]:
     A field is left out while it holds its frozen `id_default`, and where `in_id` is False: it tells
     how a result is reached and not which.
     """
+    cls: type = type(config)
     return [
         (prefix, value)
-        for name, prefix, default in _fields(type(config))
+        for name, prefix, default in _fields(cls)
         for value in (getattr(config, name),)
         if default is _ALWAYS or value != default
     ]
