@@ -3,7 +3,7 @@
     python benchmarks/plan_speed.py [--runs 20000]
 
 The import of torch and printing are not counted: one small plan first, so that parts are imported.
-Every id of a sample is compared with the slow path, `trainer.accounting.config.run_id`.
+Every id of a sample is compared with that of the config alone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import time
 
 from tokenlaw.sweeps.grid import Axis, Grid, part
 from tokenlaw.sweeps.plan import make_plan
-from tokenlaw.trainer.accounting.config import run_id
+from tokenlaw.trainer.accounting.identity import run_id
 
 WIDTHS = tuple(range(64, 64 + 32 * 20, 32))
 ITERATIONS = tuple(range(100, 100 + 50 * 25, 50))

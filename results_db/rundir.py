@@ -151,7 +151,8 @@ class RunDir:
         if (
             not isinstance(content, dict)
             or not isinstance(content.get("config"), dict)
-            or not isinstance(content.get("parents", {}), dict)
+            or not isinstance(parents := content.get("parents", {}), dict)
+            or not all(isinstance(parent, str) for parent in parents.values())
         ):
             raise DamagedError(f"{self.config_path}: not a run's config; {self.rewrite}")
         told = {key: content.get(key) for key in self.owner}

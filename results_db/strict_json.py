@@ -12,14 +12,24 @@ class DamagedError(RuntimeError):
     """A file is missing, truncated, altered or not what it claims to be; the message names it."""
 
 
-def canonical_json(obj: Any) -> str:
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def canonical_json(obj: Any, *, check_keys: bool = True) -> str:
     """Return the canonical JSON text of `obj`: sorted keys, no spaces, ASCII.
+
+    Without `check_keys` a key that is not a string becomes one, in half the time.
 
     Raises:
         ValueError: a NaN, an infinity or a key that is not a string; the message gives the place.
     """
-    _refuse_non_json(obj, "")
-    return json.dumps(obj, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    if check_keys:
+        _refuse_non_json(obj, "")
+    try:
+        return _ENCODER.encode(obj)
+    except ValueError:
+        _refuse_non_json(obj, "")
+        raise
 
 
 def read_json(path: str | os.PathLike[str], *, limit_bytes: int = 16 << 20) -> Any:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..trainer import parts
-from ..trainer.accounting.config import canonical_json, decode_part
+from ..trainer.accounting.config import decode_part
 from .grid import Tree
 
 COUNTS = ("num_classes", "num_train", "num_val")
@@ -43,7 +44,7 @@ class DataFacts:
         if dataset is None:
             known = ", ".join(parts.names("datasets"))
             raise ValueError(f"data.dataset: is required; allowed: {known}")
-        key = canonical_json(dataset)
+        key = json.dumps(dataset, sort_keys=True)
         if self.folder is None and all(tree.get(name) is not None for name in COUNTS):
             self._declared(dataset, tree)
             return {**tree, "dataset": dataset}

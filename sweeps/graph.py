@@ -14,10 +14,11 @@ from typing import Any
 
 from ..trainer import parts
 from ..trainer.accounting import trunks
+from ..trainer.accounting.identity import RunIds
 from . import cost
 from .data_facts import DataFacts
 from .grid import Axis, Grid, Tree
-from .stage_configs import StageConfigs, run_id_of_text
+from .stage_configs import StageConfigs
 from .trunks import Trunks
 
 # Roles of the parents of each kind; an evaluation's depend on its subject.
@@ -82,7 +83,8 @@ class Graph:
         self._facts = facts
         self._subjects = {name: _subject(name, tree) for name, tree in grid.evaluations.items()}
         self.primary = _primary(grid, self._subjects)
-        self._trunks = Trunks()
+        self._ids = RunIds()
+        self._trunks = Trunks(self._ids)
         for arm in grid.arms:
             self._add_arm(arm)
         self._add_segments(home)
@@ -98,7 +100,7 @@ class Graph:
             for axis in members
         ]
         memo: dict[str, dict[tuple[int, ...], str]] = {name: {} for name in stages}
-        configs: dict[str, dict[tuple[int, ...], tuple[Any, str]]] = {name: {} for name in stages}
+        configs: dict[str, dict[tuple[int, ...], Any]] = {name: {} for name in stages}
         kept = False
         for cell in itertools.product(*(range(len(members[0].levels)) for members in groups)):
             if self._grid.where and self._is_dropped(arm, axes, cell):
@@ -112,7 +114,7 @@ class Graph:
                     own = tuple([cell[group] for group in stage.configs.groups])
                     if own not in configs[name]:
                         configs[name][own] = stage.configs.at(cell)
-                    run_id = self._add_run(arm, stage, cell, *configs[name][own], ids)
+                    run_id = self._add_run(arm, stage, cell, configs[name][own], ids)
                     memo[name][key] = run_id
                 ids[name] = run_id
         if not kept:
@@ -173,7 +175,6 @@ class Graph:
         stage: _Stage,
         cell: tuple[int, ...],
         config: Any,
-        text: str,
         ids: Mapping[str, str],
     ) -> str:
         parents = {role: ids[role] for role in stage.parents}
@@ -189,7 +190,7 @@ class Graph:
         if shared is not None:
             run_id, config, parents = shared
         else:
-            run_id = run_id_of_text(stage.kind, text, parents)
+            run_id = self._ids.of(stage.kind, config, parents)
         draft = self.drafts.get(run_id)
         if draft is None:
             try:

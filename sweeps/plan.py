@@ -11,7 +11,9 @@ from typing import Any
 from ..results_db.durable import create_exclusive, write_json
 from ..results_db.processes import collector_paused
 from ..results_db.record import RunDir
-from ..trainer.accounting.config import KINDS, SCHEME, canonical_json, to_tree
+from ..results_db.strict_json import canonical_json
+from ..trainer.accounting.config import KINDS, to_tree
+from ..trainer.accounting.identity import SCHEME
 from . import cost
 from .data_facts import DataFacts
 from .graph import Draft, Graph
@@ -41,7 +43,9 @@ def write_run(home: str | os.PathLike[str], run: PlannedRun, settings: Mapping[s
         "config": to_tree(run.config),
         "parents": run.parents,
     }
-    if not create_exclusive(run_dir.config_path, canonical_json(content).encode() + b"\n"):
+    if not create_exclusive(
+        run_dir.config_path, canonical_json(content, check_keys=False).encode() + b"\n"
+    ):
         check_written(home, run)
     write_json(run_dir.settings_path, dict(settings))
     return run_dir.path

@@ -13,9 +13,9 @@ from ..results_db.durable import create_exclusive, write_json
 from ..results_db.plan_file import current_plan_path, read_plan, study_names
 from ..results_db.processes import collector_paused
 from ..results_db.record import now_text
-from ..results_db.strict_json import read_json
+from ..results_db.strict_json import canonical_json, read_json
 from ..trainer.accounting import trunks
-from ..trainer.accounting.config import canonical_json, to_tree
+from ..trainer.accounting.config import is_segment, to_tree
 from . import cost
 from .graph import Member
 
@@ -50,12 +50,12 @@ class PlannedRun:
     @property
     def is_segment(self) -> bool:
         """Tell if the run is a piece of a trunk, which is no result."""
-        return trunks.is_segment(self.config)
+        return is_segment(self.config)
 
     @property
     def config_json(self) -> str:
         """Return the full resolved config as canonical JSON."""
-        return canonical_json(to_tree(self.config))
+        return canonical_json(to_tree(self.config), check_keys=False)
 
     @property
     def arm(self) -> str | None:
@@ -154,7 +154,7 @@ class Plan:
             folder = Path(home) / "studies" / self.study
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / f"plan-{content['hash']}.json"
-            create_exclusive(path, canonical_json(content).encode() + b"\n")
+            create_exclusive(path, canonical_json(content, check_keys=False).encode() + b"\n")
         current = folder / "current.json"
         pointer = {"scheme": PLAN_SCHEME, "study": self.study, "plan": path.name}
         if not current.exists() or read_json(current) != pointer:
@@ -175,7 +175,7 @@ def _predictions(home: str | os.PathLike[str], study: str) -> dict[str, dict[str
 
 
 def _hash(identity: Mapping[str, Any]) -> str:
-    return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:16]
+    return hashlib.sha256(canonical_json(identity, check_keys=False).encode()).hexdigest()[:16]
 
 
 def _member_json(member: Member) -> dict[str, Any]:

@@ -1,32 +1,22 @@
-"""Configs of one stage of one arm, cell by cell, and the ids of runs.
+"""Configs of one stage of one arm, cell by cell.
 
 The axes of a study are few and its cells many, so a field of a config is decoded once for each
 combination of the axes that set something in it, and a config is put together from decoded fields.
-Checks across fields (`__post_init__`) run every time. `trainer.accounting.config.decode` and
-`run_id` are the slow path, which the tests compare with this one.
+Checks across fields (`__post_init__`) run every time. Configs that agree in a field then hold the
+same object there, which is what makes their ids fast (`trainer.accounting.identity.RunIds`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ..trainer.accounting.config import CONFIGS, SCHEME, canonical_json, decode, id_tree
+from ..trainer.accounting.config import CONFIGS, decode, field_names
 from .data_facts import DataFacts
 from .grid import Axis, Grid, Tree, assigned, paths_of, split_path
 
 _ABSENT = object()
-_Decoded = tuple[Any, str]  # a field's value, and its text in the id ("" when left out)
-
-
-def run_id_of_text(kind: str, config_text: str, parents: Mapping[str, str]) -> str:
-    """`trainer.accounting.config.run_id`, from the config's text in the id."""
-    roles = ",".join(f'"{role}":"{parents[role]}"' for role in sorted(parents))
-    text = f'{{"config":{config_text},"kind":"{kind}","parents":{{{roles}}},"scheme":{SCHEME}}}'
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class StageConfigs:
@@ -44,7 +34,6 @@ class StageConfigs:
     ) -> None:
         self._stage, self._kind, self._arm = stage, kind, arm
         self._cls = CONFIGS[kind]
-        self._defaults = {f.name: f.metadata.get("id_default", _ABSENT) for f in fields(self._cls)}
         self._data, self._facts = grid.data, facts
         self._base = _base(grid, stage)
         self._first = tuple(grid.arm(arm).sets.items())
@@ -54,50 +43,47 @@ class StageConfigs:
         # Groups of axes, and names of axes, that change the config.
         self.groups = tuple(sorted({group for found in self._groups.values() for group in found}))
         self.axes = {axis.name for members in groups for axis in members if self._touches(axis)}
-        self._names = sorted(self._defaults)
+        self._names = sorted(field_names(self._cls))
         # Fields that axes set, with their place among the names.
         self._moving = [
             (place, name, self._groups[name])
             for place, name in enumerate(self._names)
             if name in self._groups
         ]
-        self._seen: dict[tuple[str, tuple[int, ...]], _Decoded] = {}
-        self._first_found: list[_Decoded] = []
+        self._seen: dict[tuple[str, tuple[int, ...]], Any] = {}  # decoded values
+        self._first_values: list[Any] = []
 
-    def at(self, cell: Sequence[int]) -> tuple[Any, str]:
-        """The decoded config of a cell, and its canonical text as `run_id` hashes it.
+    def at(self, cell: Sequence[int]) -> Any:
+        """Return the decoded config of a cell.
 
         ValueError in one line, with the arm, when the cell's settings are refused.
         """
-        found = self._found(cell)
+        values = self._known(cell)
         try:
-            if found is None:
-                config = decode(self._cls, self.tree(cell), where=self._stage)
-                found = [self._field(config, name) for name in self._names]
-                self._remember(cell, found)
-            else:
-                values = [value for value, _ in found]
-                config = self._cls(**dict(zip(self._names, values, strict=True)))
+            if values is not None:
+                return self._cls(**dict(zip(self._names, values, strict=True)))
+            config = decode(self._cls, self.tree(cell), where=self._stage)
         except ValueError as error:
             raise ValueError(f"{error} (arm {self._arm})") from None
-        return config, "{" + ",".join([text for _, text in found if text]) + "}"
+        self._remember(cell, [getattr(config, name) for name in self._names])
+        return config
 
-    def _found(self, cell: Sequence[int]) -> list[_Decoded] | None:
-        """The fields of a cell, if each of them was decoded before."""
-        if not self._first_found:
+    def _known(self, cell: Sequence[int]) -> list[Any] | None:
+        """Return the values of the fields of a cell, if each of them was decoded before."""
+        if not self._first_values:
             return None
-        found = self._first_found.copy()
+        values = self._first_values.copy()
         for place, name, groups in self._moving:
-            entry = self._seen.get((name, tuple([cell[group] for group in groups])))
-            if entry is None:
+            value = self._seen.get((name, tuple([cell[group] for group in groups])), _ABSENT)
+            if value is _ABSENT:
                 return None
-            found[place] = entry
-        return found
+            values[place] = value
+        return values
 
-    def _remember(self, cell: Sequence[int], found: list[_Decoded]) -> None:
-        self._first_found = self._first_found or found
+    def _remember(self, cell: Sequence[int], values: list[Any]) -> None:
+        self._first_values = self._first_values or values
         for place, name, groups in self._moving:
-            self._seen[name, tuple([cell[group] for group in groups])] = found[place]
+            self._seen[name, tuple([cell[group] for group in groups])] = values[place]
 
     def tree(self, cell: Sequence[int]) -> Tree:
         """The settings of a cell as plain data: base, then the arm, the axes, and `--set`."""
@@ -152,13 +138,6 @@ class StageConfigs:
                 elif head == "data" and self._kind != "generator":
                     found.setdefault("data", set()).add(group)
         return {name: tuple(sorted(groups)) for name, groups in found.items()}
-
-    def _field(self, config: Any, name: str) -> _Decoded:
-        value = getattr(config, name)
-        default = self._defaults[name]
-        if default is not _ABSENT and value == default:
-            return value, ""
-        return value, f'"{name}":{canonical_json(id_tree(value))}'
 
 
 def _base(grid: Grid, stage: str) -> Tree:

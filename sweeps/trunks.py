@@ -18,46 +18,12 @@ from typing import Any
 from ..results_db.record import RunDir, run_state
 from ..results_db.strict_json import read_json
 from ..trainer.accounting import trunks
-from ..trainer.accounting.config import CONFIGS, canonical_json, decode_run, id_tree
-from .stage_configs import run_id_of_text
+from ..trainer.accounting.config import decode_run
+from ..trainer.accounting.identity import RunIds
 
 MOST_FOLDERS = 5000  # of other studies, looked at for segments that are finished
 
 Parents = dict[str, str]
-
-
-_ALWAYS = object()
-# Fields of the configs in the order of their text, with the value at which each is left out.
-_FIELDS = {
-    kind: [
-        (one.name, one.metadata.get("id_default", _ALWAYS))
-        for one in sorted(dataclasses.fields(CONFIGS[kind]), key=lambda one: one.name)
-    ]
-    for kind in trunks.KINDS
-}
-
-
-class _Ids:
-    """Make the ids of many runs that have most of their settings in common.
-
-    They equal `trainer.accounting.config.run_id`. The text of a field is made once; a first segment
-    has no parent `trunk` that would have to be left out.
-    """
-
-    def __init__(self) -> None:
-        self._texts: dict[tuple[str, Any], str] = {}
-
-    def of(self, kind: str, config: trunks.Config, parents: Parents) -> str:
-        texts = []
-        for name, default in _FIELDS[kind]:
-            value = getattr(config, name)
-            if value == default:
-                continue
-            key = (name, value)
-            if key not in self._texts:
-                self._texts[key] = f'"{name}":{canonical_json(id_tree(value))}'
-            texts.append(self._texts[key])
-        return run_id_of_text(kind, "{" + ",".join(texts) + "}", parents)
 
 
 @dataclass(slots=True)
@@ -65,7 +31,7 @@ class _Trunk:
     """One trunk of a study."""
 
     kind: str
-    ids: _Ids
+    ids: RunIds
     config: trunks.Config  # of its segment of one iteration
     parents: Parents  # of its first segment
     id: str = ""
@@ -99,8 +65,8 @@ class Segment:
 class Trunks:
     """The trunks of a study."""
 
-    def __init__(self) -> None:
-        self._ids = _Ids()
+    def __init__(self, ids: RunIds) -> None:
+        self._ids = ids
         self._trunks: dict[Any, _Trunk] = {}
         self._of_branch: dict[str, tuple[_Trunk, int]] = {}
 

@@ -20,6 +20,7 @@ from tokenlaw.results_db.durable import sha256_file, write_json
 from tokenlaw.results_db.endpoint import same_result
 from tokenlaw.results_db.record import RunDir, read_endpoint
 from tokenlaw.trainer.accounting import config as configs
+from tokenlaw.trainer.accounting import identity
 from tokenlaw.trainer.accounting.config import part
 from tokenlaw.trainer.datasets import digits
 from tokenlaw.trainer.run import Stop
@@ -172,12 +173,12 @@ def lay_out(
     """The folder of a run that nobody has begun."""
     config = configs.decode_run(kind, tree)
     ids = {role: parent.id for role, parent in (parents or {}).items()}
-    run_dir = RunDir.of(home, kind, configs.run_id(kind, config, ids))
+    run_dir = RunDir.of(home, kind, identity.run_id(kind, config, ids))
     run_dir.path.mkdir(parents=True, exist_ok=True)
     write_json(
         run_dir.config_path,
         {
-            "scheme": configs.SCHEME,
+            "scheme": identity.SCHEME,
             "id": run_dir.id,
             "kind": kind,
             "config": configs.to_tree(config),

@@ -33,9 +33,9 @@ from .accounting.config import (
     TokenizerConfig,
     decode,
     decode_run,
-    run_id,
     to_tree,
 )
+from .accounting.identity import run_id
 from .fast_start import compiler, startup
 from .loop.code_sets import Codes
 from .loop.optim import Diverged

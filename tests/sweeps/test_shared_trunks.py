@@ -15,7 +15,8 @@ from tokenlaw.results_db.record import RunDir
 from tokenlaw.sweeps.grid import Axis, Grid
 from tokenlaw.sweeps.plan import make_plan, write_run
 from tokenlaw.sweeps.planned import Plan, PlannedRun
-from tokenlaw.trainer.accounting.config import decode_run, run_id
+from tokenlaw.trainer.accounting.config import decode_run
+from tokenlaw.trainer.accounting.identity import run_id
 
 NINE = (15_000, 22_500, 45_000, 90_000, 187_500, 375_000, 750_000, 1_500_000, 2_250_000)
 

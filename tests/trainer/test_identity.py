@@ -9,7 +9,8 @@ import pytest
 import tiny
 
 from tokenlaw.trainer.accounting import config as configs
-from tokenlaw.trainer.accounting.config import decode_run, id_tree, run_id
+from tokenlaw.trainer.accounting.config import decode_run
+from tokenlaw.trainer.accounting.identity import RunIds, id_tree, run_id
 
 # Frozen: resolved configs as earlier versions wrote them into config.json, with their ids. As long
 # as the VERSIONs of their parts stand they must decode, and to the same id: another one would give
@@ -38,7 +39,8 @@ def test_ids_are_the_same_in_another_process():
     # Another hash seed and another folder.
     program = (
         "import json, sys\n"
-        "from tokenlaw.trainer.accounting.config import decode_run, run_id\n"
+        "from tokenlaw.trainer.accounting.config import decode_run\n"
+        "from tokenlaw.trainer.accounting.identity import run_id\n"
         "frozen = json.load(sys.stdin).values()\n"
         "ids = [run_id(f['kind'], decode_run(f['kind'], f['config']), f['parents'])"
         " for f in frozen]\n"
@@ -129,6 +131,45 @@ def test_a_field_added_later_leaves_old_ids():
 
     assert id_tree(After(depth=2)) == id_tree(Before())
     assert id_tree(After()) == {"width": 8, "depth": 3}
+
+
+def test_a_field_that_is_in_no_id_does_not_change_one():
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Inner:
+        place: int = dataclasses.field(metadata={"in_id": False})
+        depth: int = dataclasses.field(default=2, metadata={"id_default": 2})
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Outer:
+        place: int = dataclasses.field(metadata={"in_id": False})
+        width: int = 8
+        inner: Inner
+
+    ids = RunIds()
+    made = {
+        make("generator", Outer(place=place, inner=Inner(place=place, depth=depth)), {}): depth
+        for place in (0, 1)
+        for depth in (2, 3)
+        for make in (ids.of, run_id)
+    }
+    assert sorted(made.values()) == [2, 3]
+
+
+def test_many_ids_are_those_that_are_made_alone():
+    def config(**changes):
+        return decode_run("generator", tiny.generator() | changes)
+
+    def segment(start):
+        optim = {**tiny.generator()["optim"], "schedule": "constant"}
+        return config(optim=optim, trunk={"role": "segment", "start": start})
+
+    ids, codes = RunIds(), {"codes": "b" * 16}
+    # Equal values whose texts differ: a part may compute with the sign of zero.
+    for z_loss in (0.0, -0.0, 0.0):
+        made = config(z_loss=z_loss)
+        assert ids.of("generator", made, codes) == run_id("generator", made, codes)
+    first = ids.of("generator", segment(0), codes)
+    assert first == ids.of("generator", segment(1), {**codes, "trunk": "c" * 16})
 
 
 def test_nothing_that_is_a_setting_is_in_a_config():

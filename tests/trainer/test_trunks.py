@@ -11,8 +11,9 @@ import tiny
 
 from tokenlaw.results_db.record import RunDir, read_endpoint
 from tokenlaw.trainer.accounting import trunks
-from tokenlaw.trainer.accounting.config import decode_run, run_id, to_tree
+from tokenlaw.trainer.accounting.config import decode_run, to_tree
 from tokenlaw.trainer.accounting.config import part as config_part
+from tokenlaw.trainer.accounting.identity import run_id
 
 WSD = {"schedule": "wsd", "decay_share": 0.25, "warmup_iterations": 1}
 GENERATOR = tiny.generator(optim={**tiny.ADAM, **WSD, "weight_decay": 0.05, "clip": 1.0})

@@ -1,14 +1,13 @@
-"""Configs of the five kinds of run, their strict decoding, and the identity of a run.
+"""Configs of the five kinds of run, and their strict decoding.
 
-Everything that can change a result is a field here and enters the run's id. Devices, folders,
-executors and logging are settings, kept beside the config and never hashed. No torch at the top of
-this file; decoding a config that names a part imports that part.
+Everything that can change a result is a field here and enters the run's id (identity.py). Devices,
+folders, executors and logging are settings, kept beside the config and never hashed. No torch at
+the top of this file; decoding a config that names a part imports that part.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -27,8 +26,6 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from .. import parts
-
-SCHEME = 1  # number of the identity scheme: raised only if the canonical form below changes
 
 KINDS = ("extractor", "tokenizer", "codes", "generator", "evaluation")
 SHARED_KINDS = ("tokenizer", "generator")  # done by all processes of a group together
@@ -419,6 +416,15 @@ class EvaluationConfig:
             )
 
 
+def is_segment(config: object) -> bool:
+    """Tell whether a config is of a piece of a trunk, which is no result."""
+    return (
+        isinstance(config, TokenizerConfig | GeneratorConfig)
+        and config.trunk is not None
+        and config.trunk.role == "segment"
+    )
+
+
 CONFIGS: dict[str, type] = {
     "extractor": ExtractorConfig,
     "tokenizer": TokenizerConfig,
@@ -446,12 +452,31 @@ def decode(cls: type, tree: Mapping[str, Any], where: str = "") -> Any:
     known name).
     """
     try:
-        return _adapter(cls).validate_json(canonical_json(tree, where))
+        return _adapter(cls).validate_json(_finite_json(tree, where))
     except ValidationError as error:
         errors = error.errors(include_url=False)
         # A misspelt name also makes the right one missing: the unknown name is the one to report.
         unknown = [entry for entry in errors if entry["type"] == "unexpected_keyword_argument"]
         raise ValueError(_one_line(cls, (unknown or errors)[0], where)) from None
+
+
+def _finite_json(tree: Any, where: str) -> str:
+    try:
+        return json.dumps(tree, sort_keys=True, allow_nan=False)
+    except ValueError:
+        path, value = next(_not_finite(tree, where))
+        raise ValueError(f"{path}: {value!r} is not allowed; must be a finite number") from None
+
+
+def _not_finite(tree: Any, path: str) -> Iterator[tuple[str, float]]:
+    if isinstance(tree, float) and not math.isfinite(tree):
+        yield path, tree
+    elif isinstance(tree, Mapping):
+        for name, value in tree.items():
+            yield from _not_finite(value, f"{path}.{name}".strip("."))
+    elif isinstance(tree, list | tuple):
+        for index, value in enumerate(tree):
+            yield from _not_finite(value, f"{path}.{index}")
 
 
 def decode_run(kind: str, tree: Mapping[str, Any]) -> Any:
@@ -499,9 +524,6 @@ def _owner(cls: type, path: tuple[int | str, ...]) -> type | None:
     return current if isinstance(current, type) and dataclasses.is_dataclass(current) else None
 
 
-# ----------------------------------------------------------------------------------------- identity
-
-
 def to_tree(config: Any) -> Any:
     """Plain data of a config: dicts, lists, numbers and strings, every default filled in."""
     if isinstance(config, Part):
@@ -511,61 +533,3 @@ def to_tree(config: Any) -> Any:
     if isinstance(config, list | tuple):
         return [to_tree(item) for item in config]
     return config
-
-
-def id_tree(config: Any) -> Any:
-    """As `to_tree`, less every field that still holds its frozen `id_default`, and those that say
-    how a result is reached and not which (`in_id` is False).
-    """
-    if isinstance(config, Part):
-        return {"name": config.name, "version": config.version, **id_tree(config.config)}
-    if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        tree = {}
-        for f in dataclasses.fields(config):
-            value = getattr(config, f.name)
-            if "id_default" in f.metadata and value == f.metadata["id_default"]:
-                continue
-            if not f.metadata.get("in_id", True):
-                continue
-            tree[f.name] = id_tree(value)
-        return tree
-    if isinstance(config, list | tuple):
-        return [id_tree(item) for item in config]
-    return config
-
-
-def canonical_json(tree: Any, where: str = "config") -> str:
-    """The one text of a tree: sorted keys, no spaces, ASCII. ValueError on NaN and infinity."""
-    try:
-        return json.dumps(tree, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    except ValueError:
-        path, value = next(_not_finite(tree, where))
-        raise ValueError(f"{path}: {value!r} is not allowed; must be a finite number") from None
-
-
-def _not_finite(tree: Any, path: str) -> Iterator[tuple[str, float]]:
-    if isinstance(tree, float) and not math.isfinite(tree):
-        yield path, tree
-    elif isinstance(tree, Mapping):
-        for name, value in tree.items():
-            yield from _not_finite(value, f"{path}.{name}".strip("."))
-    elif isinstance(tree, list | tuple):
-        for index, value in enumerate(tree):
-            yield from _not_finite(value, f"{path}.{index}")
-
-
-def run_id(kind: str, config: Any, parents: Mapping[str, str]) -> str:
-    """First 16 hex digits of sha256 over kind, result-bearing config, parents' ids and the scheme
-    number.
-
-    The parent `trunk` of a segment is left out: training to an iteration at a constant rate gives
-    the same state from wherever on the way it goes on.
-    """
-    is_segment = (
-        isinstance(config, TokenizerConfig | GeneratorConfig)
-        and config.trunk is not None
-        and config.trunk.role == "segment"
-    )
-    counted = {role: i for role, i in parents.items() if not (is_segment and role == "trunk")}
-    tree = {"scheme": SCHEME, "kind": kind, "config": id_tree(config), "parents": counted}
-    return hashlib.sha256(canonical_json(tree).encode()).hexdigest()[:16]

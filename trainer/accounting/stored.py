@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ...results_db.record import RunDir
-from .config import decode_run, run_id
+from .config import decode_run
+from .identity import run_id
 
 
 class Stored(NamedTuple):

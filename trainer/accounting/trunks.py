@@ -12,7 +12,8 @@ import dataclasses
 from collections.abc import Mapping
 
 from ...results_db.state import TRUNK
-from .config import GeneratorConfig, OptimConfig, Part, TokenizerConfig, TrunkConfig, run_id
+from .config import GeneratorConfig, OptimConfig, Part, TokenizerConfig, TrunkConfig, is_segment
+from .identity import run_id
 from .schedules import wsd_decay_start
 
 ROLE = TRUNK  # of the parent whose state a run takes over
@@ -97,15 +98,6 @@ def _constant(optim: OptimConfig) -> OptimConfig:
         milestone_factor=0.1,
         decay_share=0.2,
         decay_shape="1-sqrt",
-    )
-
-
-def is_segment(config: object) -> bool:
-    """Whether the config is of a piece of a trunk, which is no result."""
-    return (
-        isinstance(config, TokenizerConfig | GeneratorConfig)
-        and config.trunk is not None
-        and config.trunk.role == "segment"
     )
 
 

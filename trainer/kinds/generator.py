@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...results_db.record import RunDir
-from ..accounting import flops, stored, trunks
-from ..accounting.config import GeneratorConfig
+from ..accounting import flops, stored
+from ..accounting.config import GeneratorConfig, is_segment
 from ..fast_start import startup
 from ..fast_start.ahead import compile_generator
 from ..loop import checkpoints, cross_entropy, data, distributed
@@ -180,7 +180,7 @@ def main(run: Run) -> Result:
     if not saved and run.save_due(config.iterations):
         checkpoints.save(run, config.iterations, modules, optimizers, extra)
         saved = True
-    if trunks.is_segment(config):
+    if is_segment(config):
         checkpoints.save_final(run, modules, config.iterations, optimizers)
         return Result(values=[], columns=generator_columns(config, codes))
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from .. import kernels, parts
-from ..accounting import flops, trunks
-from ..accounting.config import OptimConfig, Part, TokenizerConfig
+from ..accounting import flops
+from ..accounting.config import OptimConfig, Part, TokenizerConfig, is_segment
 from ..accounting.flops import latent_width
 from ..fast_start import startup
 from ..loop import checkpoints, data, distributed
@@ -290,7 +290,7 @@ def main(run: Run) -> Result:
         # As pairs: JSON here sorts keys, and the endpoint's values keep the order of the log.
         kept |= {"seconds": run.seconds(), "last": list(last.items())}
         checkpoints.save(run, config.iterations, modules, optimizers, kept)
-    if trunks.is_segment(config):
+    if is_segment(config):
         checkpoints.save_final(run, modules, config.iterations, optimizers)
         return Result(values=[])
     kept_weights = average.module if average is not None else autoencoder
