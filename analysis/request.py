@@ -19,7 +19,7 @@ from .laws.solve import LOSSES
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """What every analysis of a table is asked."""
+    """Columns and rows that every analysis of a table takes."""
 
     x: str | None = None  # column of FLOPs; None, here and below: the names of the study table
     y: str | None = None  # column of the metric
@@ -92,7 +92,7 @@ class FrontierRequest(Request):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReportRequest:
-    """What a page holds."""
+    """Settings of a report page."""
 
     title: str | None = None  # None: the study's name
     only: Sequence[str] | None = None  # these figures and no others
