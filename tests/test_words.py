@@ -69,7 +69,6 @@ NOT_YET = frozenset(
     trainer/fast_start/startup.py
     trainer/models/build.py
     trainer/models/llama.py
-    trainer/models/pretrained.py
     trainer/run.py
     trainer/sampling/draw.py
     trainer/sampling/picture.py

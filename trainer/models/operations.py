@@ -120,7 +120,7 @@ class Cache:
         self.v = torch.empty(shape_BHLE, device=device, dtype=dtype)
 
     def attend(self, q_BH1E: Tensor, k_BH1E: Tensor, v_BH1E: Tensor, position: int) -> Tensor:
-        """Store the keys and values of `position`, and return the attention of its queries so far."""
+        """Store the keys and values of `position` and return the attention of its queries."""
         self.k[:, :, position] = k_BH1E[:, :, 0]
         self.v[:, :, position] = v_BH1E[:, :, 0]
         k, v = self.k[:, :, : position + 1], self.v[:, :, : position + 1]
