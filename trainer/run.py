@@ -60,7 +60,7 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """What a stage hands back; `run.py` adds FLOPs, provenance and times."""
+    """What a stage hands back; `worker.py` adds FLOPs, provenance and times."""
 
     values: list[Value]
     columns: dict[str, Any] = field(default_factory=dict)

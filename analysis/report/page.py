@@ -1,6 +1,6 @@
 """The HTML of the report: one page, no network, dark on white, on a wide screen, a phone and A4.
 
-Functions here turn plain values into escaped HTML; what the report says is decided in report.py.
+Functions here turn plain values into escaped HTML; what the report says is decided in sections.py.
 """
 
 from __future__ import annotations
