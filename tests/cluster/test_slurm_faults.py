@@ -34,8 +34,13 @@ def started(home: Path, number: int = 1) -> None:
     """Waits until attempt `number` at the generator has made steps."""
     progress = folder(home, GENERATOR) / "progress"
     until(lambda: attempts(home, GENERATOR) >= number, f"attempt {number}")
-    before = progress.read_text() if progress.exists() else "0"
-    until(lambda: progress.exists() and int(progress.read_text()) > int(before) + 2, "a few steps")
+
+    def steps() -> int:
+        # The trainer writes the file anew at each step: a reader may find it empty.
+        return int(progress.read_text() or 0) if progress.exists() else 0
+
+    before = steps()
+    until(lambda: steps() > before + 2, "a few steps")
 
 
 def job_of(home: Path, number: int = 1) -> str:
