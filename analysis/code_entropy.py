@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .brief import Brief
+from .notebook_repr import Brief
 from .notices import Notice, notice
 
 BIAS_SHARE = 0.05  # of an entropy: a Miller-Madow correction above it is a warning

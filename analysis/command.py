@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 
 from ..trainer import parts
-from . import text
+from . import terminal_text
 from .as_json import encode, number
 from .direction import told
+from .fitting.fit import fit as fit_table
+from .fitting.fitted import Fit, law_of, outside, predict
 from .frontiers.compare import compare
-from .laws.fit import fit as fit_table
-from .laws.fitted import Fit, law_of, outside, predict
 from .request import FitRequest, FrontierRequest
 from .table import POOLED, column_for
 
@@ -80,7 +80,7 @@ def frontier(frame: pd.DataFrame, request: FrontierRequest) -> dict[str, Any]:
 
 def render_text(answer: dict[str, Any]) -> str:
     """The same answer (of `fit` or `frontier`) as lines for a terminal, with the checklist."""
-    return text.render(answer)
+    return terminal_text.render(answer)
 
 
 def _short(answer: dict[str, Any]) -> dict[str, Any]:
@@ -142,7 +142,7 @@ def _inputs(one: Fit, table: pd.DataFrame) -> dict[str, np.ndarray]:
         if len(bad):
             raise ValueError(f"--predict: column {name!r} has no positive number in row {bad[0]}")
         columns[role] = values
-    needed = parts.load("fits", one.law).REQUIRES
+    needed = parts.load("laws", one.law).REQUIRES
     sizes = sum(role in columns for role in ("n", "d", "x")) >= 2
     optimal = "x" in columns and law_of(one).optimum(
         {name: np.array([value]) for name, value in one.params.items()}, np.ones(1)

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ..trainer import parts
-from .laws.fit import fit_data, law_named
+from .fitting.fit import fit_data, law_named
 from .request import FitRequest
 from .table import prepare
 
@@ -60,7 +60,7 @@ def coverage(
     for trial in range(trials):
         frame = pd.DataFrame({**design, "y": truth * np.exp(rng.normal(0.0, noise, len(truth)))})
         data = prepare(
-            frame, {role: role for role in frame}, parts.load("fits", request.law).REQUIRES
+            frame, {role: role for role in frame}, parts.load("laws", request.law).REQUIRES
         )
         fitted = fit_data(data, made, dataclasses.replace(request, seed=trial))
         if not len(fitted.draws):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from .brief import Brief
+from .notebook_repr import Brief
 
 CODES: Final[dict[str, str]] = {
     "W-DIVERGED": "diverged runs were left out; the survivors may be the lucky ones",

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from .brief import Brief
+from .fitting.solve import LOSSES
 from .frontiers.envelopes import ENVELOPES
-from .laws.solve import LOSSES
+from .notebook_repr import Brief
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,7 +26,7 @@ class Request:
     n: str | None = None  # column of parameters
     d: str | None = None  # column of training tokens
     group: str | None = None  # column of the arms
-    where: str | None = None  # rows to keep, in the language of where.py
+    where: str | None = None  # rows to keep, in the language of row_filter.py
     direction: str | None = None  # "lower" or "higher" is better; None: as direction.py finds it
     end_points: bool = True  # False keeps checkpoints
     bootstrap: int = 1000  # draws; 0: no intervals
@@ -58,7 +58,7 @@ class Request:
 class FitRequest(Brief, Request):
     """One law through the rows, or through those of each group."""
 
-    law: str = "power_law"  # a file of analysis/fits
+    law: str = "power_law"  # a file of analysis/laws
     options: dict[str, Any] = field(default_factory=dict)  # fields of the law's Config
     with_checks: bool = True  # False: no checks, no other objectives beside
 

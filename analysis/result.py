@@ -11,10 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import brief
+from . import notebook_repr
 from .as_json import dumps, encode
-from .brief import Brief
-from .laws.fitted import Bootstrap, Fit, Interval
+from .fitting.fitted import Bootstrap, Fit, Interval
+from .notebook_repr import Brief
 from .notices import Item, LeftOut, Notice
 
 
@@ -59,7 +59,7 @@ class Frontier(Brief):
     high: dict[str, tuple[float | None, ...]] = field(default_factory=dict)
 
     def _brief(self) -> str:
-        return brief.frontier(self)
+        return notebook_repr.frontier(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,7 +124,7 @@ class Comparison(Brief):
     checklist: tuple[Item, ...]
 
     def _brief(self) -> str:
-        return brief.comparison(self)
+        return notebook_repr.comparison(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as what `json` accepts, draws and residuals included."""

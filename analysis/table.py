@@ -13,10 +13,10 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from .brief import Brief
+from .notebook_repr import Brief
 from .notices import LeftOut, Notice, notice
+from .row_filter import keep
 from .vocabulary import FLOPS_RULES
-from .where import keep
 
 # Where a role is looked for when the user names no column: the study table first, then what papers
 # call it.

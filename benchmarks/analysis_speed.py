@@ -30,8 +30,8 @@ import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 from scipy.optimize import minimize  # noqa: E402
 
+from tokenlaw.analysis.fitting.fit import fit, fit_groups  # noqa: E402
 from tokenlaw.analysis.frontiers.compare import compare  # noqa: E402
-from tokenlaw.analysis.laws.fit import fit, fit_groups  # noqa: E402
 from tokenlaw.analysis.request import FitRequest, FrontierRequest  # noqa: E402
 from tokenlaw.analysis.table import read  # noqa: E402
 

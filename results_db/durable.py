@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from . import hashes
+from . import hash_cache
 from .processes import host_name, process_is_alive
 from .strict_json import DamagedError, canonical_json, read_json
 
@@ -265,7 +265,7 @@ def remember_hash(path: str | os.PathLike[str], sha256: str) -> None:
     """
     info = os.lstat(path)
     if info.st_size >= _REMEMBERED_BYTES:
-        _hashed[hashes.version(info)] = {"sha256": sha256, "bytes": info.st_size}
+        _hashed[hash_cache.version(info)] = {"sha256": sha256, "bytes": info.st_size}
 
 
 @contextlib.contextmanager
@@ -327,23 +327,23 @@ def _hash(path: Path, fresh: bool = False) -> dict[str, Any]:
     with open(path, "rb") as file:
         # Of the open file: a network file system asks its server when a file is opened.
         info = os.fstat(file.fileno())
-        version = hashes.version(info)
+        version = hash_cache.version(info)
         if not fresh:
             if version in _hashed:
                 return dict(_hashed[version])
-            if (known := hashes.known(host_name(), info)) is not None:
+            if (known := hash_cache.known(host_name(), info)) is not None:
                 return {"sha256": known, "bytes": info.st_size}
         digest = hashlib.sha256()
         size = 0
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
             size += len(chunk)
-        unchanged = hashes.version(os.fstat(file.fileno())) == version
+        unchanged = hash_cache.version(os.fstat(file.fileno())) == version
     found = {"sha256": digest.hexdigest(), "bytes": size}
     if unchanged:
         if size >= _REMEMBERED_BYTES:
             _hashed[version] = dict(found)
-        hashes.remember(host_name(), info, digest.hexdigest())
+        hash_cache.remember(host_name(), info, digest.hexdigest())
     return found
 
 

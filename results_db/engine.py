@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from .address import Address, describe, read_address, reason
+from .database_url import Address, describe, read_address, reason
 from .masking import mask_secrets
 from .rundir import default_home
 

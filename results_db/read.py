@@ -12,15 +12,15 @@ from typing import Any
 import pandas as pd
 from sqlalchemy import Connection, Engine, Text, cast, func, select
 
-from . import spool, tables
+from . import schema, spool
 from .columns import LONG_COLUMNS, WIDE_COLUMNS
 from .endpoint import COLUMNS, KINDS, check_name
 from .engine import opened, reading
+from .recorded_files import artifact_file
 from .rundir import RunDir, default_home
 from .state import read_endpoint
 from .strict_json import canonical_json, read_json
 from .sync import ingest
-from .verify import artifact_file
 from .wide import Members, Runs, Values, wide_rows
 
 __all__ = ["LONG_COLUMNS", "WIDE_COLUMNS", "artifact", "endpoints", "flat", "studies"]
@@ -50,7 +50,7 @@ def endpoints(
     """
     folder = default_home() if home is None else Path(home)
     with _current(folder) as engine, reading(engine) as connection:
-        known = [row.name for row in connection.execute(select(tables.Study.name))]
+        known = [row.name for row in connection.execute(select(schema.Study.name))]
         if study is not None and study not in known:
             listed = ", ".join(sorted(known)) or "none"
             raise ValueError(f"study: {study!r} has no plan in {folder}, known studies: {listed}")
@@ -59,8 +59,8 @@ def endpoints(
         values = _values(connection)
         parents: dict[str, list[str]] = defaultdict(list)
         for row in connection.execute(
-            select(tables.Edge.child, tables.Edge.parent).order_by(
-                tables.Edge.child, tables.Edge.role
+            select(schema.Edge.child, schema.Edge.parent).order_by(
+                schema.Edge.child, schema.Edge.role
             )
         ):
             parents[row.child].append(row.parent)
@@ -76,7 +76,7 @@ def endpoints(
 def studies(home: str | os.PathLike[str] | None = None) -> list[str]:
     """List the names of the studies that have a plan, sorted."""
     with _current(home) as engine, reading(engine) as connection:
-        return sorted(row.name for row in connection.execute(select(tables.Study.name)))
+        return sorted(row.name for row in connection.execute(select(schema.Study.name)))
 
 
 def artifact(run_id: str, name: str, home: str | os.PathLike[str] | None = None) -> Any:
@@ -133,7 +133,7 @@ def _current(home: str | os.PathLike[str] | None) -> Iterator[Engine]:
 
 
 def _members(connection: Connection, study: str | None) -> Members:
-    table = tables.Member
+    table = schema.Member
     decode = _Decoder()
     query = select(
         table.study,
@@ -160,8 +160,8 @@ def _members(connection: Connection, study: str | None) -> Members:
 
 
 def _runs(connection: Connection) -> Runs:
-    table = tables.Run.__table__
-    count = select(tables.Attempt.run_id, func.count()).group_by(tables.Attempt.run_id)
+    table = schema.Run.__table__
+    count = select(schema.Attempt.run_id, func.count()).group_by(schema.Attempt.run_id)
     counts = {run_id: number for run_id, number in connection.execute(count)}
     names = [
         *("id", "kind", "state", "dataset", "reason", *COLUMNS, "commit", "dirty", "finished_at")
@@ -186,7 +186,7 @@ def _inherit_datasets(runs: Runs, parents: Mapping[str, Sequence[str]]) -> None:
 
 
 def _values(connection: Connection) -> Values:
-    table = tables.Endpoint
+    table = schema.Endpoint
     decode = _Decoder()
     query = select(
         table.run_id,

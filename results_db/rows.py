@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from . import tables
+from . import schema
 from .endpoint import COLUMNS, value_key
 from .plan_file import PlanFile
 from .rundir import RunDir, attempt_numbers
@@ -76,7 +76,7 @@ def read_run(run: RunDir) -> RunFiles:
 def run_rows(files: RunFiles) -> Rows:
     """Return the rows of a run as its folder gives them."""
     run_id, endpoint = files.run.id, files.endpoint
-    row: dict[str, Any] = {column.name: None for column in tables.Run.__table__.columns}
+    row: dict[str, Any] = {column.name: None for column in schema.Run.__table__.columns}
     row |= {"id": run_id, "kind": files.run.kind, "state": files.state}
     parents: dict[str, str] = {}
     if files.config is not None:
@@ -109,7 +109,7 @@ def edge_rows(run_id: str, parents: Mapping[str, str]) -> list[dict[str, Any]]:
 
 def _attempt_row(run_id: str, attempt: dict[str, Any]) -> dict[str, Any]:
     end = attempt["end"] or {}
-    names = [column.name for column in tables.Attempt.__table__.columns]
+    names = [column.name for column in schema.Attempt.__table__.columns]
     row = {name: (end if name in _END_COLUMNS else attempt).get(name) for name in names}
     return row | {"run_id": run_id, "number": attempt["attempt"]}
 

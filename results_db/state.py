@@ -9,9 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from .durable import (
-    replace_fast,
-)
+from .durable import replace_fast
 from .endpoint import KINDS, check_endpoint
 from .processes import host_name, process_is_alive, process_start
 from .rundir import RunDir

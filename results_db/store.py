@@ -26,22 +26,22 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from . import tables
+from . import schema
 from .plan_file import PlanFile, PlannedRun
 from .rows import Rows, RunFiles, config_columns, edge_rows, member_rows, read_run, run_rows
 from .strict_json import DamagedError
 
 BATCH_RUNS = 200  # runs in one transaction
 FINAL = ("done", "diverged")
-_RUN = tables.Run
+_RUN = schema.Run
 # The tables of a run beside its own row, each with the column that names the run.
-_PARTS = ((tables.Edge, "child"), *((model, "run_id") for model in tables.OF_A_RUN))
+_PARTS = ((schema.Edge, "child"), *((model, "run_id") for model in schema.OF_A_RUN))
 _PLANNED_COLUMNS = ("id", "kind", "state", "config", "dataset")  # those that a plan gives
 
 # table -> (column, whether it holds JSON)
 _COLUMNS_OF = {
     table.name: [(column.name, isinstance(column.type, JSON)) for column in table.columns]
-    for table in tables.Base.metadata.tables.values()
+    for table in schema.Base.metadata.tables.values()
 }
 
 _Stored = dict[str, dict[tuple[Any, ...], tuple[Any, ...]]]  # table -> key -> row, JSON as text
@@ -167,7 +167,7 @@ def write_plan(
     known = lock_runs(connection, [(run.id, run.kind) for run in plan.runs])
     _upsert(
         connection,
-        tables.Study,
+        schema.Study,
         [{"name": plan.study, "plan": plan.hash, "created_at": plan.created_at}],
         conflict=("name",),
         change=("plan", "created_at"),
@@ -176,7 +176,7 @@ def write_plan(
         facts = [run for run in plan.runs if not known[run.id].configured]
     for part in batches(facts):
         _write_facts(connection, part)
-    table = _table(tables.Member)
+    table = _table(schema.Member)
     stored = connection.execute(_texts_of(table).where(table.c.study == plan.study))
     members = member_rows(plan)
     if {tuple(row) for row in stored} != {_text(table, row) for row in members}:
@@ -188,8 +188,8 @@ def write_plan(
 
 def remove_study(connection: Connection, study: str) -> None:
     """Remove a study and its members; the runs stay."""
-    connection.execute(delete(tables.Member).where(tables.Member.study == study))
-    connection.execute(delete(tables.Study).where(tables.Study.name == study))
+    connection.execute(delete(schema.Member).where(schema.Member.study == study))
+    connection.execute(delete(schema.Study).where(schema.Study.name == study))
 
 
 def remove_runs(connection: Connection, gone: Collection[str], kinds: Mapping[str, str]) -> None:
@@ -199,9 +199,9 @@ def remove_runs(connection: Connection, gone: Collection[str], kinds: Mapping[st
     table = _table(_RUN)
     bare = {column.name: None for column in table.columns if column.name not in _PLANNED_COLUMNS}
     for part in batches(sorted(gone)):
-        for model in tables.OF_A_RUN:
+        for model in schema.OF_A_RUN:
             connection.execute(delete(model).where(_table(model).c.run_id.in_(part)))
-        members = select(tables.Member.run_id).where(tables.Member.run_id.in_(part))
+        members = select(schema.Member.run_id).where(schema.Member.run_id.in_(part))
         kept = {run_id for run_id in part if run_id in kinds}
         kept |= set(connection.execute(members).scalars())
         stored = dict(
@@ -216,7 +216,7 @@ def remove_runs(connection: Connection, gone: Collection[str], kinds: Mapping[st
             ],
         )
         dropped = sorted(set(part) - kept)
-        connection.execute(delete(tables.Edge).where(tables.Edge.child.in_(dropped)))
+        connection.execute(delete(schema.Edge).where(schema.Edge.child.in_(dropped)))
         connection.execute(delete(_RUN).where(_RUN.id.in_(dropped)))
 
 
@@ -271,7 +271,7 @@ def _text(table: Table, row: Mapping[str, Any]) -> tuple[Any, ...]:
 def _texts(rows: Rows) -> _Stored:
     texts: _Stored = {}
     for name, entries in rows.items():
-        table = tables.Base.metadata.tables[name]
+        table = schema.Base.metadata.tables[name]
         width = len(table.primary_key)
         lines = (_text(table, entry) for entry in entries)
         texts[name] = {line[:width]: line for line in lines}
@@ -330,7 +330,7 @@ def _replace(connection: Connection, changes: Sequence[tuple[Rows, _Stored]]) ->
 
 def _write_facts(connection: Connection, runs: Sequence[PlannedRun]) -> None:
     """Make the config and the edges of runs those of their plan."""
-    run, edge = _table(_RUN), _table(tables.Edge)
+    run, edge = _table(_RUN), _table(schema.Edge)
     ids = [planned.id for planned in runs]
     query = select(run.c.id, cast(run.c.config, Text), run.c.dataset).where(run.c.id.in_(ids))
     configs = {run_id: (text, dataset) for run_id, text, dataset in connection.execute(query)}
@@ -369,7 +369,7 @@ def _update_runs(connection: Connection, rows: Sequence[dict[str, Any]]) -> None
 
 def _upsert(
     connection: Connection,
-    model: type[tables.Base],
+    model: type[schema.Base],
     rows: Sequence[dict[str, Any]],
     *,
     conflict: tuple[str, ...],
@@ -394,7 +394,7 @@ def _upsert(
     connection.execute(statement, list(rows))
 
 
-def _table(model: type[tables.Base]) -> Table:
+def _table(model: type[schema.Base]) -> Table:
     assert isinstance(model.__table__, Table)
     return model.__table__
 

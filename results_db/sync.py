@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from sqlalchemy import Connection, Engine, select, union
 
-from . import homes, spool, store, tables
+from . import home_registry, schema, spool, store
 from .endpoint import KINDS, is_name
 from .engine import reading, transact
 from .plan_file import PlanFile, PlannedRun, current_plan_path, read_plan, study_names
@@ -114,10 +114,10 @@ class _Pass:
         """Do `work` in a transaction that also registers the home."""
         if self.registered:
             return transact(self.engine, work)
-        identity = homes.identify(self.home, self.engine)
+        identity = home_registry.identify(self.home, self.engine)
 
         def first(connection: Connection) -> _Result:
-            homes.register(connection, identity)
+            home_registry.register(connection, identity)
             return work(connection)
 
         result = transact(self.engine, first)
@@ -165,7 +165,7 @@ def ingest(home: str | os.PathLike[str], engine: Engine) -> Report:
     for batch in batches(markers):
         _ingest_markers(passage, batch)
     with reading(engine) as connection:
-        rows = connection.execute(select(tables.Study.name, tables.Study.plan))
+        rows = connection.execute(select(schema.Study.name, schema.Study.plan))
         loaded = {row.name: row.plan for row in rows}
     for study in study_names(home):
         plan = _read_plan(passage, study, loaded=loaded.get(study))
@@ -344,20 +344,20 @@ def _remove_gone(
     ones; of a run that a plan names, `kinds` among them, the plan's facts stay.
     """
     with reading(passage.engine) as connection:
-        names = connection.execute(select(tables.Study.name)).scalars().all()
-        parts = union(*(select(model.run_id) for model in tables.OF_A_RUN))
+        names = connection.execute(select(schema.Study.name)).scalars().all()
+        parts = union(*(select(model.run_id) for model in schema.OF_A_RUN))
         full = set(connection.execute(parts).scalars())
-        query = select(tables.Run.id, tables.Run.kind, tables.Run.state).order_by(tables.Run.id)
+        query = select(schema.Run.id, schema.Run.kind, schema.Run.state).order_by(schema.Run.id)
         strays = [
             run_id
             for run_id, kind, state in connection.execute(query)
             if run_id not in stored
             and (kinds.get(run_id) != kind or state != "planned" or run_id in full)
         ]
-    identity = homes.identify(passage.home, passage.engine)
+    identity = home_registry.identify(passage.home, passage.engine)
 
     def remove_study(connection: Connection) -> list[str]:
-        others = homes.others(connection, identity)
+        others = home_registry.others(connection, identity)
         if not others and not _has_plan(passage.home, study):
             store.remove_study(connection, study)
         return others
@@ -365,7 +365,7 @@ def _remove_gone(
     def remove_runs(connection: Connection) -> list[str]:
         # Under the locks, because another process may store these runs at the same time.
         locked = store.lock_stored(connection, batch)
-        others = homes.others(connection, identity)
+        others = home_registry.others(connection, identity)
         if not others:
             gone = [
                 run_id

@@ -19,7 +19,7 @@ from typing import ClassVar, Literal
 
 from ..results_db.provenance import CODE_ROOT
 from ..results_db.record import RunDir, run_status
-from .intents import Intent, Launched
+from .launch_records import Intent, Launched
 from .resources import Resources
 
 Phase = Literal["queued", "running", "gone", "unknown"]

@@ -24,8 +24,8 @@ from ..trainer import parts
 from . import bundles, progress, retry
 from .base import BaseExecutor, Context, Job, JobReport, NotSubmitted, QueueUnknown
 from .follow import queue
-from .intents import Intent, await_turn, open_intent
-from .ledger import Entry, Ledger, Summary
+from .launch_records import Intent, await_turn, open_intent
+from .run_states import Entry, Ledger, Summary
 
 _POLL_SECONDS = 0.25
 _SHOW_SECONDS = 0.5

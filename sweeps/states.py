@@ -12,7 +12,7 @@ from typing import Any
 from ..results_db.record import RunDir, may_follow, run_state
 from ..trainer.accounting.config import KINDS
 from . import cost
-from . import rates as calibration
+from . import measured_speeds as calibration
 from .graph import Draft
 
 MOST_ENDPOINTS = 2000  # of other studies, read for their throughput

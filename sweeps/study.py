@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from ..trainer import parts
-from ..trainer.moved import new_import
+from ..trainer.renamed_imports import new_import
 from .grid import Grid
 
 FOLDER = "studies"

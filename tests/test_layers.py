@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("sweeps", "slurm", "trainer", "results_db", "analysis")
 # What every package may import: modules that need no torch.
-COMMON = ("trainer.accounting", "trainer.parts", "trainer.moved")
+COMMON = ("trainer.accounting", "trainer.parts", "trainer.renamed_imports")
 # Otherwise a package imports its own modules and these.
 MAY_IMPORT = {
     "results_db": (),

@@ -33,15 +33,15 @@ NOT_YET = frozenset(
     analysis/command.py
     analysis/drawing/panels.py
     analysis/frontiers/compare.py
-    analysis/laws/bootstrap.py
-    analysis/laws/checklist.py
-    analysis/laws/checks.py
-    analysis/laws/draws.py
-    analysis/laws/fit.py
-    analysis/laws/fitted.py
-    analysis/laws/law.py
-    analysis/laws/optimum.py
-    analysis/laws/solve.py
+    analysis/fitting/bootstrap.py
+    analysis/fitting/checklist.py
+    analysis/fitting/checks.py
+    analysis/fitting/draws.py
+    analysis/fitting/fit.py
+    analysis/fitting/fitted.py
+    analysis/fitting/law.py
+    analysis/fitting/optimum.py
+    analysis/fitting/solve.py
     analysis/report/interactive.py
     analysis/report/laws.py
     analysis/report/page.py
@@ -50,7 +50,7 @@ NOT_YET = frozenset(
     analysis/result.py
     analysis/table.py
     slurm/launch.py
-    slurm/ledger.py
+    slurm/run_states.py
     slurm/worker/devices.py
     slurm/worker/group.py
     slurm/worker/payload.py

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .analysis.drawing.index import make as figure
+    from .analysis.fitting.fit import fit
     from .analysis.frontiers.compare import compare as frontier
-    from .analysis.laws.fit import fit
     from .results_db.read import artifact
     from .results_db.read import endpoints as results
     from .sweeps.grid import Arm, Axis, Grid, part, where
@@ -28,7 +28,7 @@ _HOMES = {
     "results": "results_db.read:endpoints",
     "artifact": "results_db.read:artifact",
     "figure": "analysis.drawing.index:make",
-    "fit": "analysis.laws.fit:fit",
+    "fit": "analysis.fitting.fit:fit",
     "frontier": "analysis.frontiers.compare:compare",
 }
 

@@ -14,7 +14,7 @@ from functools import cache
 from types import ModuleType
 
 from .accounting.directions import directions
-from .moved import new_import
+from .renamed_imports import new_import
 
 # Each folder of parts: its package below tokenlaw, and the names that a module of it must define.
 # `VERSION` is raised when a fix changes results.
@@ -27,7 +27,7 @@ FOLDERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "metrics": ("trainer.metrics", ("VERSION", "STAGES", "BETTER", "Config", "Metric")),
     "datasets": ("trainer.datasets", ("VERSION", "Config", "describe", "open_split")),
     "executors": ("slurm.executors", ("Executor",)),
-    "fits": ("analysis.fits", ("Config", "REQUIRES", "Law")),
+    "laws": ("analysis.laws", ("Config", "REQUIRES", "Law")),
     "figures": ("analysis.figures", ("NEEDS", "draw")),
     "studies": ("sweeps.studies", ("study",)),
 }

@@ -23,7 +23,7 @@ from ..results_db.masking import mask_secrets
 from ..results_db.provenance import cpu_name
 from ..results_db.record import Attempt, RunDir, read_endpoint
 from ..results_db.strict_json import DamagedError
-from .accounting import stored
+from .accounting import stored_config
 from .accounting.config import STRICT, NonNegativeFloat, PositiveInt, Share
 from .loop import distributed
 from .metrics import Value
@@ -102,7 +102,7 @@ class Run:
 
     def parent_config(self, role: str) -> Any:
         """The decoded config of a parent."""
-        return stored.read(self.parents[role]).config
+        return stored_config.read(self.parents[role]).config
 
     def parent_endpoint(self, role: str) -> dict[str, Any]:
         """The endpoint of a parent, which is finished."""

@@ -15,16 +15,12 @@ from typing import Any
 
 import torch
 
-from ..results_db import remote
-from ..results_db.durable import (
-    DamagedError,
-    canonical_json,
-    sweep_temporaries,
-)
+from ..results_db import report_to_postgres
+from ..results_db.durable import DamagedError, canonical_json, sweep_temporaries
 from ..results_db.masking import mask_secrets
 from ..results_db.record import Attempt, Conflict, Fenced, RunDir, claim, may_follow, read_endpoint
 from . import parts
-from .accounting import directions, flops, stored, trunks
+from .accounting import directions, flops, stored_config, trunks
 from .accounting.config import SHARED_KINDS, decode
 from .fast_start import startup
 from .loop import distributed
@@ -77,7 +73,7 @@ def execute(path: str | os.PathLike[str], stop: Stop, after: int | None = None) 
         run_dir = RunDir(path)
         # Caches of data sets lie in the home of the run, whatever the shell that started us says.
         os.environ["TOKENLAW_HOME"] = str(run_dir.home)
-        config, ids = stored.read(run_dir)
+        config, ids = stored_config.read(run_dir)
         settings = read_settings(run_dir)
         parents = {
             role: RunDir.of(run_dir.home, parent_kind(run_dir.home, parent), parent)
@@ -176,7 +172,7 @@ def check_trunk(kind: str, config: Any, parents: Mapping[str, RunDir]) -> None:
     """ValueError unless the run fits the segment whose state it takes over."""
     if kind not in trunks.KINDS:
         return
-    found = stored.read(parents[trunks.ROLE]) if trunks.ROLE in parents else None
+    found = stored_config.read(parents[trunks.ROLE]) if trunks.ROLE in parents else None
     trunks.check_parent(kind, config, {role: p.id for role, p in parents.items()}, found)
 
 
@@ -313,7 +309,7 @@ def record(run: Run, result: Result, status: str, reason: str | None) -> None:
         "artifacts": run.artifacts,
     }
     run.attempt.write_endpoint(endpoint)
-    remote.record_remote(run.dir.home, run.dir)
+    report_to_postgres.record_remote(run.dir.home, run.dir)
 
 
 def own_columns(run: Run) -> dict[str, Any]:
@@ -349,7 +345,7 @@ def ancestor_flops(run_dir: RunDir) -> dict[str, float]:
     The trunk that a run took over is no ancestor here: `flops_train` has it already.
     """
     found: dict[str, float] = {}
-    for role, parent in stored.read(run_dir).parents.items():
+    for role, parent in stored_config.read(run_dir).parents.items():
         if role != trunks.ROLE and parent not in found:
             folder = RunDir.of(run_dir.home, parent_kind(run_dir.home, parent), parent)
             endpoint = read_endpoint(folder)

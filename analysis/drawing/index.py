@@ -26,7 +26,7 @@ import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
 from ...trainer import parts
-from ..brief import Brief
+from ..notebook_repr import Brief
 from .picture import DPI, INDEX, Picture, image, short_hash
 
 Vectors = Callable[

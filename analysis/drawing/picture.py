@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ..brief import Brief
+from ..notebook_repr import Brief
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

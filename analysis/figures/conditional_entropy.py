@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ...trainer.accounting.vcq_schedules import codebook_sizes, null_conditional_bits
+from ...trainer.accounting.codebook_schedules import codebook_sizes, null_conditional_bits
 from ..drawing import panels, style
 from ..drawing.index import Vectors
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ...trainer.accounting.vcq_schedules import capacity_bits, t_star
+from ...trainer.accounting.codebook_schedules import capacity_bits, t_star
 from ..drawing import panels, style
 from ..drawing.index import Vectors
 from .conditional_entropy import sizes_of_codes

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ...trainer.accounting.vcq_schedules import describe
+from ...trainer.accounting.codebook_schedules import describe
 from ..drawing import panels, style
 from ..published import read
 from .conditional_entropy import sizes_of_codes

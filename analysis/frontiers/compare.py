@@ -18,21 +18,21 @@ import numpy as np
 import pandas as pd
 
 from ..as_json import number
-from ..brief import Brief
 from ..direction import directed
-from ..fits import power_law
-from ..laws import bootstrap as resample
-from ..laws import checklist
-from ..laws.bootstrap import errors
-from ..laws.draws import BATCH_CELLS
-from ..laws.fit import fit_data
-from ..laws.fitted import Bootstrap, Fit
+from ..fitting import bootstrap as resample
+from ..fitting import checklist
+from ..fitting.bootstrap import errors
+from ..fitting.draws import BATCH_CELLS
+from ..fitting.fit import fit_data
+from ..fitting.fitted import Bootstrap, Fit
+from ..laws import power_law
+from ..notebook_repr import Brief
 from ..notices import Item, Notice, notice
 from ..request import FitRequest, FrontierRequest
 from ..result import Comparison, Crossover, Envelope, Frontier, Gain
 from ..table import Data, column_for, prepare, refuse_mixed_losses
 from ..vocabulary import arm_order
-from . import curse, envelopes
+from . import envelopes, winners_curse
 from .crossover import Line, crossover, gain
 from .envelopes import ENVELOPES, Points, pareto
 
@@ -493,7 +493,7 @@ def _noises(arms: list[Arm], given: float | None) -> list[float | None]:
     """
     if given is not None:
         return [given] * len(arms)
-    found = [curse.replicate_noise(arm.data) for arm in arms]
+    found = [winners_curse.replicate_noise(arm.data) for arm in arms]
     known = [one for one in found if one is not None]
     if known:
         return [float(np.median(known)) if one is None else one for one in found]
@@ -531,7 +531,7 @@ def _frontier(setup: Setup, arm: Arm, noise: float | None) -> Frontier:
             ends = np.quantile(fit.curve_draws({"x": grid}), [tail, 1 - tail], axis=0)
             low[form] = tuple(number(one) for one in ends[0])
             high[form] = tuple(number(one) for one in ends[1])
-    per_budget = curse.runs_per_budget(arm.data, envelopes.BINS_PER_DECADE, setup.start)
+    per_budget = winners_curse.runs_per_budget(arm.data, envelopes.BINS_PER_DECADE, setup.start)
     return Frontier(
         arm=arm.name,
         envelope=envelope,
@@ -542,7 +542,7 @@ def _frontier(setup: Setup, arm: Arm, noise: float | None) -> Frontier:
         n=arm.data.num_rows,
         run_ids=arm.data.run_ids,
         runs_per_budget=per_budget,
-        winners_curse=None if noise is None else curse.expected_lead(per_budget) * noise,
+        winners_curse=None if noise is None else winners_curse.expected_lead(per_budget) * noise,
         noise=noise,
         grid=tuple(float(one) for one in grid),
         curve=curve,
@@ -582,7 +582,7 @@ def _curse_notices(frontiers: Mapping[str, Frontier]) -> list[Notice]:
     slopes = [abs(one.points.slope) for one in frontiers.values() if one.points.slope]
     if noises and slopes:
         noise, slope = float(np.median(noises)), float(np.median(slopes))
-        lead = curse.expected_lead(count[many]) - curse.expected_lead(count[few])
+        lead = winners_curse.expected_lead(count[many]) - winners_curse.expected_lead(count[few])
         text += (
             f"; at a run-to-run noise of {noise:.2%} that alone lowers {many} by up to "
             f"{lead * noise:.2%}, a false compute gain of {np.exp(lead * noise / slope):.2f}x"

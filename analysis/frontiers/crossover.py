@@ -14,8 +14,8 @@ import numpy as np
 from scipy.optimize import brentq
 
 from ..as_json import number
-from ..brief import Brief
-from ..laws.bootstrap import LEVEL
+from ..fitting.bootstrap import LEVEL
+from ..notebook_repr import Brief
 from ..result import Crossover, Gain
 
 # How far beyond the data of both arms a crossing is looked for, in decades.

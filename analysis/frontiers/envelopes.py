@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..brief import Brief
 from ..direction import signed
-from ..fits import chinchilla
-from ..laws import optimum
-from ..laws.law import Solved
+from ..fitting import optimum
+from ..fitting.law import Solved
+from ..laws import chinchilla
+from ..notebook_repr import Brief
 from ..table import Data
 
 BINS_PER_DECADE = 4.0

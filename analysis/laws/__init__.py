@@ -1,1 +1,1 @@
-"""Fit scaling laws to a table, predict from them, and check them."""
+"""Scaling laws: one law per file; the file's name is what `tokenlaw fit --law` takes."""

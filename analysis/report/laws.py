@@ -8,15 +8,7 @@ from typing import Any
 from ..drawing import style
 from ..notices import CODES
 from ..result import Comparison
-from .page import (
-    Html,
-    head_cell,
-    heading,
-    html,
-    interval,
-    number,
-    table,
-)
+from .page import Html, head_cell, heading, html, interval, number, table
 
 GAIN_POINTS = 3  # compute budgets at which the table of gains is given
 

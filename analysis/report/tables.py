@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from ..brief import Brief
 from ..drawing import panels, style
+from ..notebook_repr import Brief
 from ..published import read
 from .page import Html, number
 

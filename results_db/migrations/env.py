@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from tokenlaw.results_db.tables import Base
+from tokenlaw.results_db.schema import Base
 
 context.configure(
     connection=context.config.attributes["connection"],

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, final
 
-from .. import intents, snapshot, timing
+from .. import launch_records, snapshot, timing
 from ..base import (
     BaseExecutor,
     Bundling,
@@ -121,7 +121,7 @@ class Executor(BaseExecutor):
         name = f"{self.context.study[:24]}.{self.context.token}.{next(self._numbers)}"
         if self.context.intent is not None:
             runs = tuple(f"{run.kind}/{run.id}" for run in job.run_dirs)
-            submission = intents.Submission(name=name, tasks=(runs,), job_id=name)
+            submission = launch_records.Submission(name=name, tasks=(runs,), job_id=name)
             self.context.intent.add(submission)
         self._live[job.run_ids] = name
         self._reports[name] = JobReport(phase="queued")
@@ -223,7 +223,7 @@ class Executor(BaseExecutor):
         self._ray.shutdown()
 
     @classmethod
-    def listing(cls, home: Path, launches: Sequence[intents.Launched]) -> Listing:
+    def listing(cls, home: Path, launches: Sequence[launch_records.Launched]) -> Listing:
         """List the tasks of `launches` by their records.
 
         Ray's tasks live as long as the launch that gave them out, so its record is the queue.

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, final
 
-from .. import intents, one_job, scheduler, snapshot, timing
+from .. import launch_records, one_job, scheduler, snapshot, timing
 from ..base import (
     BaseExecutor,
     Bundling,
@@ -167,7 +167,7 @@ class Executor(BaseExecutor):
         assert intent is not None
         self._submissions += 1
         name = f"{self.context.study[:24]}.{intent.token}.{self._submissions}"
-        submission = intents.Submission(
+        submission = launch_records.Submission(
             name=name,
             tasks=tuple(tuple(f"{run.kind}/{run.id}" for run in job.run_dirs) for job in jobs),
         )
@@ -296,7 +296,7 @@ class Executor(BaseExecutor):
         self._live = {runs: job_id for runs, job_id in self._live.items() if job_id not in gone}
 
     @classmethod
-    def listing(cls, home: Path, launches: Sequence[intents.Launched]) -> Listing:
+    def listing(cls, home: Path, launches: Sequence[launch_records.Launched]) -> Listing:
         try:
             jobs = scheduler.my_jobs()
         except scheduler.SchedulerError as error:
@@ -314,7 +314,7 @@ class Executor(BaseExecutor):
                         _mark_submitting(submission, runs)
                     continue
                 if submission.job_id is None and not launched.alive:
-                    intents.adopt(home, launched.token, submission.name, job_id)
+                    launch_records.adopt(home, launched.token, submission.name, job_id)
                 known = replace(submission, job_id=job_id)
                 for task_id, task in zip(known.ids, known.tasks, strict=True):
                     listed = jobs.get(task_id)
@@ -450,7 +450,7 @@ def _groups(jobs: Sequence[Job]) -> list[list[Job]]:
     return [groups[key] for key in sorted(groups, key=lambda key: key[0])]
 
 
-def _mark_submitting(submission: intents.Submission, runs: dict[str, InQueue]) -> None:
+def _mark_submitting(submission: launch_records.Submission, runs: dict[str, InQueue]) -> None:
     where = InQueue(job_id=submission.name, phase="unknown", reason="being submitted")
     for task in submission.tasks:
         runs |= {run: where for run in task}

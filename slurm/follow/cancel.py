@@ -12,7 +12,7 @@ from pathlib import Path
 from ...results_db.processes import host_name
 from ...trainer import parts
 from ..base import QueueUnknown
-from ..intents import launches
+from ..launch_records import launches
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from ...results_db.record import RunDir
-from ..intents import launches
+from ..launch_records import launches
 
 
 def output_files(home: str | os.PathLike[str], run: RunDir) -> list[Path]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from ...results_db.record import RunDir, RunStatus
 from ...trainer import parts
 from ..base import InQueue, Phase, QueueUnknown
-from ..intents import launches
+from ..launch_records import launches
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -85,7 +85,7 @@ def main(folder: Path, names: list[str]) -> None:
     after_import = differences(before)
 
     from tokenlaw.analysis.drawing import index, style
-    from tokenlaw.analysis.laws.fit import fit
+    from tokenlaw.analysis.fitting.fit import fit
     from tokenlaw.analysis.report import sections as report
     from tokenlaw.analysis.request import FitRequest, ReportRequest
     from tokenlaw.trainer import parts

@@ -8,8 +8,8 @@ import pytest
 from scipy import stats
 
 from tokenlaw.analysis.coverage import coverage
-from tokenlaw.analysis.laws import bootstrap
-from tokenlaw.analysis.laws.fit import fit
+from tokenlaw.analysis.fitting import bootstrap
+from tokenlaw.analysis.fitting.fit import fit
 from tokenlaw.analysis.request import FitRequest
 from tokenlaw.analysis.table import prepare
 
@@ -147,7 +147,7 @@ def test_draws_of_a_straight_line_have_the_textbook_error() -> None:
 
 
 def test_one_newton_step_stands_in_for_refits_of_large_tables() -> None:
-    from tokenlaw.analysis.laws import draws as module
+    from tokenlaw.analysis.fitting import draws as module
 
     frame = line(400, noise=0.02).assign(loss=lambda table: table["loss"] + 1.0)
     keywords = {"options": {"floor": "free"}, "loss": "l2", "by": "run", "bootstrap": 400}

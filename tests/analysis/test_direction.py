@@ -12,8 +12,8 @@ from fixture_table import table as study_table
 
 from tokenlaw.analysis import command, direction, vocabulary
 from tokenlaw.analysis.drawing import index, panels
+from tokenlaw.analysis.fitting.fit import fit
 from tokenlaw.analysis.frontiers.compare import compare
-from tokenlaw.analysis.laws.fit import fit
 from tokenlaw.analysis.metric_words import read_words
 from tokenlaw.analysis.report import sections as report
 from tokenlaw.analysis.request import FitRequest, FrontierRequest, ReportRequest

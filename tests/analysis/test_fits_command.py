@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 
 from tokenlaw.analysis import command
-from tokenlaw.analysis.laws.fit import fit
-from tokenlaw.analysis.laws.fitted import Fits
+from tokenlaw.analysis.fitting.fit import fit
+from tokenlaw.analysis.fitting.fitted import Fits
 from tokenlaw.analysis.notices import CODES
 from tokenlaw.analysis.request import FitRequest, FrontierRequest
 from tokenlaw.analysis.table import read
@@ -229,7 +229,7 @@ BAD: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "nothing left": ({}, {"where": "C < 0"}, "table: no row is left after the filters"),
     "code": ({}, {"where": "C.to_csv('x')"}, "where: call is not allowed"),
     "one x": ({"assign": {"C": 1e18}}, {}, "power_law: C has one value only"),
-    "unknown law": ({}, {"law": "power"}, "fits: 'power' is unknown"),
+    "unknown law": ({}, {"law": "power"}, "laws: 'power' is unknown"),
     "unknown loss": ({}, {"loss": "mse"}, "--loss: 'mse' is not allowed; huber, l1, l2"),
     "delta": ({}, {"delta": 0.0}, "--delta: 0.0 is not allowed"),
     "bootstrap": ({}, {"bootstrap": -1}, "--bootstrap: -1 is not allowed"),
@@ -415,7 +415,7 @@ def test_nothing_heavy_is_imported() -> None:
     code = (
         "import sys; from tokenlaw.analysis import code_entropy, command; "
         "from tokenlaw.trainer import parts; "
-        "[parts.load('fits', law) for law in parts.names('fits')]; "
+        "[parts.load('laws', law) for law in parts.names('laws')]; "
         "heavy = {'torch', 'matplotlib', 'sqlalchemy', 'sklearn', 'ray', 'submitit'}; "
         "print(sorted(heavy & set(sys.modules)))"
     )

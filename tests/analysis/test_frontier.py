@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tokenlaw.analysis.frontiers import curse, envelopes
+from tokenlaw.analysis.frontiers import envelopes, winners_curse
 from tokenlaw.analysis.frontiers.compare import ENVELOPES, compare, pareto
 from tokenlaw.analysis.frontiers.crossover import Line, crossover, gain
 from tokenlaw.analysis.request import FrontierRequest
@@ -327,11 +327,11 @@ def test_gain_of_an_arm_over_itself_is_one() -> None:
 )
 def test_the_size_of_the_winners_curse(num: int, lead: float, false: float) -> None:
     """One seed per run, best of K, 1.3% noise as of FID, slope 0.234."""
-    assert 100 * curse.expected_lead(num) * 0.013 == pytest.approx(lead, abs=0.05)
-    assert curse.false_gain(num, 0.013, 0.234) == pytest.approx(false, abs=0.006)
+    assert 100 * winners_curse.expected_lead(num) * 0.013 == pytest.approx(lead, abs=0.05)
+    assert winners_curse.false_gain(num, 0.013, 0.234) == pytest.approx(false, abs=0.006)
     rng = np.random.default_rng(0)
     simulated = -rng.normal(0, 1, (20000, num)).min(axis=1).mean()
-    assert curse.expected_lead(num) == pytest.approx(simulated, abs=0.02)
+    assert winners_curse.expected_lead(num) == pytest.approx(simulated, abs=0.02)
 
 
 def test_unequal_runs_per_budget_are_reported_with_their_size() -> None:

@@ -22,10 +22,10 @@ import pytest
 
 from tokenlaw import analysis
 from tokenlaw.analysis import code_entropy
-from tokenlaw.analysis.brief import Brief
 from tokenlaw.analysis.drawing import index
+from tokenlaw.analysis.fitting.fit import fit
 from tokenlaw.analysis.frontiers.compare import compare
-from tokenlaw.analysis.laws.fit import fit
+from tokenlaw.analysis.notebook_repr import Brief
 from tokenlaw.analysis.request import FitRequest, FrontierRequest
 from tokenlaw.analysis.table import prepare
 

@@ -15,8 +15,8 @@ import pytest
 
 from tokenlaw.analysis import command
 from tokenlaw.analysis.coverage import coverage
+from tokenlaw.analysis.fitting.fit import fit, hold_out
 from tokenlaw.analysis.frontiers.compare import compare
-from tokenlaw.analysis.laws.fit import fit, hold_out
 from tokenlaw.analysis.request import FitRequest, FrontierRequest
 from tokenlaw.analysis.table import read
 

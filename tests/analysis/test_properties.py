@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tokenlaw.analysis import command
+from tokenlaw.analysis.fitting.fit import fit
 from tokenlaw.analysis.frontiers.compare import compare, pareto
-from tokenlaw.analysis.laws.fit import fit
 from tokenlaw.analysis.request import FitRequest, FrontierRequest
 
 few = settings(

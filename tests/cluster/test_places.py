@@ -15,7 +15,7 @@ from fake_trainer import behave
 from sqlalchemy import select
 from toy import attempts, folder, two_stage_plan
 
-from tokenlaw.results_db import tables
+from tokenlaw.results_db import schema
 from tokenlaw.results_db.engine import opened, reading
 from tokenlaw.results_db.record import RunDir, read_endpoint
 from tokenlaw.sweeps.planned import PlannedRun
@@ -79,7 +79,7 @@ def test_a_relay_over_three_places(
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TOKENLAW_DB", database["TOKENLAW_DB"])
         with opened(home) as engine, reading(engine) as connection:
-            rows = connection.execute(select(tables.Endpoint.run_id)).scalars().all()
+            rows = connection.execute(select(schema.Endpoint.run_id)).scalars().all()
     assert sorted(rows) == sorted(run.id for run in PLAN.runs), "one table, each run once"
 
 

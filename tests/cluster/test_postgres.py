@@ -12,7 +12,7 @@ import pytest
 from fake_trainer import endpoint
 from sqlalchemy import func, select, text
 
-from tokenlaw.results_db import remote, spool, sync, tables
+from tokenlaw.results_db import report_to_postgres, schema, spool, sync
 from tokenlaw.results_db.engine import StoreError, opened, reading
 from tokenlaw.results_db.record import RunDir, claim
 
@@ -76,9 +76,9 @@ def write(home: Path, runs: list[RunDir], barrier: Any, waits: Any) -> None:
 def rows(home: Path) -> tuple[int, int]:
     """(rows, different runs) of endpoint values."""
     with opened(home) as engine, reading(engine) as connection:
-        runs = tables.Endpoint.run_id
+        runs = schema.Endpoint.run_id
         found = connection.execute(select(func.count(), func.count(runs.distinct()))).one()
-        counted = connection.execute(select(func.count()).select_from(tables.Endpoint)).scalar_one()
+        counted = connection.execute(select(func.count()).select_from(schema.Endpoint)).scalar_one()
         return counted, found[1]
 
 
@@ -112,7 +112,7 @@ def test_a_server_that_dies_in_mid_commit(database: str, postgres: Any, tmp_path
     def jobs() -> None:
         for number, run in enumerate(runs):
             # Never an error, whether it was told or not.
-            remote.record_remote(tmp_path, run)
+            report_to_postgres.record_remote(tmp_path, run)
             if number == 3:
                 ready.set()
                 killed.wait(30)
@@ -126,7 +126,7 @@ def test_a_server_that_dies_in_mid_commit(database: str, postgres: Any, tmp_path
     writer.join(60)
     assert writer.exitcode == 0
     began = time.monotonic()
-    assert remote.record_remote(tmp_path, runs[10]) is False
+    assert report_to_postgres.record_remote(tmp_path, runs[10]) is False
     assert time.monotonic() - began < 60
     with pytest.raises(StoreError), opened(tmp_path):
         pass
@@ -150,7 +150,10 @@ def test_the_password_is_nowhere(database: str, tmp_path: Path) -> None:
     run = finished(tmp_path, 1)
     secret = database.replace("postgres@", "postgres:hunter2@")
     environment = {**os.environ, "TOKENLAW_DB": secret, "PYTHONPATH": str(HERE.parent.parent)}
-    code = "import sys; from tokenlaw.results_db import remote; remote.record_remote(*sys.argv[1:])"
+    code = (
+        "import sys; from tokenlaw.results_db.report_to_postgres import record_remote; "
+        "record_remote(*sys.argv[1:])"
+    )
     command = ["python", "-c", code, str(tmp_path), str(run.path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert "hunter2" not in done.stdout + done.stderr

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import tiny
 
-from tokenlaw.results_db import read, verify
+from tokenlaw.results_db import read, recorded_files
 from tokenlaw.results_db.durable import MisplacedError, sha256_file, write_json
 from tokenlaw.results_db.record import RunDir
 from tokenlaw.results_db.strict_json import DamagedError
@@ -279,7 +279,10 @@ def test_swapped_shards_of_unfinished_codes(what, half_encoded):
     for run, other in zip(half_encoded, half_encoded[::-1], strict=True):
         if what == "shard":  # made again, as one without a note is
             assert tiny.do(run).outcome == "done"
-            assert verify.code_files(run, verify.codes_manifest(run), ["train", "val"]) == []
+            assert (
+                recorded_files.code_files(run, recorded_files.codes_manifest(run), ["train", "val"])
+                == []
+            )
         else:
             assert f"belongs to codes {other.id}, not to codes {run.id};" in refusal(run)
 

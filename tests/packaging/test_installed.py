@@ -21,7 +21,7 @@ import tokenlaw
 assert analysis.MINE and trainer.MINE and slurm.MINE
 tokenlaw.Grid
 from tokenlaw.trainer.accounting import flops
-from tokenlaw.analysis.laws.fit import fit
+from tokenlaw.analysis.fitting.fit import fit
 import sys
 assert "torch" not in sys.modules
 copies = [name for name in sys.modules if name.split(".")[0] in ("sweeps", "results_db")]

@@ -8,7 +8,7 @@ import shutil
 from made_home import finish, make_run, planned, value, write_plan
 from sqlalchemy import select
 
-from tokenlaw.results_db import record, spool, sync, tables
+from tokenlaw.results_db import record, schema, spool, sync
 from tokenlaw.results_db.engine import opened
 
 RUNS = (("tokenizer", "t1"), ("tokenizer", "both"), ("codes", "c1"), ("generator", "g1"))
@@ -18,7 +18,7 @@ STUDIES = ("s1", "s2")
 
 def dump(engine):
     """Every row of every table of results, as (table, rows)."""
-    models = (tables.Study, tables.Member, tables.Run, tables.Edge, *tables.OF_A_RUN)
+    models = (schema.Study, schema.Member, schema.Run, schema.Edge, *schema.OF_A_RUN)
     with engine.connect() as connection:
         return {
             model.__tablename__: sorted(

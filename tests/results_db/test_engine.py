@@ -13,7 +13,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from made_home import finish, make_run, value
 
-from tokenlaw.results_db import engine, read, store, sync, tables
+from tokenlaw.results_db import engine, read, schema, store, sync
 from tokenlaw.results_db.engine import StoreError, opened
 
 SCHEMAS = Path(__file__).parent / "schemas"
@@ -31,7 +31,7 @@ def rows(path, query):
 def test_the_schema_is_what_the_tables_say(tmp_path):
     with opened(tmp_path) as opened_engine, opened_engine.connect() as connection:
         context = MigrationContext.configure(connection)
-        assert compare_metadata(context, tables.Base.metadata) == []
+        assert compare_metadata(context, schema.Base.metadata) == []
         assert context.get_current_revision() == engine.HEAD
     assert VERSIONS[-1].name.startswith(engine.HEAD)
     assert rows(tmp_path / "tokenlaw.db", "PRAGMA journal_mode") == [("wal",)]
@@ -250,7 +250,7 @@ def test_databases_of_every_version_are_brought_up_to_date(version, tmp_path):
     assert table.attrs["better"] == ({"val_loss": "lower"} if told else {})
     with opened(tmp_path) as opened_engine, opened_engine.connect() as connection:
         context = MigrationContext.configure(connection)
-        assert compare_metadata(context, tables.Base.metadata) == []
+        assert compare_metadata(context, schema.Base.metadata) == []
     # What it holds agrees with the files' later news; a direction is none.
     run = make_run(tmp_path, "generator", "gen-crt-S")
     finish(
@@ -271,7 +271,7 @@ def test_values_refused_for_another_reason_than_their_key_raise(tmp_path):
         with pytest.raises(sqlalchemy.exc.IntegrityError, match="NOT NULL"):
             store._upsert(
                 connection,
-                tables.Run,
+                schema.Run,
                 [{"id": "a", "kind": None, "state": "planned"}],
                 conflict=("id",),
                 change=(),

@@ -19,7 +19,15 @@ from changed_home import ChangedHome, check_writers_at_once, done_again
 from made_home import finish, make_run, make_study, value
 from sqlalchemy import select
 
-from tokenlaw.results_db import engine, read, record, remote, spool, sync, tables
+from tokenlaw.results_db import (
+    engine,
+    read,
+    record,
+    report_to_postgres,
+    schema,
+    spool,
+    sync,
+)
 from tokenlaw.results_db.engine import StoreError, opened
 from tokenlaw.sweeps.cli import doctor
 
@@ -125,7 +133,7 @@ def _write(home, own, barrier, results):
     barrier.wait()
     try:
         for name in (*own, "common"):
-            told = remote.record_remote(home, record.RunDir.of(home, "tokenizer", name))
+            told = report_to_postgres.record_remote(home, record.RunDir.of(home, "tokenizer", name))
             assert told, name
         results.put("")
     except BaseException as error:
@@ -194,7 +202,7 @@ def test_a_server_that_is_away_costs_nothing(home, server, caplog):
     server.stop()
     try:
         with caplog.at_level(logging.WARNING):
-            assert remote.record_remote(home, run) is False
+            assert report_to_postgres.record_remote(home, run) is False
         assert "not recorded in the database now" in caplog.text
         assert server.password not in caplog.text
         assert record.run_state(run) == "done" and len(spool.pending(home)) == 1
@@ -231,7 +239,7 @@ def test_writers_at_once(home):
 def test_a_reader_sees_all_old_or_all_new(home):
     run = make_run(home, "generator", "g")
     finish(run, [value("p", 1.0)], columns={"params": 1})
-    params, values = select(tables.Run.params), select(tables.Endpoint.value)
+    params, values = select(schema.Run.params), select(schema.Endpoint.value)
     with opened(home) as writer, opened(home) as reader:
         sync.ingest(home, writer)
         with engine.reading(reader) as connection:
@@ -248,7 +256,7 @@ def test_homes_that_share_a_server_remove_nothing_of_each_other(home):
     first, second = home / "first", home / "second"
     for folder, name in ((first, "a"), (first, "b"), (second, "c")):
         finish(make_run(folder, "tokenizer", name), [value("psnr", 1.0)])
-        assert remote.record_remote(folder, record.RunDir.of(folder, "tokenizer", name))
+        assert report_to_postgres.record_remote(folder, record.RunDir.of(folder, "tokenizer", name))
     shutil.rmtree(first / "tokenizer" / "a")
     with opened(first) as opened_engine:
         assert sync.sync(first, opened_engine).kept == ["a", "c"]

@@ -12,7 +12,7 @@ import pytest
 from changed_home import ChangedHome, check_writers_at_once, done_again, dump
 from made_home import finish, make_run, make_study, planned, value, write_plan
 
-from tokenlaw.results_db import homes, read, record, rows, spool, sync
+from tokenlaw.results_db import home_registry, read, record, rows, spool, sync
 from tokenlaw.results_db.engine import opened
 
 SCHEMAS = Path(__file__).parent / "schemas"
@@ -311,7 +311,7 @@ def test_a_home_whose_folder_was_restored_still_owns_its_database(tmp_path):
     shutil.copytree(home, tmp_path / "backup")
     shutil.rmtree(home)
     shutil.copytree(tmp_path / "backup", home)
-    (home / homes.FILE).write_text("{")  # of no use any more
+    (home / home_registry.FILE).write_text("{")  # of no use any more
     shutil.rmtree(home / "generator" / "b")
     with opened(home) as engine:
         assert sync.sync(home, engine).removed == ["b"]

@@ -236,7 +236,7 @@ def test_a_large_study_is_read_in_seconds(tmp_path):
     """20,000 endpoint values, put into the database directly; five times as many take 4 s."""
     from sqlalchemy import insert
 
-    from tokenlaw.results_db import tables
+    from tokenlaw.results_db import schema
     from tokenlaw.results_db.engine import opened, transact
 
     count, seeds = 2_000, 8
@@ -285,13 +285,13 @@ def test_a_large_study_is_read_in_seconds(tmp_path):
 
         def work(connection):
             connection.execute(
-                insert(tables.Study), [{"name": "big", "plan": "p", "created_at": ""}]
+                insert(schema.Study), [{"name": "big", "plan": "p", "created_at": ""}]
             )
             for table, rows in (
-                (tables.Run, runs),
-                (tables.Edge, edges),
-                (tables.Member, members),
-                (tables.Endpoint, values),
+                (schema.Run, runs),
+                (schema.Edge, edges),
+                (schema.Member, members),
+                (schema.Endpoint, values),
             ):
                 connection.execute(insert(table.__table__), rows)
 

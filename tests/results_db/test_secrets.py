@@ -9,7 +9,7 @@ from urllib.parse import quote
 import psycopg
 import pytest
 
-from tokenlaw.results_db import address, engine, masking
+from tokenlaw.results_db import database_url, engine, masking
 from tokenlaw.results_db.engine import StoreError
 
 SECRET = "mark/7Q@9z"
@@ -141,11 +141,11 @@ def test_libpq_is_not_given_a_file_whose_path_it_would_print(tmp_path, monkeypat
 
 
 def test_what_is_said_for_a_driver_is_known_again():
-    for _, sentence in address._REASONS:
-        assert address.reason(psycopg.OperationalError(sentence)) == sentence
+    for _, sentence in database_url._REASONS:
+        assert database_url.reason(psycopg.OperationalError(sentence)) == sentence
     lost = psycopg.errors.UndefinedTable(f"relation {RAW} does not exist")
-    assert address.reason(lost) == "UndefinedTable (SQLSTATE 42P01)"
-    assert RAW not in address.reason(psycopg.InterfaceError(RAW))
+    assert database_url.reason(lost) == "UndefinedTable (SQLSTATE 42P01)"
+    assert RAW not in database_url.reason(psycopg.InterfaceError(RAW))
 
 
 @pytest.mark.parametrize("case", {**AWAY, **QUOTED, **UNREADABLE})

@@ -6,7 +6,7 @@ import os
 import pytest
 from made_home import finish, make_run, value
 
-from tokenlaw.results_db import record, remote, spool, sync
+from tokenlaw.results_db import record, report_to_postgres, spool, sync
 from tokenlaw.results_db.engine import opened
 
 
@@ -135,7 +135,7 @@ def test_a_new_attempt_between_reading_and_clearing_keeps_its_marker(tmp_path, m
 def test_jobs_do_not_open_sqlite(tmp_path, monkeypatch):
     run = make_run(tmp_path, "tokenizer", "abc")
     finish(run, [value("psnr", 1.5)])
-    assert remote.record_remote(tmp_path, run) is False
+    assert report_to_postgres.record_remote(tmp_path, run) is False
     monkeypatch.setenv("TOKENLAW_DB", f"sqlite:///{tmp_path}/x.db")
-    assert remote.record_remote(tmp_path, run) is False
+    assert report_to_postgres.record_remote(tmp_path, run) is False
     assert not list(tmp_path.glob("*.db")) and len(spool.pending(tmp_path)) == 1

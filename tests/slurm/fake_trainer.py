@@ -15,7 +15,7 @@ import threading
 import time
 from pathlib import Path
 
-from tokenlaw.results_db import remote
+from tokenlaw.results_db import report_to_postgres
 from tokenlaw.results_db.durable import write_json
 from tokenlaw.results_db.record import Fenced, RunDir, claim, read_endpoint
 
@@ -94,7 +94,7 @@ def execute(run: RunDir, after: int | None) -> dict[str, object]:
     status = behaviour.get("status", "done")
     try:
         attempt.write_endpoint(endpoint(run, status))
-        remote.record_remote(run.home, run)
+        report_to_postgres.record_remote(run.home, run)
     except Fenced as error:
         attempt.finish("fenced", "Fenced", str(error))
         return answer | {"outcome": "fenced"}

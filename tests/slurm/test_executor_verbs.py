@@ -12,7 +12,7 @@ from tokenlaw.results_db.record import RunDir
 from tokenlaw.slurm.base import BaseExecutor, Context, Job
 from tokenlaw.slurm.executors.local import Executor as Local
 from tokenlaw.slurm.executors.slurm import Executor as Slurm
-from tokenlaw.slurm.intents import open_intent
+from tokenlaw.slurm.launch_records import open_intent
 from tokenlaw.slurm.resources import Resources
 from tokenlaw.sweeps.plan import write_run
 

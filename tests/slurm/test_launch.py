@@ -23,7 +23,7 @@ from tokenlaw.slurm import launch as launch_module
 from tokenlaw.slurm.base import Context
 from tokenlaw.slurm.executors import local
 from tokenlaw.slurm.launch import launch
-from tokenlaw.slurm.ledger import Summary
+from tokenlaw.slurm.run_states import Summary
 from tokenlaw.slurm.worker import devices
 from tokenlaw.sweeps.planned import Plan
 
@@ -77,13 +77,13 @@ def test_everything_is_done_once_in_order(home: Path, fake_trainer: object) -> N
 
 
 def test_the_database_hears_of_it(home: Path, fake_command: object) -> None:
-    from tokenlaw.results_db import spool, tables
+    from tokenlaw.results_db import schema, spool
     from tokenlaw.results_db.engine import opened, reading
 
     run(two_stage_plan(), home)
     assert spool.pending(home) == []
     with opened(home) as engine, reading(engine) as connection:
-        rows = connection.execute(sqlalchemy.select(tables.Endpoint.run_id)).all()
+        rows = connection.execute(sqlalchemy.select(schema.Endpoint.run_id)).all()
     assert len({row.run_id for row in rows}) == 6
 
 

@@ -14,14 +14,14 @@ from fake_trainer import behave, endpoint
 from toy import folder, two_stage_plan
 
 from tokenlaw.results_db.record import RunDir, claim
-from tokenlaw.slurm import base, intents, scheduler
+from tokenlaw.slurm import base, launch_records, scheduler
 from tokenlaw.slurm.executors import slurm as slurm_executor
 from tokenlaw.slurm.follow import cancel, queue
 from tokenlaw.slurm.follow.runs import study_plan
 from tokenlaw.slurm.follow.status import study_status
 from tokenlaw.slurm.launch import launch
-from tokenlaw.slurm.ledger import Summary
 from tokenlaw.slurm.resources import Resources
+from tokenlaw.slurm.run_states import Summary
 from tokenlaw.sweeps.planned import Plan
 
 SCRIPT = Path(__file__).with_name("launch_toy.py")
@@ -31,7 +31,7 @@ SCRIPT = Path(__file__).with_name("launch_toy.py")
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No patience with a fake."""
     monkeypatch.setattr(slurm_executor, "_LOOKS_AFTER_FAILURE", (0.0,))
-    monkeypatch.setattr(intents, "_SETTLE_SECONDS", 0.2)
+    monkeypatch.setattr(launch_records, "_SETTLE_SECONDS", 0.2)
 
 
 def run(plan: Plan, home: Path, wait: bool = False, **options: object) -> Summary:
@@ -59,7 +59,7 @@ def finish(home: Path, plan: Plan, *kinds: str) -> None:
 def submitted(home: Path) -> list[str]:
     """Runs in all that launches wrote down, in order."""
     found = []
-    for launched in intents.launches(home):
+    for launched in launch_records.launches(home):
         for submission in launched.submissions:
             found += [run for task in submission.tasks for run in task]
     return found
@@ -143,7 +143,7 @@ def test_the_queue_is_believed_rather_than_sbatch(
     plan = two_stage_plan()
     assert run(plan, home).queued == 6
     assert cluster.calls("sbatch") == 2
-    ids = [s.job_id for launched in intents.launches(home) for s in launched.submissions]
+    ids = [s.job_id for launched in launch_records.launches(home) for s in launched.submissions]
     assert ids == ["100", "101"]
 
 
@@ -186,19 +186,19 @@ def test_a_launch_that_died_after_sbatch_is_mended(home: Path, cluster: FakeClus
     environment = {**os.environ, "PYTHONPATH": str(base.CODE_ROOT)}
     assert subprocess.run(command, env=environment, capture_output=True).returncode == -9
     cluster.switch(sbatch_kills=False)
-    (died,) = intents.launches(home)
+    (died,) = launch_records.launches(home)
     assert [submission.job_id for submission in died.submissions] == [None]
     plan = two_stage_plan()
     summary = run(plan, home)
     assert summary.elsewhere == 2 and len(summary.submitted) == 4
     assert sorted(submitted(home)) == all_runs(plan)
-    assert intents.launches(home)[0].submissions[0].job_id == "100"
+    assert launch_records.launches(home)[0].submissions[0].job_id == "100"
     assert list(cluster.jobs().values())[-1]["dependency"] == "afterok:100"
 
 
 def test_the_job_finds_its_work_even_if_the_launch_died(home: Path, cluster: FakeCluster) -> None:
     run(two_stage_plan(generators=2), home)
-    (launched,) = intents.launches(home)
+    (launched,) = launch_records.launches(home)
     for number, submission in enumerate(launched.submissions, start=1):
         there = home / "launches" / launched.token / str(number)
         assert len(list(there.glob("task-*.pkl"))) == len(submission.tasks)
@@ -540,7 +540,7 @@ def test_a_failed_run_is_not_given_out_for_ever(home: Path, cluster: FakeCluster
         path.write_text(json.dumps(json.loads(path.read_text()) | {"commit": "c", "dirty": False}))
     code = {"commit": "c", "dirty": False, "versions": {}, "host": "h"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tokenlaw.slurm.ledger.provenance", lambda: code)
+        patch.setattr("tokenlaw.slurm.run_states.provenance", lambda: code)
         summary = run(plan, home)
     assert summary.submitted == () and [problem.id for problem in summary.failed] == [run_dir.id]
     assert "tokenlaw retry" in summary.failed[0].reason

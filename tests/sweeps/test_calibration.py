@@ -13,7 +13,7 @@ from small_study import grid
 from tokenlaw.results_db.record import claim
 from tokenlaw.slurm.follow.runs import run_lines, spent_hours, study_plan
 from tokenlaw.sweeps import cost
-from tokenlaw.sweeps import rates as calibration
+from tokenlaw.sweeps import measured_speeds as calibration
 from tokenlaw.sweeps.cli.app import main
 from tokenlaw.sweeps.plan import make_plan, write_run
 from tokenlaw.sweeps.planned import Plan

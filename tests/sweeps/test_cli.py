@@ -236,7 +236,7 @@ def test_ctrl_c_ends_with_130_and_says_that_all_is_kept(tokenlaw, study, monkeyp
 
 
 def test_a_launch_that_is_interrupted_says_so_once(capsys, study, tmp_path, monkeypatch):
-    from tokenlaw.slurm.ledger import Summary
+    from tokenlaw.slurm.run_states import Summary
 
     facts = {"study": "mine", "executor": "local", "total": 3, "done": 1, "diverged": 0}
     lists = dict.fromkeys(("submitted", "failed", "blocked"), ())

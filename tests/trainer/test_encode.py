@@ -12,8 +12,8 @@ import torch
 from tokenlaw.results_db.record import RunDir, read_endpoint
 from tokenlaw.trainer.accounting import flops
 from tokenlaw.trainer.accounting.code_statistics import code_statistics
+from tokenlaw.trainer.accounting.codebook_schedules import codebook_sizes as vcq_sizes
 from tokenlaw.trainer.accounting.config import DataConfig, decode, decode_run
-from tokenlaw.trainer.accounting.vcq_schedules import codebook_sizes as vcq_sizes
 from tokenlaw.trainer.kinds import codes as encode
 from tokenlaw.trainer.loop import data
 from tokenlaw.trainer.loop.code_sets import Codes, train_subset

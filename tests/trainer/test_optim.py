@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from tokenlaw.trainer.accounting.config import LlamaConfig, OptimConfig
-from tokenlaw.trainer.accounting.schedules import cosine_ramp, learning_rate, wsd_decay_start
+from tokenlaw.trainer.accounting.learning_rate import cosine_ramp, learning_rate, wsd_decay_start
 from tokenlaw.trainer.loop.optim import (
     Diverged,
     FiniteWatch,

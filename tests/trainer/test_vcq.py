@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from tokenlaw.trainer.accounting import vcq_schedules
+from tokenlaw.trainer.accounting import codebook_schedules
 from tokenlaw.trainer.accounting.config import decode
 from tokenlaw.trainer.quantizers import _lookup
 from tokenlaw.trainer.quantizers._lookup import nearest, nearest_prefix
@@ -16,7 +16,7 @@ def _seed() -> None:
 @pytest.mark.parametrize("tile", [1, 40, 300, 2**24])
 def test_each_position_searches_its_own_prefix(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
     z_BND, codebook_KD = torch.randn(5, 12, 3), torch.randn(40, 3)
-    sizes = vcq_schedules.codebook_sizes("cosine", 2, 40, 12)
+    sizes = codebook_schedules.codebook_sizes("cosine", 2, 40, 12)
     monkeypatch.setattr(_lookup, "TILE", tile)
     found = nearest_prefix(z_BND, codebook_KD, sizes)
     for t, size in enumerate(sizes):

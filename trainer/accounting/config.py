@@ -130,7 +130,7 @@ class NumericsConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimConfig:
-    """One optimiser and its learning-rate schedule (schedules.py has the formulas)."""
+    """One optimiser and its learning-rate schedule (learning_rate.py has the formulas)."""
 
     __pydantic_config__ = STRICT
 

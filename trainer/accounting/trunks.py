@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from ...results_db.state import TRUNK
 from .config import GeneratorConfig, OptimConfig, Part, TokenizerConfig, TrunkConfig, is_segment
 from .identity import run_id
-from .schedules import wsd_decay_start
+from .learning_rate import wsd_decay_start
 
 ROLE = TRUNK  # of the parent whose state a run takes over
 KINDS = ("tokenizer", "generator")

@@ -25,8 +25,8 @@ from ...results_db.durable import (
     write_json,
 )
 from ...results_db.record import RunDir
+from ...results_db.recorded_files import CODES, CODES_MANIFEST
 from ...results_db.strict_json import DamagedError, read_json
-from ...results_db.verify import CODES, CODES_MANIFEST
 from .. import kernels
 from ..accounting import flops
 from ..accounting.code_statistics import code_statistics

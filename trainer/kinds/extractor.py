@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from ...results_db.durable import sha256_file
 from ...results_db.record import RunDir, read_endpoint
+from ...results_db.recorded_files import artifact_file
 from ...results_db.strict_json import DamagedError
-from ...results_db.verify import artifact_file
-from ..accounting import stored
+from ..accounting import stored_config
 from ..accounting.config import ExtractorConfig
 from ..accounting.flops import EXTRACTOR_SIDE_MAX as SIDE_MAX
 from ..loop import checkpoints, data
@@ -175,7 +175,7 @@ class Extractor:
 def load_extractor(path: Path, device: torch.device) -> Extractor:
     """Load the extractor of a finished run. DamagedError names a file that is not the run's."""
     run_dir = RunDir(path)
-    config: ExtractorConfig = stored.read(run_dir).config
+    config: ExtractorConfig = stored_config.read(run_dir).config
     model = Classifier(config.width, config.data.num_classes)
     checkpoints.load_weights(run_dir, {"extractor": model})
     return Extractor(

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...results_db.record import RunDir
-from ..accounting import flops, stored
+from ..accounting import flops, stored_config
 from ..accounting.config import GeneratorConfig, is_segment
 from ..fast_start import startup
 from ..fast_start.ahead import compile_generator
@@ -92,7 +92,7 @@ def main(run: Run) -> Result:
             block.compile()
     illegal = None
     if config.mask_illegal:
-        tokenizer_id = stored.read(run.parents["codes"]).parents["tokenizer"]
+        tokenizer_id = stored_config.read(run.parents["codes"]).parents["tokenizer"]
         tokenizer_dir = RunDir.of(run.dir.home, "tokenizer", tokenizer_id)
         sizes = legal_sizes(tokenizer_dir, codes.tokens_per_image)
         if sizes is not None:

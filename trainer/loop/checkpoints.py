@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from ...results_db.durable import MisplacedError, remove_folder, stage_folder, verify_folder
 from ...results_db.record import RunDir
+from ...results_db.recorded_files import FINAL, folder_cure, staged_manifest
 from ...results_db.strict_json import DamagedError, canonical_json, read_json
-from ...results_db.verify import FINAL, folder_cure, staged_manifest
 from ..accounting import trunks
 from ..fast_start.adamw import AdamW
 from . import distributed, tensor_files

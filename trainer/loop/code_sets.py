@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...results_db.record import RunDir
-from ...results_db.verify import CODES, code_files, codes_manifest
+from ...results_db.recorded_files import CODES, code_files, codes_manifest
 from .optim import derive_seed
 
 

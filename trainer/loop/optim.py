@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ..accounting.config import OptimConfig
-from ..accounting.schedules import learning_rate
+from ..accounting.learning_rate import learning_rate
 from ..fast_start.adamw import AdamW
 
 

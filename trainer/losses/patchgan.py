@@ -23,7 +23,7 @@ from ..accounting.config import (
     Share,
 )
 from ..accounting.flops import Cost
-from ..accounting.schedules import cosine_ramp
+from ..accounting.learning_rate import cosine_ramp
 from ..loop.allreduce import sum_over_processes
 from ..loop.distributed import active, mean
 from . import _diffaug, _gan

@@ -8,7 +8,7 @@ import torch
 
 from ...results_db.record import RunDir
 from .. import parts
-from ..accounting import stored
+from ..accounting import stored_config
 from ..accounting.config import GeneratorConfig, TokenizerConfig
 from ..fast_start.undrawn import undrawn
 from ..kernels import float8
@@ -31,7 +31,7 @@ def build_tokenizer(config: TokenizerConfig, device: torch.device) -> tuple[Any,
 
 def load_tokenizer(run_dir: RunDir, device: torch.device) -> tuple[Any, Any, TokenizerConfig]:
     """Tokenizer and quantizer of a finished run, in eval mode, and their config."""
-    config = stored.read(run_dir).config
+    config = stored_config.read(run_dir).config
     with undrawn():
         tokenizer, quantizer = build_tokenizer(config, device)
     modules = torch.nn.ModuleDict({"tokenizer": tokenizer, "quantizer": quantizer})
@@ -57,7 +57,7 @@ def build_generator(
 
 def load_generator(run_dir: RunDir, device: torch.device) -> tuple[Generator, GeneratorConfig]:
     """The generator of a finished run, in eval mode, and its config."""
-    config, parents = stored.read(run_dir)
+    config, parents = stored_config.read(run_dir)
     codes = Codes(RunDir.of(run_dir.home, "codes", parents["codes"]))
     generator = build_generator(config, codes, device, initial=False)
     checkpoints.load_weights(run_dir, {"generator": generator})
@@ -69,6 +69,6 @@ def legal_sizes(run_dir: RunDir, tokens_per_image: int) -> list[int] | None:
 
     `run_dir` is that of the tokenizer.
     """
-    config = stored.read(run_dir).config
+    config = stored_config.read(run_dir).config
     sizes = config.quantizer.config.codebook_sizes(tokens_per_image)
     return None if sizes is None else list(sizes)

@@ -1,7 +1,7 @@
 """Variable codebook size: one shared codebook, of which position t may use the first K_t codes.
 
-VCQ, Eq. 3; the schedules and their figures are in trainer/accounting/vcq_schedules.py. All else is
-`vq`. Shapes: B images, N tokens, D width, K codes.
+VCQ, Eq. 3; the schedules and their figures are in trainer/accounting/codebook_schedules.py.
+All else is `vq`. Shapes: B images, N tokens, D width, K codes.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..accounting.codebook_schedules import Schedule, codebook_sizes
 from ..accounting.config import STRICT, NonNegativeFloat, PositiveFloat, PositiveInt
 from ..accounting.flops import Cost
-from ..accounting.vcq_schedules import Schedule, codebook_sizes
 from . import Quantized
 from ._lookup import count_codes, exact_fp32
 from ._nearest_codebook import batch_stats, initial_codebook, on_sphere, quantize

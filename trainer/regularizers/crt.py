@@ -25,7 +25,7 @@ from ..accounting.config import (
     PositiveInt,
 )
 from ..accounting.flops import Cost
-from ..accounting.schedules import cosine_ramp
+from ..accounting.learning_rate import cosine_ramp
 from ..models.llama import Block, RMSNorm, rope_table
 from . import Regularized
 

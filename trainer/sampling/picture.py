@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...results_db.durable import write_bytes
 from ...results_db.record import RunDir, read_endpoint
-from ..accounting import stored
+from ..accounting import stored_config
 from ..accounting.config import DataConfig, SamplingConfig
 from ..kinds.evaluation import picture
 from ..loop import data
@@ -79,8 +79,8 @@ def _samples(
 ) -> list[Tensor]:
     """uint8 [n, 3, H, W] for each class. A sample depends on (seed, class, number) alone."""
     generator, config = load_generator(run_dir, device)
-    codes_dir = RunDir.of(run_dir.home, "codes", stored.read(run_dir).parents["codes"])
-    tokenizer_id = stored.read(codes_dir).parents["tokenizer"]
+    codes_dir = RunDir.of(run_dir.home, "codes", stored_config.read(run_dir).parents["codes"])
+    tokenizer_id = stored_config.read(codes_dir).parents["tokenizer"]
     tokenizer_dir = RunDir.of(run_dir.home, "tokenizer", tokenizer_id)
     tokenizer, quantizer, _ = load_tokenizer(tokenizer_dir, device)
     sizes = legal_sizes(tokenizer_dir, generator.tokens_per_image)
@@ -102,7 +102,7 @@ def _reconstructions(
     run_dir: RunDir, classes: Sequence[int] | None, n: int, device: torch.device
 ) -> list[Tensor]:
     """Two rows for each class: `n` validation images, and their reconstructions."""
-    described: DataConfig = stored.read(run_dir).config.data
+    described: DataConfig = stored_config.read(run_dir).config.data
     images = data.open_images(described, read_settings(run_dir), "val")
     tokenizer, quantizer, _ = load_tokenizer(run_dir, device)
     rows = []

@@ -39,7 +39,7 @@ Vectors = Annotated[
 def fit(
     source: opt.Source,
     law: Annotated[
-        str, typer.Option("--law", help="power_law, chinchilla or another of analysis/fits.")
+        str, typer.Option("--law", help="power_law, chinchilla or another of analysis/laws.")
     ] = "power_law",
     x: X = None,
     y: Y = None,

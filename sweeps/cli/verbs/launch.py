@@ -15,7 +15,7 @@ from . import options as opt
 
 if TYPE_CHECKING:
     from ....slurm.base import BaseExecutor
-    from ....slurm.ledger import Summary
+    from ....slurm.run_states import Summary
     from ...planned import Plan
 
 

@@ -10,8 +10,8 @@ import typer
 from . import options as opt
 
 if TYPE_CHECKING:
+    from ...measured_speeds import Timing
     from ...planned import Plan
-    from ...rates import Timing
 
 CALIBRATION_SECONDS = 3.0  # of each shape
 
@@ -102,13 +102,13 @@ def _calibrated(
     from ....slurm.base import Context
     from ....slurm.timing import measure_on, one_process
     from ....trainer import parts
-    from ... import rates
+    from ... import measured_speeds
     from .launch import options_for, settings_of
 
     executor = parts.load("executors", on).Executor
     settings: dict[str, Any] = settings_of(device, weights)
     settings["locations"] = {**made.locations, **settings["locations"]}
-    shapes = rates.shapes(made)
+    shapes = measured_speeds.shapes(made)
     context = Context(
         home=Path(home).resolve(),
         study=made.study,
@@ -128,7 +128,7 @@ def _calibrated(
             kinds.setdefault(one_process(place.resources(kind)), []).append(kind)
         timings = []
         for alike in kinds.values():
-            timings += rates.calibrate(
+            timings += measured_speeds.calibrate(
                 made,
                 measure_on(place, alike[0]),
                 home=home,

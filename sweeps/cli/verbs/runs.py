@@ -89,9 +89,9 @@ def schedule(
     as_json: opt.Json = False,
 ) -> None:
     """Codebook sizes along the sequence (VCQ)."""
-    from ....trainer.accounting import vcq_schedules
+    from ....trainer.accounting import codebook_schedules
 
-    made = vcq_schedules.describe(name, kmin, kmax, length, images, resolution, power)
+    made = codebook_schedules.describe(name, kmin, kmax, length, images, resolution, power)
     if as_json:
         opt.print_json(made)
         return

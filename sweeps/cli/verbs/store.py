@@ -57,13 +57,13 @@ def _verify(home: Path, as_json: bool) -> int:
     """Print a line for each damaged file, as it is found; return 1 if there is any."""
     import sys
 
-    from ....results_db.damage import damages, folders
-    from ....trainer.accounting import stored
+    from ....results_db.find_damage import damages, folders
+    from ....trainer.accounting import stored_config
 
     found, runs = [], folders(home)
     with opt.ticking("verifying") if sys.stderr.isatty() else nullcontext() as tick:
         for number, folder in enumerate(runs, 1):
-            for line in damages(folder, stored.read):
+            for line in damages(folder, stored_config.read):
                 found.append(line)
                 if not as_json:
                     opt.say(f"damaged {line}")

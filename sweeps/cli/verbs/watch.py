@@ -63,7 +63,7 @@ def _status_json(study: str, lines: list[Any]) -> dict[str, Any]:
 def _status_text(study: str, lines: list[Any], *, each_run: bool) -> str:
     from ....slurm.follow import runs as watching
     from ....slurm.follow import status as statuses
-    from ..columns import columns
+    from ..text_table import columns
 
     numbers = statuses.counts(lines)
     states = [

@@ -8,7 +8,7 @@ from typing import Final, final
 
 import numpy as np
 
-from ..laws import law as base
+from ..fitting import law as base
 from ..table import Data
 
 REQUIRES: Final = ("x", "y")

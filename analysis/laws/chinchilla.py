@@ -12,8 +12,8 @@ from typing import Final, final
 
 import numpy as np
 
-from ..laws import law as base
-from ..laws.solve import Curve, Terms, grid_starts
+from ..fitting import law as base
+from ..fitting.solve import Curve, Terms, grid_starts
 from ..notices import Notice, notice
 from ..table import Data
 

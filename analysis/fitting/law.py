@@ -1,4 +1,4 @@
-"""What every law in analysis/fits is: the interface, and the solver's answer in the law's own
+"""What every law in analysis/laws is: the interface, and the solver's answer in the law's own
 parameters.
 
 Legend: B draws, n rows, P parameters of the solver, S starts.
@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..brief import Brief
+from ..notebook_repr import Brief
 from ..notices import Notice
 from ..table import Data
 from .optimum import num_distinct as num_distinct

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tokenlaw.analysis.where import MAX_LENGTH, keep
+from tokenlaw.analysis.row_filter import MAX_LENGTH, keep
 
 FRAME = pd.DataFrame(
     {

@@ -12,8 +12,8 @@ from ...trainer import parts
 from ..direction import directed
 from ..notices import Item, Notice, notice
 from ..request import FitRequest
+from ..row_filter import keep
 from ..table import POOLED, Data, NoRows, column_for, prepare, refuse_mixed_losses
-from ..where import keep
 from . import bootstrap as resample
 from . import checklist, checks
 from .draws import draw_parameters, spread
@@ -32,7 +32,7 @@ def fit(
     group: str | None = None,
     where: str | None = None,
 ) -> Fit | Fits:
-    """Fit `law` (a file of analysis/fits) to `frame`; a row is the end point of one run.
+    """Fit `law` (a file of analysis/laws) to `frame`; a row is the end point of one run.
 
     A table of several arms gives `Fits`, one per arm; so does `group`, a column, per value of it.
     The group "none" pools the arms. Laws that need the arm fit all arms at once. `x`, `y`, `n`,
@@ -47,7 +47,7 @@ def fit(
     if column is not None:
         return fit_groups(frame, dataclasses.replace(request, group=column))
     made = law_named(request.law, request.options)
-    needs = parts.load("fits", request.law).REQUIRES
+    needs = parts.load("laws", request.law).REQUIRES
     asked = {**request.columns, "group": request.group if "group" in needs else None}
     data = prepare(frame, asked, needs, where=request.where, end_points=request.end_points)
     refuse_mixed_losses(data, "the rows", "y" if made.x_is_compute else "x")
@@ -60,7 +60,7 @@ def group_column(frame: pd.DataFrame, request: FitRequest) -> str | None:
 
     Left out, it is the arm of a table whose rows (those of `where`) have several arms.
     """
-    if request.group == POOLED or "group" in parts.load("fits", request.law).REQUIRES:
+    if request.group == POOLED or "group" in parts.load("laws", request.law).REQUIRES:
         return None
     column = column_for(frame, "group", request.group)
     if request.group is None and column is not None:
@@ -105,7 +105,7 @@ def fit_groups(frame: pd.DataFrame, request: FitRequest) -> Fits:
 
 def law_named(name: str, options: dict[str, Any] | None = None) -> Law:
     """The law `name` with the options of its Config; ValueError on an unknown name or option."""
-    module = parts.load("fits", name)
+    module = parts.load("laws", name)
     known = [one.name for one in dataclasses.fields(module.Config)]
     for option in options or {}:
         if option not in known:
@@ -239,7 +239,7 @@ def hold_out(
     request = FitRequest.of(law).on({"x": x, "y": y, "n": n, "d": d, "where": where})
     made = law_named(request.law, request.options)
     asked = {**request.columns, "group": None}
-    needs = parts.load("fits", request.law).REQUIRES
+    needs = parts.load("laws", request.law).REQUIRES
     data = prepare(frame, asked, needs, where=request.where)
     log_y = np.log(data.columns["y"])
     used = request.loss if request.loss in made.losses else made.losses[0]

@@ -21,7 +21,7 @@ from typing import Final
 import numpy as np
 from scipy.optimize import linprog, nnls
 
-from ..brief import Brief
+from ..notebook_repr import Brief
 
 LOSSES: Final = ("huber", "l1", "l2")
 # Knee of the Huber loss that stands in for L1 in a batch, as a fraction of the residuals' median

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from ...trainer import parts
-from .. import brief
+from .. import notebook_repr
 from ..as_json import dumps, encode
-from ..brief import Brief
+from ..notebook_repr import Brief
 from ..notices import Item, LeftOut, Notice
 from .bootstrap import LEVEL
 from .law import Law
@@ -19,7 +19,7 @@ from .law import Law
 
 def law_of(fit: Fit) -> Law:
     """The law of a fit, with its options."""
-    module = parts.load("fits", fit.law)
+    module = parts.load("laws", fit.law)
     return module.Law(module.Config(**fit.options))
 
 
@@ -124,7 +124,7 @@ class Bootstrap:
 class Fit(Brief):
     """A fitted law: point fit, draws, what went in, what was left out, what to be careful about."""
 
-    law: str  # file name in analysis/fits
+    law: str  # file name in analysis/laws
     status: str  # "ok", or the reason in one word why there are no numbers
     reason: str = ""  # the same in a sentence
     options: dict[str, Any] = field(default_factory=dict)  # the law's Config
@@ -181,7 +181,7 @@ class Fit(Brief):
         return predict(self, columns)
 
     def _brief(self) -> str:
-        return brief.fit(self)
+        return notebook_repr.fit(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as what `json` accepts, draws and residuals included."""
@@ -201,7 +201,7 @@ class Fits(dict[str, Fit]):
         self.num_without = num_without  # rows without a value in it, in no fit
 
     def __repr__(self) -> str:
-        return brief.short(brief.fits(self))
+        return notebook_repr.short(notebook_repr.fits(self))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
@@ -218,4 +218,4 @@ class Prediction(Brief):
     )  # how far beyond the fitted range of x (or n, d), in decades; 0 inside
 
     def _brief(self) -> str:
-        return brief.prediction(self)
+        return notebook_repr.prediction(self)

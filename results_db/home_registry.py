@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine, insert, select
 
-from . import tables
+from . import schema
 from .durable import create_exclusive
 from .endpoint import check_name
 from .engine import sqlite_path
@@ -50,14 +50,14 @@ def identify(home: str | os.PathLike[str], engine: Engine) -> Home:
 
 def register(connection: Connection, home: Home) -> None:
     """Note that `home` writes to this database."""
-    if connection.execute(select(tables.Home.id).where(tables.Home.id == home.id)).first() is None:
+    if connection.execute(select(schema.Home.id).where(schema.Home.id == home.id)).first() is None:
         row = {"id": home.id, "own": home.own, "path": home.path}
-        connection.execute(insert(tables.Home), [row])
+        connection.execute(insert(schema.Home), [row])
 
 
 def others(connection: Connection, home: Home) -> list[str]:
     """Return the paths of the other homes that have, or may have, rows in this database."""
-    rows = connection.execute(select(tables.Home.id, tables.Home.own, tables.Home.path)).all()
+    rows = connection.execute(select(schema.Home.id, schema.Home.own, schema.Home.path)).all()
     return sorted(row.path for row in rows if row.id != home.id and not (row.own and home.own))
 
 

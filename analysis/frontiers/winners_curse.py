@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy import stats
 
-from ..laws.law import distinct
-from ..laws.optimum import bin_numbers
+from ..fitting.law import distinct
+from ..fitting.optimum import bin_numbers
 from ..table import Data
 
 

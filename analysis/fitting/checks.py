@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from scipy import stats
 
-from ..brief import Brief
+from ..notebook_repr import Brief
 from ..notices import Notice, notice
 from ..table import Data
 from .bootstrap import clusters

@@ -22,7 +22,7 @@ _RENAMED = {
     "trainer.dist": "trainer.loop.distributed",
     "trainer.state": "trainer.loop.checkpoints",
     "trainer.sampling": "trainer.sampling.draw",
-    "analysis.fit": "analysis.laws.fit",
+    "analysis.fit": "analysis.fitting.fit",
     "analysis.figures_command": "analysis.drawing.index",
     "analysis.frontier": "analysis.frontiers.compare",
     "analysis.report": "analysis.report.sections",

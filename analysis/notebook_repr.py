@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from . import text as report_text
+from . import terminal_text as report_text
 
 if TYPE_CHECKING:
-    from .laws.fitted import Fit, Fits, Prediction
+    from .fitting.fitted import Fit, Fits, Prediction
     from .result import Comparison, Frontier
 
 LIMIT = 1500  # characters

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tokenlaw import results_db
-from tokenlaw.results_db import durable, hashes, processes
+from tokenlaw.results_db import durable, hash_cache, processes
 
 ROOT = Path(results_db.__file__).parent.parent
 
@@ -20,8 +20,8 @@ ROOT = Path(results_db.__file__).parent.parent
 def memory(tmp_path, monkeypatch):
     """The file of an empty memory; small files count and no file is too young."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(hashes, "LEAST_BYTES", 1)
-    monkeypatch.setattr(hashes, "_SETTLED_SECONDS", -1.0)
+    monkeypatch.setattr(hash_cache, "LEAST_BYTES", 1)
+    monkeypatch.setattr(hash_cache, "_SETTLED_SECONDS", -1.0)
     return tmp_path / "cache" / "tokenlaw" / f"hashes-{processes.host_name()}"
 
 
@@ -59,7 +59,7 @@ def reads(monkeypatch):
 
 
 def another_process():
-    hashes._memories.clear()
+    hash_cache._memories.clear()
     durable._hashed.clear()
 
 
@@ -97,7 +97,7 @@ def test_an_edit_of_equal_size_and_time_is_seen(tmp_path, memory):
 
 def test_a_fresh_read_corrects_what_was_remembered(tmp_path, memory):
     path = file_of(tmp_path)
-    hashes.remember(processes.host_name(), os.stat(path), "0" * 64)
+    hash_cache.remember(processes.host_name(), os.stat(path), "0" * 64)
     another_process()
     assert durable.sha256_file(path) == "0" * 64  # as when a disk loses a bit after it was read
     true = durable.sha256_file(path, fresh=True)
@@ -107,7 +107,9 @@ def test_a_fresh_read_corrects_what_was_remembered(tmp_path, memory):
 
 def test_young_and_small_files_are_read_each_time(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    durable.sha256_file(file_of(tmp_path, bytes(hashes.LEAST_BYTES)))  # its clock may still stand
+    durable.sha256_file(
+        file_of(tmp_path, bytes(hash_cache.LEAST_BYTES))
+    )  # its clock may still stand
     durable.sha256_file(file_of(tmp_path))
     assert not (tmp_path / "cache").exists()
 
@@ -135,7 +137,7 @@ def test_a_damaged_memory_is_passed_over_and_goes_on(damage, tmp_path, memory):
 @pytest.mark.parametrize("how", ["others may write", "a link", "a folder", "another user's"])
 def test_a_memory_that_another_user_may_have_made_is_not_used(how, tmp_path, memory, monkeypatch):
     path = file_of(tmp_path)
-    hashes.remember(processes.host_name(), os.stat(path), "0" * 64)
+    hash_cache.remember(processes.host_name(), os.stat(path), "0" * 64)
     another_process()
     if how == "others may write":
         memory.chmod(0o622)
@@ -154,36 +156,36 @@ def test_a_memory_that_another_user_may_have_made_is_not_used(how, tmp_path, mem
 
 
 def test_the_memory_stays_small(tmp_path, memory, monkeypatch):
-    monkeypatch.setattr(hashes, "LIMIT_BYTES", 2000)
+    monkeypatch.setattr(hash_cache, "LIMIT_BYTES", 2000)
     for number in range(100):
         durable.sha256_file(file := file_of(tmp_path, b"%d" % number))
         assert memory.stat().st_size < 2500
     another_process()
-    assert hashes.known(processes.host_name(), os.stat(file)) == durable.sha256_file(file)
+    assert hash_cache.known(processes.host_name(), os.stat(file)) == durable.sha256_file(file)
     assert [path.name for path in memory.parent.iterdir()] == [memory.name]
 
 
 def test_writers_at_once(tmp_path, memory):
     code = (
-        "import os, sys; from tokenlaw.results_db import hashes\n"
-        "hashes.LEAST_BYTES = 0; hashes._SETTLED_SECONDS = -1.0\n"
+        "import os, sys; from tokenlaw.results_db import hash_cache\n"
+        "hash_cache.LEAST_BYTES = 0; hash_cache._SETTLED_SECONDS = -1.0\n"
         "for size in range(300):\n"
         "    info = os.stat_result((0, int(sys.argv[1]), 1, 1, 0, 0, size, 0, 0, 0))\n"
-        "    hashes.remember('there', info, '%064x' % size)\n"
+        "    hash_cache.remember('there', info, '%064x' % size)\n"
     )
     workers = [
         subprocess.Popen([sys.executable, "-c", code, str(number)], cwd=ROOT) for number in range(4)
     ]
     assert [worker.wait() for worker in workers] == [0] * 4
-    assert len(hashes._memory(hashes._path("there"))) == 1200
+    assert len(hash_cache._memory(hash_cache._path("there"))) == 1200
     info = os.stat_result((0, 3, 1, 1, 0, 0, 299, 0, 0, 0))
-    assert hashes.known("there", info) == f"{299:064x}"
+    assert hash_cache.known("there", info) == f"{299:064x}"
 
 
 def test_where_nothing_can_be_kept_files_are_read(tmp_path, monkeypatch):
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    monkeypatch.setattr(hashes, "LEAST_BYTES", 1)
-    monkeypatch.setattr(hashes, "_SETTLED_SECONDS", -1.0)
+    monkeypatch.setattr(hash_cache, "LEAST_BYTES", 1)
+    monkeypatch.setattr(hash_cache, "_SETTLED_SECONDS", -1.0)
     path = file_of(tmp_path)
     assert durable.sha256_file(path) == durable.sha256_file(path, fresh=True)

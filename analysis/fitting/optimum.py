@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..brief import Brief
+from ..notebook_repr import Brief
 
 
 def num_distinct(ids_n: np.ndarray, weights_Bn: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Columns of plain text."""
 
-from tokenlaw.sweeps.cli.columns import columns
+from tokenlaw.sweeps.cli.text_table import columns
 
 
 def test_titles_and_cells_are_aligned():

@@ -5,10 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from .endpoint import KINDS
-from .rundir import RunDir
-from .state import read_attempts, read_endpoint
-from .strict_json import DamagedError
-from .verify import (
+from .recorded_files import (
     CODES,
     CODES_MANIFEST,
     FINAL,
@@ -19,6 +16,9 @@ from .verify import (
     folder_cure,
     staged_manifest,
 )
+from .rundir import RunDir
+from .state import read_attempts, read_endpoint
+from .strict_json import DamagedError
 
 _LEAVE_WEIGHTS = ("extractor", "tokenizer", "generator")
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from ..brief import Brief
+from ..notebook_repr import Brief
 from ..table import Data
 
 LEVEL = 0.95  # of every interval in this package

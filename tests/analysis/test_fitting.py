@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog, minimize
 
-from tokenlaw.analysis.fits.chinchilla import chinchilla_terms
-from tokenlaw.analysis.laws.solve import (
+from tokenlaw.analysis.fitting.solve import (
     Terms,
     grid_starts,
     least_absolute,
@@ -16,6 +15,7 @@ from tokenlaw.analysis.laws.solve import (
     newton,
     objective,
 )
+from tokenlaw.analysis.laws.chinchilla import chinchilla_terms
 
 
 def problem(num: int = 80, noise: float = 0.01, seed: int = 0) -> tuple[Terms, np.ndarray]:

@@ -18,8 +18,8 @@ from typing import Final, final
 import numpy as np
 
 from ..direction import signed
-from ..laws import law as base
-from ..laws import optimum
+from ..fitting import law as base
+from ..fitting import optimum
 from ..notices import Notice, notice
 from ..table import Data
 from . import chinchilla

@@ -5,14 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from tokenlaw.trainer.accounting import schedules, vcq_schedules
-from tokenlaw.trainer.accounting.config import OptimConfig
-from tokenlaw.trainer.accounting.vcq_schedules import (
+from tokenlaw.trainer.accounting import (
+    codebook_schedules,
+    learning_rate,
+)
+from tokenlaw.trainer.accounting.codebook_schedules import (
     codebook_sizes,
     describe,
     null_conditional_bits,
     t_star,
 )
+from tokenlaw.trainer.accounting.config import OptimConfig
 
 IMAGENET = 1_281_167
 
@@ -167,7 +170,7 @@ def test_pure_noise_has_the_papers_entropy_cliff(
 def test_noise_already_exceeds_the_printed_bound() -> None:
     sizes = codebook_sizes("cosine", 2, 16384, 256)
     null = null_conditional_bits(sizes, IMAGENET, 12)
-    before = [math.log2(IMAGENET), *vcq_schedules.remaining_bits(sizes, IMAGENET)]
+    before = [math.log2(IMAGENET), *codebook_schedules.remaining_bits(sizes, IMAGENET)]
     bound = [min(math.log2(k), b) for k, b in zip(sizes, before, strict=False)]
     broken = [t for t, (h, b) in enumerate(zip(null, bound, strict=False), 1) if h > b + 1e-3]
     assert broken[0] == 9
@@ -194,10 +197,10 @@ def test_the_pages_tables_are_what_the_code_gives() -> None:
     assert len(sizes_rows) == 6
     for name, mean, mean_print, bits, bpp, bpp_print, first in sizes_rows:
         sizes = doc_sizes(name)
-        pixel_bits = vcq_schedules.bits_per_pixel(sizes, 256)
-        assert float(mean) == pytest.approx(vcq_schedules.size_mean(sizes), abs=0.005)
-        assert int(mean_print) == round(vcq_schedules.size_mean(sizes))
-        assert float(bits) == pytest.approx(vcq_schedules.capacity_bits(sizes)[-1], abs=0.005)
+        pixel_bits = codebook_schedules.bits_per_pixel(sizes, 256)
+        assert float(mean) == pytest.approx(codebook_schedules.size_mean(sizes), abs=0.005)
+        assert int(mean_print) == round(codebook_schedules.size_mean(sizes))
+        assert float(bits) == pytest.approx(codebook_schedules.capacity_bits(sizes)[-1], abs=0.005)
         assert (bpp, bpp_print) == (f"{pixel_bits:.5f}"[1:], f"{pixel_bits:.3f}"[1:])
         printed = [int(word) for word in first.removesuffix(", ..").split(",")]
         assert printed == list(sizes[: len(printed)])
@@ -216,7 +219,7 @@ def test_the_pages_tables_are_what_the_code_gives() -> None:
         null = null_conditional_bits(sizes, images, 14)
         values = [float(cell) for cell in curve.split(",")]
         assert values == pytest.approx(null[: len(values)], abs=0.00051)
-        left = [math.log2(images), *vcq_schedules.remaining_bits(sizes, images)]
+        left = [math.log2(images), *codebook_schedules.remaining_bits(sizes, images)]
         bound = [min(math.log2(k), bits) for k, bits in zip(sizes, left, strict=False)]
         first_broken = next(t for t, h in enumerate(null, 1) if h > bound[t - 1] + 1e-3)
         where, value = broken.removeprefix("t = ").split(":")
@@ -269,22 +272,22 @@ def test_iterations_are_the_papers_epochs() -> None:
         (1_500_000, "299.7"),
         (2_250_000, "449.6"),
     ):
-        assert f"{schedules.epochs(iterations, 256, IMAGENET):.1f}" == printed
-    assert schedules.epochs(375_000, 256, IMAGENET) == pytest.approx(74.93, abs=0.005)
-    assert schedules.epochs(400_000, 128, IMAGENET) == pytest.approx(39.96, abs=0.005)
-    assert schedules.epochs(380_000, 128, IMAGENET) == pytest.approx(37.97, abs=0.005)
-    assert schedules.epochs(1_300_000, 256, IMAGENET) == pytest.approx(259.8, abs=0.05)
+        assert f"{learning_rate.epochs(iterations, 256, IMAGENET):.1f}" == printed
+    assert learning_rate.epochs(375_000, 256, IMAGENET) == pytest.approx(74.93, abs=0.005)
+    assert learning_rate.epochs(400_000, 128, IMAGENET) == pytest.approx(39.96, abs=0.005)
+    assert learning_rate.epochs(380_000, 128, IMAGENET) == pytest.approx(37.97, abs=0.005)
+    assert learning_rate.epochs(1_300_000, 256, IMAGENET) == pytest.approx(259.8, abs=0.05)
 
 
 def test_the_cosine_ramp_is_half_a_wave() -> None:
-    ramp = [schedules.cosine_ramp(step, 10, 4) for step in (0, 10, 11, 12, 13, 14, 99)]
+    ramp = [learning_rate.cosine_ramp(step, 10, 4) for step in (0, 10, 11, 12, 13, 14, 99)]
     assert ramp == pytest.approx([0, 0, 0.146447, 0.5, 0.853553, 1, 1], abs=1e-6)
-    assert [schedules.cosine_ramp(step, 10, 0) for step in (9, 10)] == [0, 1]
+    assert [learning_rate.cosine_ramp(step, 10, 0) for step in (9, 10)] == [0, 1]
 
 
 def rates(steps: list[int], iterations: int, **options: object) -> list[float]:
     optim = OptimConfig(lr_peak=1.0, **options)  # type: ignore[arg-type]
-    return [schedules.learning_rate(optim, step, iterations) for step in steps]
+    return [learning_rate.learning_rate(optim, step, iterations) for step in steps]
 
 
 def test_rates_are_the_formulas() -> None:

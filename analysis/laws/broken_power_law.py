@@ -13,8 +13,8 @@ from typing import Final, final
 
 import numpy as np
 
-from ..laws import law as base
-from ..laws.solve import Curve
+from ..fitting import law as base
+from ..fitting.solve import Curve
 from ..notices import Notice, notice
 from ..table import Data
 

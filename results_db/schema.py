@@ -161,7 +161,7 @@ class Artifact(Base):
 
 
 class Home(Base):
-    """A home that has written to this database: results_db/homes.py says what for."""
+    """A home that has written to this database: results_db/home_registry.py says what for."""
 
     __tablename__ = "home"
 

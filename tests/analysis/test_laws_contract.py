@@ -1,4 +1,4 @@
-"""What every law in analysis/fits promises, for each file of the folder."""
+"""What every law in analysis/laws promises, for each file of the folder."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tokenlaw.analysis.laws.fit import fit
-from tokenlaw.analysis.laws.fitted import Fit
-from tokenlaw.analysis.laws.law import CurveLaw, Law
+from tokenlaw.analysis.fitting.fit import fit
+from tokenlaw.analysis.fitting.fitted import Fit
+from tokenlaw.analysis.fitting.law import CurveLaw, Law
 from tokenlaw.analysis.request import FitRequest
 from tokenlaw.trainer import parts
 
-NAMES = parts.names("fits")
+NAMES = parts.names("laws")
 # Options beyond the defaults under which a law must keep its promises too.
 VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
     "power_law": ({"floor": "free"}, {"floor": 0.7}),
@@ -30,7 +30,7 @@ ROLES = {"x": "C", "y": "loss", "n": "N", "d": "D", "group": "arm"}
 
 
 def law_and_table(name: str, options: dict[str, Any]) -> tuple[Law, pd.DataFrame, dict[str, float]]:
-    module = parts.load("fits", name)
+    module = parts.load("laws", name)
     law = module.Law(module.Config(**options))
     columns, params = law.synthetic(np.random.default_rng(0))
     return law, pd.DataFrame({ROLES[role]: values for role, values in columns.items()}), params
@@ -49,7 +49,7 @@ def noisy(frame: pd.DataFrame, size: float = 0.01) -> pd.DataFrame:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_exposes_a_frozen_config_and_a_final_law(name: str) -> None:
-    module = parts.load("fits", name)
+    module = parts.load("laws", name)
     config = module.Config()
     assert issubclass(module.Law, Law)
     assert getattr(module.Law, "__final__", False)
@@ -76,7 +76,7 @@ def test_recovers_its_own_law(name: str, options: dict[str, Any], loss: str) -> 
     for key, value in params.items():
         assert found.params[key] == pytest.approx(value, rel=1e-6), key
     assert found.objective is not None and found.objective < 1e-8
-    if not isinstance(parts.load("fits", name).Law(parts.load("fits", name).Config()), CurveLaw):
+    if not isinstance(parts.load("laws", name).Law(parts.load("laws", name).Config()), CurveLaw):
         return  # the curve of a law of optima is the loss at the optimum, not at every row
     columns = {role: frame[column] for role, column in ROLES.items() if column in frame}
     del columns["y"]
@@ -205,7 +205,7 @@ def test_json_round_trip_and_draws(name: str, options: dict[str, Any]) -> None:
     ],
 )
 def test_an_optimum_that_no_float_can_hold_is_no_number(law: str, values: dict[str, float]) -> None:
-    module = parts.load("fits", law)
+    module = parts.load("laws", law)
     made = module.Law(module.Config())
     params = {name: np.array([value]) for name, value in values.items()}
     found = made.optimum(params, np.array([1e10, 1e20]))

@@ -8,9 +8,9 @@ from typing import Final, final
 
 import numpy as np
 
-from ..laws import law as base
-from ..laws.optimum import lines
-from ..laws.solve import Curve, OwnRows, Terms, grid_starts, newton
+from ..fitting import law as base
+from ..fitting.optimum import lines
+from ..fitting.solve import Curve, OwnRows, Terms, grid_starts, newton
 from ..notices import Notice, notice
 from ..table import Data
 

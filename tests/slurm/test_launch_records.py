@@ -6,13 +6,13 @@ import threading
 import time
 from pathlib import Path
 
-from tokenlaw.slurm import intents
-from tokenlaw.slurm.intents import Submission, await_turn, launches, open_intent
+from tokenlaw.slurm import launch_records
+from tokenlaw.slurm.launch_records import Submission, await_turn, launches, open_intent
 
 SUBMISSION = Submission(name="toy.x.1", tasks=(("codes/a",), ("generator/b", "evaluation/c")))
 
 
-def opened(home: Path, submitting: bool = False) -> intents.Intent:
+def opened(home: Path, submitting: bool = False) -> launch_records.Intent:
     return open_intent(home, study="toy", executor="slurm", submitting=submitting)
 
 
@@ -90,7 +90,7 @@ def test_a_launch_that_died_is_settled_after_a_while(tmp_path: Path) -> None:
     assert not launches(tmp_path)[0].settled
     os.utime(intent.path, (0, 0))
     assert launches(tmp_path)[0].settled and not launches(tmp_path)[0].alive
-    intents.adopt(tmp_path, intent.token, "toy.x.1", "9")
+    launch_records.adopt(tmp_path, intent.token, "toy.x.1", "9")
     assert launches(tmp_path)[0].submissions[0].job_id == "9"
 
 

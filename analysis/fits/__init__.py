@@ -1,1 +1,0 @@
-"""Scaling laws: one law per file; the file's name is what `tokenlaw fit --law` takes."""

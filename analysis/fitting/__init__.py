@@ -1,0 +1,1 @@
+"""Fit scaling laws to a table, predict from them, and check them."""
