@@ -46,11 +46,14 @@ class MisplacedError(DamagedError):
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Replace the file `path` by `data`, durably. On any error the old content stays."""
+    """Replace the file `path` by `data`, durably. On any error the old content stays.
+
+    A folder in its place is put aside.
+    """
     final = Path(path)
     with _temporary(final) as temporary:
         _write_synced(temporary, data)
-        os.replace(temporary, final)
+        _replace(temporary, final)
         sync_folder(final.parent)
 
 
@@ -102,6 +105,22 @@ def replace_fast(path: str | os.PathLike[str], data: bytes) -> None:
     with _temporary(final) as temporary:
         with open(temporary, "xb") as file:
             file.write(data)
+        _replace(temporary, final)
+
+
+def put_aside(path: str | os.PathLike[str]) -> Path:
+    """Rename what is damaged, so that its name is free; return the new path, NAME.damaged-TOKEN."""
+    damaged = Path(path)
+    aside = damaged.with_name(f"{damaged.name}.damaged-{secrets.token_hex(4)}")
+    os.rename(damaged, aside)
+    return aside
+
+
+def _replace(temporary: Path, final: Path) -> None:
+    try:
+        os.replace(temporary, final)
+    except IsADirectoryError:
+        put_aside(final)
         os.replace(temporary, final)
 
 
@@ -112,7 +131,8 @@ def append_line(path: str | os.PathLike[str], line: str) -> None:
     """
     if "\n" in line:
         raise ValueError(f"line: contains a line break, allowed is one line: {line[:80]!r}")
-    with open(path, "ab+", buffering=0) as file:
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(os.open(path, flags, 0o666), "ab+", buffering=0) as file:
         torn = False
         if file.seek(0, os.SEEK_END) > 0:
             file.seek(-1, os.SEEK_END)

@@ -293,6 +293,14 @@ def _may_pass(engine: Engine, error: DBAPIError) -> bool:
     return state is None or state in ("40001", "40P01", "23505") or state.startswith(("08", "57P"))
 
 
+def _is_damaged(database: str, words: str) -> bool:
+    if not os.path.lexists(database):
+        return False
+    return not os.path.isfile(database) or any(
+        sign in words for sign in ("malformed", "not a database", "disk I/O error")
+    )
+
+
 def _store_error(url: URL, error: BaseException) -> StoreError:
     cause = getattr(error, "orig", None) or error
     if url.get_backend_name() == "sqlite":
@@ -305,4 +313,6 @@ def _store_error(url: URL, error: BaseException) -> StoreError:
         if os.path.isdir(folder) and not os.access(folder, os.W_OK):
             # Reading takes in news and keeps a log beside the file.
             hint = f"; {folder} cannot be written, so copy what is there to where it can"
+        elif _is_damaged(url.database, words[0]):
+            hint = "; move it away and run `tokenlaw sync`, which makes it anew from the runs"
     return StoreError(f"database {describe(url)}: {words[0]}{hint}")

@@ -73,12 +73,16 @@ def _endpoint(run: RunDir) -> None:
 
 
 def _attempts(run: RunDir) -> Iterator[str]:
+    wrong: list[str] = []
+
     def check() -> None:
         for record in read_attempts(run):
+            wrong.extend(record["damage"])
             path = run.attempt_path(record["attempt"])
             run.check_owner(path, record.get("run"), "or remove it: it only counts as an attempt")
 
     yield from _failures(check)
+    yield from wrong
 
 
 def _weights(run: RunDir, folder: Path) -> Iterator[str]:

@@ -8,6 +8,7 @@ from typing import Any
 from .endpoint import KINDS, check_name
 from .strict_json import DamagedError, read_json
 
+WRITE_ANEW = "launch the study again, which writes it anew"
 _LIMIT_BYTES = 1 << 30  # a plan of 100,000 runs is well below
 _NOT_FACTS = frozenset({"id", "kind", "parents", "members", "config"})
 
@@ -56,35 +57,42 @@ def current_plan_path(home: str | os.PathLike[str], study: str) -> Path | None:
     """Return the plan file that defines a study: the one current.json names, else the newest.
 
     Raises:
-        DamagedError: current.json names no plan file of the study.
+        DamagedError: current.json names no plan file of the study, and there are several.
     """
     folder = Path(home) / "studies" / check_name("study", study)
+    plans = sorted(
+        folder.glob("plan-*.json"), key=lambda path: (path.lstat().st_mtime_ns, path.name)
+    )
+    pointer = folder / "current.json"
     try:
-        pointer = read_json(folder / "current.json", limit_bytes=4096)
+        name = read_json(pointer, limit_bytes=4096).get("plan")
+        if not isinstance(name, str) or not name.startswith("plan-") or "/" in name:
+            raise DamagedError(f"{pointer}: names no plan file")
+        return folder / name
     except FileNotFoundError:
-        plans = sorted(folder.glob("plan-*.json"), key=lambda path: (path.stat().st_mtime_ns, path))
         return plans[-1] if plans else None
-    name = pointer.get("plan") if isinstance(pointer, dict) else None
-    if not isinstance(name, str) or not name.startswith("plan-") or "/" in name:
-        raise DamagedError(f"{folder / 'current.json'}: names no plan file")
-    return folder / name
+    except (DamagedError, AttributeError) as error:
+        if len(plans) == 1:
+            return plans[0]  # nothing else can have been meant
+        why = error if isinstance(error, DamagedError) else f"{pointer}: names no plan file"
+        raise DamagedError(f"{why}; {WRITE_ANEW}") from error
 
 
 def read_plan(path: str | os.PathLike[str]) -> PlanFile:
     """Read the plan in a file.
 
     Raises:
-        DamagedError: it is missing, or no plan; names the field.
+        DamagedError: it is missing, or no plan; names the field and the cure.
     """
     try:
-        content = read_json(path, limit_bytes=_LIMIT_BYTES)
+        return _decoded(read_json(path, limit_bytes=_LIMIT_BYTES))
     except FileNotFoundError as error:
-        raise DamagedError(f"{path}: missing") from error
-    try:
-        return _decoded(content)
+        raise DamagedError(f"{path}: missing; {WRITE_ANEW}") from error
+    except DamagedError as error:
+        raise DamagedError(f"{error}; {WRITE_ANEW}") from error
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise DamagedError(f"{path}: not a plan: {what}") from error
+        raise DamagedError(f"{path}: not a plan: {what}; {WRITE_ANEW}") from error
 
 
 def _decoded(content: dict[str, Any]) -> PlanFile:

@@ -2,12 +2,20 @@
 
 import contextlib
 import os
+import stat
 import time
 from pathlib import Path
 from typing import Any
 
 from . import spool
-from .durable import MisplacedError, create_exclusive, sha256_file, sweep_temporaries, sync_folder
+from .durable import (
+    MisplacedError,
+    create_exclusive,
+    put_aside,
+    sha256_file,
+    sweep_temporaries,
+    sync_folder,
+)
 from .endpoint import SCHEME, check_endpoint, check_name, same_result
 from .masking import mask_secrets
 from .processes import host_name, process_start
@@ -70,7 +78,7 @@ class Attempt:
         self.run_dir = run_dir
         self.number = number
         self._started = time.monotonic()
-        self.heartbeat = Heartbeat(run_dir, number)
+        self.heartbeat = Heartbeat(run_dir, number, self.check)
 
     def check(self) -> None:
         """Call before every durable write.
@@ -244,6 +252,9 @@ def _sweep(run: RunDir) -> None:
     # Other attempts may still be making theirs among the claims, so only dead writers' are removed
     # there. Elsewhere the newest attempt is the only one that may write.
     sweep_temporaries(run.attempts_path)
+    for note in (run.log_path, run.heartbeat_path):
+        if os.path.lexists(note) and not stat.S_ISREG(os.lstat(note).st_mode):
+            put_aside(note)
     for folder in (run.path, run.checkpoints_path, run.artifacts_path):
         sweep_temporaries(folder, all_writers=True)
 

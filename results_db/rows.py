@@ -40,6 +40,11 @@ class RunFiles:
         return outcome if outcome in ("failed", "preempted") else "started"
 
     @property
+    def damage(self) -> list[str]:
+        """List the records of attempts that could not be read; they count as missing."""
+        return [line for attempt in self.attempts for line in attempt["damage"]]
+
+    @property
     def open(self) -> bool:
         """Tell whether more is to come without a new claim."""
         return self.endpoint is None and (not self.attempts or self.attempts[-1]["end"] is None)
@@ -164,7 +169,7 @@ def _dataset(config: dict[str, Any]) -> str | None:
 def _stamp(run: RunDir) -> tuple[Any, ...]:
     try:
         attempts = tuple(sorted(os.listdir(run.attempts_path)))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         attempts = ()
     try:
         info = os.stat(run.endpoint_path, follow_symlinks=False)

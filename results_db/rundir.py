@@ -134,7 +134,7 @@ class RunDir:
         """Return the numbers of all attempts so far, ascending."""
         try:
             return attempt_numbers(os.listdir(self.attempts_path))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
 
     def config(self) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 import json
 import os
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +14,7 @@ from .durable import replace_fast
 from .endpoint import KINDS, check_endpoint
 from .processes import host_name, process_is_alive, process_start
 from .rundir import RunDir
-from .strict_json import DamagedError, canonical_json, read_json
+from .strict_json import DamagedError, canonical_json, read_json, read_plain
 
 State = Literal["planned", "waiting", "running", "done", "diverged", "failed", "preempted", "lost"]
 STATES: tuple[State, ...] = (
@@ -85,7 +86,7 @@ def run_status(
     claim = _read_object(run.attempt_path(attempt)) if attempt else None
     end = _read_object(run.attempt_end_path(attempt)) if attempt else None
     heartbeat = _read_object(run.heartbeat_path) if attempt else None
-    if heartbeat is not None and heartbeat.get("attempt") != attempt:
+    if heartbeat is not None and not _is_heartbeat(heartbeat, attempt):
         heartbeat = None
     age: float | None = None
     alive: bool | None = None
@@ -116,9 +117,15 @@ def run_status(
 class Heartbeat:
     """Writes the heartbeat of one attempt, at most once a second."""
 
-    def __init__(self, run_dir: str | os.PathLike[str] | RunDir, attempt: int) -> None:
+    def __init__(
+        self,
+        run_dir: str | os.PathLike[str] | RunDir,
+        attempt: int,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
         self._path = RunDir(run_dir).heartbeat_path
         self._attempt = attempt
+        self._check = check  # raises Fenced when a newer attempt exists
         self._next = 0.0
 
     def beat(
@@ -133,6 +140,7 @@ class Heartbeat:
         """Write the heartbeat unless it comes too soon after the last; return True if written."""
         if not force and time.monotonic() < self._next:
             return False
+        self._check()
         content = {
             "attempt": self._attempt,
             "step": step,
@@ -146,22 +154,23 @@ class Heartbeat:
         return True
 
 
-def _endpoint_status(run: RunDir) -> Literal["done", "diverged"] | None:
-    # A check of every value is ingest's work; here a file that is JSON and names its run and status
-    # is enough, because a planner asks this of tens of thousands of runs.
+def peek_endpoint(run: RunDir) -> dict[str, Any]:
+    """Read an endpoint that states its run and status; empty where there is no such file.
+
+    Its values are not checked: a planner asks this of tens of thousands of runs.
+    """
     try:
-        with open(run.endpoint_path, "rb") as file:
-            content = json.load(file)
-    except FileNotFoundError:
-        return None
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(content, dict):
-        return None
-    if (content.get("kind"), content.get("run_id")) != (run.kind, run.id):
-        return None
-    status = content.get("status")
-    return status if status in ("done", "diverged") else None
+        content = json.loads(read_plain(run.endpoint_path))
+    except (FileNotFoundError, DamagedError, ValueError, RecursionError):
+        return {}
+    if not isinstance(content, dict) or content.get("status") not in ("done", "diverged"):
+        return {}
+    own = (content.get("kind"), content.get("run_id")) == (run.kind, run.id)
+    return content if own and isinstance(content.get("columns"), dict) else {}
+
+
+def _endpoint_status(run: RunDir) -> Literal["done", "diverged"] | None:
+    return peek_endpoint(run).get("status")
 
 
 def _parents_done(run: RunDir) -> bool:
@@ -196,6 +205,17 @@ def _process_alive(claim: dict[str, Any]) -> bool | None:
     return started is None or process_start(pid) == started
 
 
+def _is_heartbeat(content: dict[str, Any], attempt: int) -> bool:
+    numbers = (content.get("step"), content.get("steps"))
+    rate = content.get("unit_per_second")
+    return (
+        content.get("attempt") == attempt
+        and all(isinstance(number, int) for number in numbers)
+        and isinstance(content.get("phase"), str)
+        and (rate is None or isinstance(rate, int | float))
+    )
+
+
 def _sign_of_life_age(run: RunDir, attempt: int, has_heartbeat: bool) -> float:
     """Return the seconds since the heartbeat, or since the claim when that is younger or alone.
 
@@ -210,6 +230,11 @@ def _sign_of_life_age(run: RunDir, attempt: int, has_heartbeat: bool) -> float:
     return max(0.0, _file_system_now(run.home) - max(times))
 
 
+def seconds_since(path: Path, home: Path) -> float:
+    """Return the age of a file below `home` by the clock that stamps the files there."""
+    return max(0.0, _file_system_now(home) - path.lstat().st_mtime)
+
+
 def _file_system_now(home: Path) -> float:
     """Return the time of the clock that stamps the files.
 
@@ -218,11 +243,9 @@ def _file_system_now(home: Path) -> float:
     known = _clocks.get(home)
     monotonic = time.monotonic()
     if known is None or monotonic - known[1] > _CLOCK_SECONDS:
-        probe = home / f".clock-{host_name()}-{os.getpid()}"
         try:
-            with open(probe, "wb") as file:
+            with tempfile.NamedTemporaryFile(prefix=".clock-", dir=home) as file:
                 offset = os.fstat(file.fileno()).st_mtime - monotonic
-            os.unlink(probe)
         except OSError:
             # A reader without the right to write there, or a full disk: our own clock is all there
             # is.
@@ -291,25 +314,31 @@ def read_attempts(
 ) -> list[dict[str, Any]]:
     """Read all attempts of a run (or those of these numbers), oldest first.
 
-    Each has the claim's fields, then `end`: the end's fields or None.
-
-    Raises:
-        DamagedError: a record is not a JSON object, or a field is of a wrong type.
+    Each has the claim's fields, then `end`: the end's fields or None, and `damage`: a line for each
+    of its records that cannot be read, which counts as missing.
     """
     run = RunDir(run_dir)
     attempts = []
     for number in run.attempts() if numbers is None else numbers:
-        record = _read_record(run.attempt_path(number), _CLAIM_FIELDS) or {}
-        end = _read_record(run.attempt_end_path(number), _END_FIELDS)
-        attempts.append({**record, "attempt": number, "end": end})
+        damage: list[str] = []
+        record = _read_record(run.attempt_path(number), _CLAIM_FIELDS, damage) or {}
+        end = _read_record(run.attempt_end_path(number), _END_FIELDS, damage)
+        attempts.append({**record, "attempt": number, "end": end, "damage": damage})
     return attempts
 
 
-def _read_record(path: Path, fields: dict[str, type]) -> dict[str, Any] | None:
+def _read_record(path: Path, fields: dict[str, type], damage: list[str]) -> dict[str, Any] | None:
     try:
-        content = read_json(path)
+        return _checked_record(path, fields)
     except FileNotFoundError:
         return None
+    except DamagedError as error:
+        damage.append(f"{error}; remove the file: the attempt counts without it")
+        return None
+
+
+def _checked_record(path: Path, fields: dict[str, type]) -> dict[str, Any]:
+    content = read_json(path)
     if not isinstance(content, dict):
         raise DamagedError(f"{path}: not a JSON object")
     for name, kind in fields.items():

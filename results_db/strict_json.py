@@ -1,11 +1,16 @@
 """Read and write JSON strictly: no NaN, no key twice, one text for one value."""
 
+import errno
 import json
 import math
 import os
 import stat
-from pathlib import Path
 from typing import Any
+
+# Reasons to refuse this file alone; others (no memory, too many open files) concern the process.
+_OF_THE_FILE = frozenset(
+    {errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO, errno.EIO, errno.EISDIR, errno.ENOTDIR}
+)
 
 
 class DamagedError(RuntimeError):
@@ -39,14 +44,7 @@ def read_json(path: str | os.PathLike[str], *, limit_bytes: int = 16 << 20) -> A
         FileNotFoundError: there is no such file.
         DamagedError: not a plain file, larger than `limit_bytes`, or not such JSON.
     """
-    path = Path(path)
-    info = os.stat(path, follow_symlinks=False)
-    if not stat.S_ISREG(info.st_mode):
-        raise DamagedError(f"{path}: not a plain file")
-    if info.st_size > limit_bytes:
-        raise DamagedError(f"{path}: {info.st_size} bytes, at most {limit_bytes} are read")
-    with open(path, "rb") as file:
-        data = file.read(limit_bytes + 1)
+    data = read_plain(path, limit_bytes=limit_bytes)
     try:
         content = json.loads(
             data.decode("utf-8"),
@@ -59,6 +57,33 @@ def read_json(path: str | os.PathLike[str], *, limit_bytes: int = 16 << 20) -> A
         return content
     except (ValueError, RecursionError) as error:
         raise DamagedError(f"{path}: not strict JSON: {error}") from error
+
+
+def read_plain(path: str | os.PathLike[str], *, limit_bytes: int = 16 << 20) -> bytes:
+    """Read a file that must be a plain one: no link is followed, no pipe waited for.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DamagedError: not a plain file, larger than `limit_bytes`, or not readable.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            info = os.fstat(descriptor)
+            if not stat.S_ISREG(info.st_mode):
+                raise DamagedError(f"{path}: not a plain file")
+            if info.st_size > limit_bytes:
+                raise DamagedError(f"{path}: {info.st_size} bytes, at most {limit_bytes} are read")
+            with open(descriptor, "rb", closefd=False) as file:
+                return file.read(limit_bytes + 1)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise DamagedError(f"{path}: not a plain file") from error
+        if error.errno in _OF_THE_FILE:
+            raise DamagedError(f"{path}: {error.strerror}") from error
+        raise
 
 
 def _refuse_non_json(obj: Any, place: str) -> None:

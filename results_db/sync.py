@@ -136,6 +136,9 @@ class _Pass:
         self.report.runs += len(written.files)
         self.report.values += written.values
         self.report.replaced += written.replaced
+        self.report.problems += [
+            (f"{files.run.kind}-{files.run.id}", line) for files in batch for line in files.damage
+        ]
         return written
 
     def reject(self, run: RunDir, reason: str) -> None:

@@ -213,6 +213,7 @@ def worker_environment(code: Path, **more: str) -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
+        PROCESSES: "1",  # a group says so itself
     }
     return environment | more
 

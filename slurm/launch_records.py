@@ -11,18 +11,22 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..results_db.durable import create_exclusive, write_json
+from ..results_db.durable import create_exclusive, put_aside, write_bytes, write_json
 from ..results_db.processes import host_name, process_is_alive, process_start
 from ..results_db.record import now_text
-from ..results_db.strict_json import DamagedError, canonical_json, read_json
+from ..results_db.state import seconds_since
+from ..results_db.strict_json import DamagedError, canonical_json, read_json, read_plain
 
 _HOME_ID = "home-id"
+_HOME_DIGITS = re.compile(r"[0-9a-f]{8}")
 _TOKEN = re.compile(r"tl-([0-9a-f]{8})-(\d{6})")
 # A submit command of a launch that was killed may outlive it for a moment.
 _SETTLE_SECONDS = 10.0
@@ -130,7 +134,7 @@ def open_intent(home: Path, *, study: str, executor: str, submitting: bool) -> I
         "submissions": [],
     }
     while True:
-        number = max((_number(path) for path in _files(folder)), default=0) + 1
+        number = max(_numbers(folder), default=0) + 1
         path = folder / f"tl-{prefix}-{number:06d}.json"
         if create_exclusive(path, canonical_json(content).encode() + b"\n"):
             return Intent(path, content)
@@ -169,7 +173,7 @@ def launches(home: Path, *, all_of_them: bool = False) -> list[Launched]:
         if content is None or not (content["submissions"] or all_of_them):
             continue
         alive = content["ended_at"] is None and _is_alive(path, content)
-        silent = time.time() - path.stat().st_mtime > _SETTLE_SECONDS
+        silent = seconds_since(path, home) > _SETTLE_SECONDS
         found.append(
             Launched(
                 token=path.stem,
@@ -201,9 +205,24 @@ def adopt(home: Path, token: str, name: str, job_id: str) -> None:
 
 
 def _home_id(folder: Path) -> str:
+    """Return the digits that tell this home's jobs from others'; a damaged note is rebuilt."""
     path = folder / _HOME_ID
     create_exclusive(path, secrets.token_hex(4).encode())
-    return path.read_text().strip()
+    try:
+        text = read_plain(path, limit_bytes=64).decode("ascii", "replace").strip()
+    except DamagedError:
+        text = ""
+    if _HOME_DIGITS.fullmatch(text):
+        return text
+    matches = filter(None, map(_TOKEN.match, sorted(os.listdir(folder))))
+    known = [match[1] for match in matches]
+    write_bytes(path, (known[-1] if known else secrets.token_hex(4)).encode())
+    return _home_id(folder)
+
+
+def _numbers(folder: Path) -> list[int]:
+    """List the numbers that are taken, also by records that were put aside."""
+    return [int(match[2]) for match in filter(None, map(_TOKEN.match, os.listdir(folder)))]
 
 
 def _files(folder: Path) -> list[Path]:
@@ -225,13 +244,45 @@ def _number(path: Path) -> int:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
+    """Read the record of a launch; None when it is gone, or damaged and now put aside."""
     try:
         content = read_json(path, limit_bytes=256 << 20)
+        _check(path, content)
     except FileNotFoundError:
         return None
-    if not isinstance(content, dict):
+    except DamagedError as error:
+        with suppress(OSError):  # where the home may only be read, it is passed over each time
+            put_aside(path)
+        print(
+            f"{error}; put aside: jobs that this launch may have in a queue are given out again",
+            file=sys.stderr,
+        )
+        return None
+    record: dict[str, Any] = content
+    return record
+
+
+def _check(path: Path, content: Any) -> None:
+    try:
+        good = (
+            all(isinstance(content[name], str) for name in ("study", "executor", "host"))
+            and isinstance(content["pid"], int)
+            and isinstance(content["submitting"], bool)
+            and isinstance(content["ended_at"], str | None)
+            and all(_is_submission(entry) for entry in content["submissions"])
+        )
+    except (KeyError, TypeError):
+        good = False
+    if not good:
         raise DamagedError(f"{path}: not a launch record")
-    return content
+
+
+def _is_submission(entry: Any) -> bool:
+    return (
+        isinstance(entry["name"], str)
+        and isinstance(entry["job_id"], str | None)
+        and all(isinstance(run, str) for task in entry["tasks"] for run in task)
+    )
 
 
 def _is_submitting(path: Path) -> bool:
@@ -245,4 +296,4 @@ def _is_alive(path: Path, content: dict[str, Any]) -> bool:
             return False
         started = content.get("pid_start")
         return started is None or process_start(content["pid"]) == started
-    return time.time() - path.stat().st_mtime < _SILENCE_SECONDS
+    return seconds_since(path, path.parent.parent) < _SILENCE_SECONDS

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from ..results_db.durable import create_exclusive, write_json
 from ..results_db.record import RunDir, now_text, run_status
 from ..results_db.state import read_attempts
-from ..results_db.strict_json import canonical_json, read_json
+from ..results_db.strict_json import DamagedError, canonical_json, read_json
 
 STUCK_ATTEMPTS = 4  # lost or preempted in a row with no step gained: something kills the run
 FAILURES = 2  # tries that may end in an exception or out of memory, of each class
@@ -141,8 +141,8 @@ def forgiven(run: RunDir) -> int:
     """Return the newest attempt that `forgive` covers; 0 when there is none."""
     try:
         return int(read_json(run.path / _FORGIVEN)["after_attempt"])
-    except FileNotFoundError:
-        return 0
+    except (FileNotFoundError, DamagedError, KeyError, TypeError, ValueError):
+        return 0  # a note: without it, past failures count again
 
 
 def bury(run: RunDir, *, reason: str, memory: bool = False) -> bool:

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..results_db.durable import create_exclusive, write_json
+from ..results_db.durable import MisplacedError, create_exclusive, write_bytes, write_json
 from ..results_db.processes import collector_paused
 from ..results_db.record import RunDir
-from ..results_db.strict_json import canonical_json
+from ..results_db.strict_json import DamagedError, canonical_json
 from ..trainer.accounting.config import KINDS, to_tree
 from ..trainer.accounting.identity import SCHEME
 from . import cost
@@ -43,9 +43,14 @@ def write_run(home: str | os.PathLike[str], run: PlannedRun, settings: Mapping[s
         "config": to_tree(run.config),
         "parents": run.parents,
     }
-    if not create_exclusive(
-        run_dir.config_path, canonical_json(content, check_keys=False).encode() + b"\n"
-    ):
+    data = canonical_json(content, check_keys=False).encode() + b"\n"
+    if not create_exclusive(run_dir.config_path, data):
+        try:
+            run_dir.config()
+        except MisplacedError:
+            raise
+        except DamagedError:
+            write_bytes(run_dir.config_path, data)
         check_written(home, run)
     write_json(run_dir.settings_path, dict(settings))
     return run_dir.path

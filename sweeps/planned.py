@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..results_db.durable import create_exclusive, write_json
+from ..results_db.durable import create_exclusive, write_bytes, write_json
 from ..results_db.plan_file import current_plan_path, read_plan, study_names
 from ..results_db.processes import collector_paused
 from ..results_db.record import now_text
-from ..results_db.strict_json import canonical_json, read_json
+from ..results_db.strict_json import DamagedError, canonical_json, read_json
 from ..trainer.accounting import trunks
 from ..trainer.accounting.config import is_segment, to_tree
 from . import cost
@@ -154,24 +154,36 @@ class Plan:
             folder = Path(home) / "studies" / self.study
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / f"plan-{content['hash']}.json"
-            create_exclusive(path, canonical_json(content, check_keys=False).encode() + b"\n")
+            data = canonical_json(content, check_keys=False).encode() + b"\n"
+            if not create_exclusive(path, data) and not _is_plan(path, content["hash"]):
+                write_bytes(path, data)
         current = folder / "current.json"
         pointer = {"scheme": PLAN_SCHEME, "study": self.study, "plan": path.name}
-        if not current.exists() or read_json(current) != pointer:
+        try:
+            named = read_json(current)
+        except (FileNotFoundError, DamagedError):
+            named = None
+        if named != pointer:
             write_json(current, pointer)
         return path
 
 
+def _is_plan(path: Path, hash_: str) -> bool:
+    try:
+        return read_plan(path).hash == hash_
+    except DamagedError:
+        return False
+
+
 def _predictions(home: str | os.PathLike[str], study: str) -> dict[str, dict[str, Any]]:
-    """Read the hours of a study's runs from the plan before this one."""
-    path = current_plan_path(home, study) if study in study_names(home) else None
-    if path is None:
-        return {}
+    """Read the hours of a study's runs from the plan before this one; none if it is damaged."""
     names = ("gpu_hours", "hours_source")
-    return {
-        run.id: {name: run.facts[name] for name in names if name in run.facts}
-        for run in read_plan(path).runs
-    }
+    try:
+        path = current_plan_path(home, study) if study in study_names(home) else None
+        runs = () if path is None else read_plan(path).runs
+    except DamagedError:
+        return {}
+    return {run.id: {name: run.facts[name] for name in names if name in run.facts} for run in runs}
 
 
 def _hash(identity: Mapping[str, Any]) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..results_db.endpoint import is_name
 from ..results_db.record import RunDir, may_follow, run_state
+from ..results_db.state import peek_endpoint
 from ..trainer.accounting.config import KINDS
 from . import cost
 from . import measured_speeds as calibration
@@ -37,8 +38,8 @@ def found(home: str | os.PathLike[str], drafts: Sequence[tuple[str, Draft]]) -> 
     for run_id, draft in drafts:
         state = "planned"
         if run_id in there[draft.kind]:
-            endpoint = _endpoint(Path(home) / draft.kind / run_id)
-            ended = endpoint.get("status") if endpoint.get("run_id") == run_id else None
+            endpoint = peek_endpoint(RunDir.of(home, draft.kind, run_id))
+            ended = endpoint.get("status")
             if ended == "done":
                 result.columns[run_id] = dict(endpoint.get("columns", {}))
             if ended in ("done", "diverged"):
@@ -72,7 +73,7 @@ def rates_of(
     for kind in ("tokenizer", "generator"):
         others = sorted(_folders(Path(home) / kind).difference(there.states))
         for name in others[:MOST_ENDPOINTS]:
-            endpoint = _endpoint(Path(home) / kind / name)
+            endpoint = peek_endpoint(RunDir.of(home, kind, name))
             columns = endpoint.get("columns", {}) if endpoint.get("status") == "done" else {}
             shape = cost.endpoint_shape(kind, columns)
             if shape is not None:
@@ -83,15 +84,7 @@ def rates_of(
 def _folders(folder: Path) -> frozenset[str]:
     try:
         with os.scandir(folder) as entries:
-            return frozenset(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
-    except FileNotFoundError:
+            folders = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+            return frozenset(name for name in folders if is_name(name))
+    except (FileNotFoundError, NotADirectoryError):
         return frozenset()
-
-
-def _endpoint(folder: Path) -> dict[str, Any]:
-    """Read endpoint.json; empty when there is none that can be read."""
-    try:
-        content = json.loads((folder / "endpoint.json").read_bytes())
-    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -5,18 +5,22 @@ With `-` for RUN_DIR the folders come from stdin, one a line. Each finished run 
 
 from __future__ import annotations
 
-import signal
 import sys
 import threading
 from collections.abc import Iterator
 
 from ..results_db.masking import mask_tracebacks
 from ..results_db.processes import collector_paused, die_with_parent, leave_without_collection
+from .stop import Stop
+
+STOP = Stop()
+if __name__ == "__main__":
+    STOP.listen()  # the imports below take seconds
 
 with collector_paused():
     from .fast_start import compiler
     from .loop import distributed
-    from .run import EXIT_BAD_INPUT, EXIT_DONE, EXIT_TRY_AGAIN, Stop
+    from .run import EXIT_BAD_INPUT, EXIT_DONE, EXIT_TRY_AGAIN
     from .worker import execute, outcome_line
 
 USAGE = "usage: python -m tokenlaw.trainer RUN_DIR...   (- for RUN_DIR: run folders on stdin)"
@@ -27,15 +31,21 @@ def main(arguments: list[str]) -> int:
     if not arguments or arguments[0].startswith("--"):
         print(USAGE, file=sys.stderr)
         return EXIT_BAD_INPUT
-    stop = Stop()
-    for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
-        signal.signal(number, stop.request)
+    stop = STOP
+    stop.listen()
+    try:
+        distributed.requested_rank()
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
     from_stdin = arguments == ["-"]
     die_with_parent()
     if compiler.worthwhile():
         compiler.start()
     worst = EXIT_DONE
     for line in _lines_from_parent() if from_stdin else iter(arguments):
+        if stop.requested:
+            return EXIT_TRY_AGAIN  # before the first claim
         # A launcher adds the newest attempt that it knows to be over, so that only one of several
         # wins.
         path, _, after = line.partition("\t") if from_stdin else (line, "", "")

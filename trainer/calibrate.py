@@ -39,7 +39,8 @@ from .accounting.identity import run_id
 from .fast_start import compiler, startup
 from .loop.code_sets import Codes
 from .loop.optim import Diverged
-from .run import Run, Settings, Stop, hardware_name
+from .run import Run, Settings, hardware_name
+from .stop import Stop
 from .worker import pick_device, prepare_numerics, stage_function
 
 WARMUP = {"cpu": 2, "cuda": 8}  # iterations before the clock runs: compiling, first allocations

@@ -27,6 +27,7 @@ from .accounting import stored_config
 from .accounting.config import STRICT, NonNegativeFloat, PositiveInt, Share
 from .loop import distributed
 from .metrics import Value
+from .stop import Stop
 
 EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_TRY_AGAIN = 0, 1, 2, 75
 
@@ -55,6 +56,7 @@ class Settings:
     # micro_batch says so. Stage 1: the rest is computed again in the backward pass; by kernels that
     # is all or, below 1, about half.
     activation_memory: Share = 1.0
+    any_world_size: bool = False  # go on with another number of processes than saved the state
     cache_codes_bytes: PositiveInt = 16 << 30  # codes up to this size are kept on the device
 
 
@@ -136,8 +138,9 @@ class Run:
             beat(step=step, steps=steps, phase=phase, unit_per_second=rate)
 
     def log(self, entry: Mapping[str, Any]) -> None:
-        """One line in log.jsonl."""
+        """One line in log.jsonl. Raises Fenced when a newer attempt at the run exists."""
         if distributed.rank() == 0:
+            self.attempt.check()
             entry = {**entry, "time": round(time.time(), 3)}
             if self.device.type == "cuda":
                 entry["memory_gib"] = round(torch.cuda.max_memory_allocated(self.device) / 2**30, 3)
@@ -175,16 +178,6 @@ class Run:
         """Lists a file of the run folder, written elsewhere, in the endpoint."""
         self.artifacts = [entry for entry in self.artifacts if entry["name"] != name]
         self.artifacts.append({"name": name, "file": file, "sha256": sha256, "bytes": size})
-
-
-class Stop:
-    """A flag that a signal handler sets; loops poll it."""
-
-    def __init__(self) -> None:
-        self.requested = False
-
-    def request(self, *_: Any) -> None:
-        self.requested = True
 
 
 def _own_endpoint(run_dir: RunDir) -> dict[str, Any] | None:

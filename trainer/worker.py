@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import sys
 import time
@@ -19,6 +18,7 @@ from ..results_db import report_to_postgres
 from ..results_db.durable import DamagedError, canonical_json, sweep_temporaries
 from ..results_db.masking import mask_secrets
 from ..results_db.record import Attempt, Conflict, Fenced, RunDir, claim, may_follow, read_endpoint
+from ..results_db.strict_json import read_json
 from . import parts
 from .accounting import directions, flops, stored_config, trunks
 from .accounting.config import SHARED_KINDS, decode
@@ -83,6 +83,7 @@ def execute(path: str | os.PathLike[str], stop: Stop, after: int | None = None) 
         endpoint = _own_endpoint(run_dir)
         above = () if endpoint is not None else parents.items()
         ends = [(role, parent, read_endpoint(parent)) for role, parent in above]
+        wrong = distributed.wrong_size()
     except (ValueError, DamagedError, FileNotFoundError) as error:
         return Outcome(Path(path), "failed", type(error).__name__, _first_line(error))
     if endpoint is not None:
@@ -96,7 +97,6 @@ def execute(path: str | os.PathLike[str], stop: Stop, after: int | None = None) 
             return Outcome(
                 run_dir.path, "failed", "ParentNotDone", f"{role} {parent.id} is {state}"
             )
-    wrong = distributed.wrong_size()
     if wrong is not None and distributed.requested_rank() > 0:
         return Outcome(run_dir.path, "failed", "ValueError", wrong)
     if run_dir.kind not in SHARED_KINDS and distributed.requested_rank() > 0:
@@ -215,9 +215,11 @@ def _first_line(error: BaseException) -> str:
 def read_settings(run_dir: RunDir) -> Settings:
     """settings.json of a run; defaults where there is none."""
     try:
-        tree = json.loads(run_dir.settings_path.read_text())
+        tree = read_json(run_dir.settings_path)
     except FileNotFoundError:
         return Settings()
+    except DamagedError as error:
+        raise DamagedError(f"{error}; launch the study again, which writes it anew") from error
     return decode(Settings, tree, where="settings")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 from ...results_db.plan_file import PlanFile, current_plan_path, read_plan, study_names
 from ...results_db.record import RunDir, RunStatus, may_follow, run_status
+from ...results_db.state import peek_endpoint
 from ...trainer.parts import nearest
 
 
@@ -145,14 +145,10 @@ def lines_and_files(
 def _folders(folder: Path) -> frozenset[str]:
     try:
         return frozenset(os.listdir(folder))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return frozenset()
 
 
 def _gpu_hours(run: RunDir) -> float | None:
-    try:
-        columns = json.loads(run.endpoint_path.read_bytes()).get("columns", {})
-    except (FileNotFoundError, ValueError):
-        return None
-    hours = columns.get("gpu_hours")
-    return float(hours) if hours is not None else None
+    hours = peek_endpoint(run).get("columns", {}).get("gpu_hours")
+    return float(hours) if isinstance(hours, int | float) else None

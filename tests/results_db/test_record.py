@@ -313,8 +313,8 @@ def test_silence_beyond_the_grace_is_lost_and_counts_from_the_claim(run):
 
 def test_an_older_attempts_heartbeat_is_no_sign_of_life(run):
     first = record.claim(run, executor="local", info={"host": "far-away"})
-    record.claim(run, executor="local", info={"host": "far-away"})
     first.heartbeat.beat(step=1, steps=2, phase="train")
+    record.claim(run, executor="local", info={"host": "far-away"})
     old(run.attempt_path(2), 400)
     assert record.run_state(run, grace_seconds=300) == "lost"
 

@@ -8,6 +8,7 @@ from made_home import finish, make_run, value
 
 from tokenlaw.results_db import record, report_to_postgres, spool, sync
 from tokenlaw.results_db.engine import opened
+from tokenlaw.results_db.find_damage import damages
 
 
 def test_a_run_is_marked_when_claimed_and_when_done(tmp_path):
@@ -71,12 +72,16 @@ def test_hostile_content_is_quarantined_with_its_reason_and_the_rest_is_taken(tm
     with opened(tmp_path) as engine:
         report = sync.ingest(tmp_path, engine)
         assert report.values == 1 and not report.ok
-        assert len(report.quarantined) == count + len(spoils) + 1
+        assert len(report.quarantined) == count + len(spoils)
+        assert [name for name, _ in report.problems] == ["tokenizer-attempted"]
+        assert "pid: 'many', allowed is int; remove the file" in report.problems[0][1]
+        attempted.attempt_path(1).unlink()
+        (attempted.attempts_path / "001.json").write_text('{"pid": 1}')
         again = sync.ingest(tmp_path, engine)
     assert again.ok and again.values == 0
-    assert spool.pending(tmp_path) == []
+    assert [marker.run_id for marker in spool.pending(tmp_path)] == ["attempted"]
     reasons = {held.name: held.reason for held in spool.quarantined(tmp_path)}
-    assert len(reasons) == count + len(spoils) + 1
+    assert len(reasons) == count + len(spoils)
     assert "not strict JSON" in reasons["tokenizer-truncated"]
     assert "unknown kind 'model'" in reasons["model-abc"]
     assert "no such run folder" in reasons["tokenizer-unknown"]
@@ -84,7 +89,6 @@ def test_hostile_content_is_quarantined_with_its_reason_and_the_rest_is_taken(tm
     assert "NaN is not a JSON number" in reasons["tokenizer-e-nan"]
     assert "belongs to" in reasons["tokenizer-e-stranger"]
     assert "unknown key 'more'" in reasons["tokenizer-e-unknown-key"]
-    assert "pid" in reasons["tokenizer-attempted"]
     assert os.readlink(
         next(
             p
@@ -93,6 +97,21 @@ def test_hostile_content_is_quarantined_with_its_reason_and_the_rest_is_taken(tm
         )
     )
     assert os.path.getsize("/etc/passwd") > 0
+
+
+def test_a_damaged_record_of_a_dead_attempt_hides_no_result(tmp_path):
+    run = make_run(tmp_path, "tokenizer", "abc")
+    record.claim(run, executor="local").finish("failed", "OSError", "disk")
+    run.attempt_end_path(1).write_text("")
+    finish(run, [value("psnr", 1.0)])
+    with opened(tmp_path) as engine:
+        report = sync.ingest(tmp_path, engine)
+        assert report.values == 1 and not report.quarantined
+        ((name, reason),) = report.problems
+        assert name == "tokenizer-abc" and "001.end.json: not strict JSON" in reason
+        assert sync.sync(tmp_path, engine).values == 0
+    (line,) = damages(run.path, lambda run: None)
+    assert "001.end.json" in line and "remove the file" in line
 
 
 def test_a_marker_stays_while_its_run_goes_on(tmp_path):

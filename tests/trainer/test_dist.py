@@ -35,7 +35,9 @@ def lay_out(home):
     tokenizer = tiny.lay_out(home, "tokenizer", tiny.tokenizer(**STAGE_1))
     codes = tiny.lay_out(home, "codes", tiny.codes(num_train=40), {"tokenizer": tokenizer})
     tree = tiny.generator(QUIET, iterations=6, z_loss=1e-3)
-    generator = tiny.lay_out(home, "generator", tree, {"codes": codes}, checkpoint_steps=3)
+    generator = tiny.lay_out(
+        home, "generator", tree, {"codes": codes}, checkpoint_steps=3, any_world_size=True
+    )
     return tokenizer, codes, generator
 
 

@@ -182,6 +182,7 @@ def main(run: Run) -> Result:
                     run.progress(first + at, total, f"codes {split}", rate)
                 kept = _write_array(run, folder, name, codes)
                 # The note comes after the shard: a shard without one is written again.
+                run.attempt.check()
                 write_json(folder / f"{name}.json", kept | {"run": run.dir.owner})
             shards[split].append(kept)
 

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from ...results_db.durable import MisplacedError, remove_folder, stage_folder, verify_folder
 from ...results_db.record import RunDir
 from ...results_db.recorded_files import FINAL, folder_cure, staged_manifest
-from ...results_db.strict_json import DamagedError, canonical_json, read_json
+from ...results_db.state import read_attempts
+from ...results_db.strict_json import DamagedError, canonical_json, read_json, read_plain
 from ..accounting import trunks
 from ..fast_start.adamw import AdamW
 from . import distributed, tensor_files
@@ -77,44 +78,47 @@ def load(
 ) -> tuple[int, dict[str, Any]] | None:
     """Restore the newest checkpoint that verifies; return (step, extra), or None without one.
 
-    A damaged one is named in the log and the one before is taken. When all are damaged the run
-    refuses: starting over in silence would hide a broken disk. It also refuses a checkpoint of
-    another run, which would be dropped in time. Of several processes the first chooses, and the
-    others take the same one.
+    A damaged one is named in the log and the one before is taken. Of several processes all take the
+    newest that each of them can read. When all are damaged the run refuses: starting over in
+    silence would hide a broken disk. It also refuses a checkpoint of another run, which would be
+    dropped in time, and one that another number of processes left.
     """
-    found = _first_sound(run, modules, optimizers) if distributed.rank() == 0 else None
-    step, attempt, extra = found or (-1, -1, {})
-    if distributed.active():
-        step = distributed.broadcast_int(step)
-        attempt = distributed.broadcast_int(attempt)
-        if distributed.rank() > 0 and step >= 0:
-            path = run.dir.checkpoints_path / folder_name(step, attempt)
-            extra = read_folder(path, modules, optimizers)["extra"]
-    return None if step < 0 else (step, extra)
-
-
-def _first_sound(
-    run: Run,
-    modules: Mapping[str, nn.Module],
-    optimizers: Mapping[str, AdamW],
-) -> tuple[int, int, dict[str, Any]] | None:
-    """Restore the newest checkpoint that verifies; return its (step, attempt, extra)."""
-    found = checkpoints(run.dir)
-    for step, attempt, path in found:
+    found = checkpoints(run.dir) if distributed.rank() == 0 else []
+    count = distributed.broadcast_int(len(found))
+    for index in range(count):
+        step, attempt, _ = found[index] if found else (0, 0, None)
+        step, attempt = distributed.broadcast_int(step), distributed.broadcast_int(attempt)
+        path = run.dir.checkpoints_path / folder_name(step, attempt)
+        state: dict[str, Any] = {}
+        why = "another process cannot read it"
         try:
             state = read_folder(path, modules, optimizers)
         except MisplacedError:
             raise
         except DamagedError as error:
-            run.warn(f"checkpoint {path.name} is damaged ({error}); taking the one before")
-            continue
-        return step, attempt, state["extra"]
-    if found:
+            why = str(error)
+        if not distributed.any_true(not state):
+            _check_world(run, attempt)
+            return step, state["extra"]
+        run.warn(f"checkpoint {path.name} is damaged ({why}); taking the one before")
+    if count:
         raise DamagedError(
-            f"{run.dir.checkpoints_path}: all {len(found)} checkpoints are damaged; remove the "
-            "folder to train from the start"
+            f"{run.dir.checkpoints_path}: all {count} checkpoints are damaged; remove the folder "
+            "to train from the start"
         )
     return None
+
+
+def _check_world(run: Run, attempt: int) -> None:
+    """Refuse to go on with another number of processes, whose sums have other bits."""
+    claims = read_attempts(run.dir, [attempt])
+    saved, now = claims[0].get("world_size"), distributed.world_size()
+    if saved in (None, now) or run.settings.any_world_size:
+        return
+    raise ValueError(
+        f"world size: {now}, but {run.dir.checkpoints_path} was saved by {saved} processes, and "
+        f"another number ends with other bits; allowed: {saved}, or launch --any-world-size"
+    )
 
 
 def save_final(
@@ -252,7 +256,8 @@ def truncate_log(run: Run, step: int) -> None:
     if distributed.rank() > 0 or not path.exists():
         return
     kept = []
-    for line in path.read_text().splitlines():
+    run.attempt.check()
+    for line in read_plain(path, limit_bytes=1 << 30).decode(errors="replace").splitlines():
         try:
             entry = json.loads(line)
         except ValueError:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
 import torch.distributed as td
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 # Whether the present run is the work of one process, although a group has been formed.
 _apart = False
@@ -41,21 +44,29 @@ def world_size() -> int:
 
 def requested_world_size() -> int:
     """World size that the launcher announces (torchrun's or our executors' environment)."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return _number("WORLD_SIZE") or 1
 
 
 def requested_rank() -> int:
     """Return this process's place in the group that the launcher announces."""
-    return int(os.environ.get("RANK", "0")) if requested_world_size() > 1 else 0
+    return (_number("RANK") or 0) if requested_world_size() > 1 else 0
 
 
 def wrong_size() -> str | None:
-    """Describe the mismatch between the announced processes and those that our executors asked for.
+    """Describe the mismatch between the announced processes and those that were started.
+
+    Our executors say how many a run is to have; without them the step of a cluster does.
 
     Returns: None when there is none.
     """
-    asked = os.environ.get("TOKENLAW_PROCESSES")
-    if asked is None or int(asked) == requested_world_size():
+    asked = _number("TOKENLAW_PROCESSES")
+    tasks = None if "WORLD_SIZE" in os.environ else _number("SLURM_NTASKS")
+    if asked is None and (tasks or 1) > 1:
+        return (
+            f"SLURM_NTASKS: {tasks} processes, each of which would do the run alone; allowed: 1, "
+            f"or WORLD_SIZE={tasks} with RANK, MASTER_ADDR and MASTER_PORT"
+        )
+    if asked is None or asked == requested_world_size():
         return None
     return (
         f"WORLD_SIZE: {requested_world_size()} is what the environment announces; "
@@ -63,17 +74,50 @@ def wrong_size() -> str | None:
     )
 
 
+def _number(name: str) -> int | None:
+    text = os.environ.get(name)
+    if text is None:
+        return None
+    if not text.isdecimal():
+        raise ValueError(f"{name}: {text!r} in the environment is no number; allowed: 0, 1, 2 ..")
+    return int(text)
+
+
 def start(device: torch.device, together: bool = True) -> None:
     """Join the process group that the environment announces: gloo, and NCCL for tensors on GPUs.
 
     Not `together`: the run that begins is done by the first process alone.
+
+    Raises:
+        ValueError: not all of them came within TOKENLAW_JOIN_SECONDS (600).
     """
     global _apart
     _apart = not together
     if together and requested_world_size() > 1 and not td.is_initialized():
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        td.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        store, rank_, size = _met(float(os.environ.get("TOKENLAW_JOIN_SECONDS", "600")))
+        td.init_process_group(backend, store=store, rank=rank_, world_size=size)
+
+
+def _met(limit_seconds: float) -> tuple[td.Store, int, int]:
+    """Wait until all processes of the group have come to its store; return (store, rank, size)."""
+    size, ends = requested_world_size(), time.monotonic() + limit_seconds
+    try:
+        store, rank_, _ = next(rendezvous("env://", timeout=timedelta(seconds=limit_seconds)))
+        # A store that the launcher keeps waits for nobody.
+        store.add("tokenlaw/came", 1)
+        while time.monotonic() < ends:
+            if store.add("tokenlaw/came", 0) >= size:
+                return td.PrefixStore("tokenlaw", store), rank_, size
+            time.sleep(0.05)
+    except (td.DistNetworkError, td.DistStoreError):
+        pass
+    raise ValueError(
+        f"WORLD_SIZE: {size} processes are announced, and not all came within "
+        f"{limit_seconds:.0f} s; allowed: as many as announced, or a longer TOKENLAW_JOIN_SECONDS"
+    )
 
 
 def stop() -> None:

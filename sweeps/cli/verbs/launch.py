@@ -68,6 +68,13 @@ def launch(
             help="Share of a step's activations held at once: less memory, slower.",
         ),
     ] = None,
+    any_world_size: Annotated[
+        bool,
+        typer.Option(
+            "--any-world-size",
+            help="Go on with another number of processes than saved a run: its bits differ.",
+        ),
+    ] = False,
     max_gpu_hours: opt.MaxHours = None,
     max_flops: opt.MaxFlops = None,
     wait: Annotated[
@@ -87,6 +94,7 @@ def launch(
 
     grid = opt.grid_of(study, options, scale)
     settings = settings_of(device, weights, checkpoint_seconds, compile_models, activation_memory)
+    settings["any_world_size"] = any_world_size
     plan = partial(
         make_plan,
         grid,
