@@ -100,3 +100,32 @@ def test_a_closed_launch_is_over(tmp_path: Path) -> None:
     assert launches(tmp_path)[0].alive
     intent.close()
     assert launches(tmp_path)[0].settled and not launches(tmp_path)[0].alive
+
+
+def test_a_damaged_record_is_put_aside_and_its_number_stays_taken(tmp_path: Path, capsys) -> None:
+    first, second = opened(tmp_path), opened(tmp_path)
+    second.add(SUBMISSION)
+    first.path.write_text("{}")
+    assert [found.token for found in launches(tmp_path, all_of_them=True)] == [second.token]
+    assert f"{first.path}: not a launch record; put aside" in capsys.readouterr().err
+    assert [path.name for path in first.path.parent.glob("*.damaged-*")]
+    launches(tmp_path)
+    assert capsys.readouterr().err == ""
+    assert opened(tmp_path).token.endswith("000003")
+
+
+def test_a_damaged_home_id_is_taken_from_the_records(tmp_path: Path) -> None:
+    first = opened(tmp_path)
+    (first.path.parent / "home-id").write_text("?")
+    assert opened(tmp_path).token[:11] == first.token[:11]
+
+
+def test_another_hosts_launch_lives_by_the_clock_of_the_files(tmp_path: Path, monkeypatch) -> None:
+    intent = opened(tmp_path, submitting=True)
+    content = json.loads(intent.path.read_text()) | {"host": "login2"}
+    intent.path.write_text(json.dumps(content))
+    real = time.time
+    for skew in (-3600, 200, 3600):
+        monkeypatch.setattr(time, "time", lambda skew=skew: real() + skew)
+        (found,) = launches(tmp_path, all_of_them=True)
+        assert found.alive and not found.settled
