@@ -293,7 +293,8 @@ def _axis_column(values: list[Any]) -> "pd.Series[Any]":
     """Build the column of an axis, of the values' own type where they share one."""
     present = [value for value in values if value is not None]
     if present and all(isinstance(v, int) and not isinstance(v, bool) for v in present):
-        return pd.Series(values, dtype="Int64")
+        fits = all(-(2**63) <= v < 2**63 for v in present)
+        return pd.Series(values, dtype="Int64" if fits else "float64")
     if present and all(isinstance(v, int | float) and not isinstance(v, bool) for v in present):
         return pd.Series(values, dtype="float64")
     return pd.Series(values, dtype="object")

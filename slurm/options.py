@@ -35,14 +35,14 @@ def parse_options(
     """
     own: dict[str, Any] = {}
     common: dict[str, object] = {}
-    extra: list[tuple[str, str]] = []
+    extra: list[tuple[str, str | bool]] = []
     special: dict[str, dict[str, object]] = {kind: {} for kind in KINDS}
     fields = {field.name for field in dataclasses.fields(defaults)}  # type: ignore[arg-type]
     known = sorted(names(defaults, refused))
     for name, value in (context.options or {}).items():
         kind, dot, field = name.rpartition(".")
         if kind == "extra" and "extra" in known:
-            extra.append((field, str(value)))
+            extra.append((field, value if value is True else str(value)))
             continue
         if dot and kind not in special:
             raise ValueError(

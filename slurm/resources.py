@@ -13,7 +13,21 @@ from ..results_db.masking import mask_secrets
 
 _DIRECTIVE = re.compile(r"[a-z][a-z0-9-]{0,63}")
 # A value stands on an #SBATCH line of a shell script: no blanks, quotes or shell characters.
-_VALUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,:=/@%*+\[\]()&|!-]{0,255}")
+_VALUE = re.compile(r"[A-Za-z0-9/][A-Za-z0-9_.,:=/@%*+\[\]()&|!-]{0,255}")
+
+
+# Options of sbatch that a launch sets itself, and the field that asks for the same.
+_TAKEN = {
+    "partition": "partition", "account": "account", "qos": "qos", "constraint": "constraint",
+    "nodes": "nodes", "gpus": "gpus", "gres": "gpu_type and gpus", "gpus-per-node": "gpus",
+    "cpus-per-task": "cpus", "mem": "memory_gb", "time": "minutes", "ntasks": "processes",
+    "ntasks-per-node": "processes", "hold": "launch --hold",
+} | dict.fromkeys(
+    ("array", "dependency", "job-name", "output", "error", "input", "open-mode", "chdir", "requeue",
+     "no-requeue", "signal", "wrap", "wckey", "parsable", "wait", "test-only",
+     "get-user-env",
+     "kill-on-invalid-dep", "comment")
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,7 +45,8 @@ class Resources:
     processes: int | None = None  # of a tokenizer or generator, in all; None: one for each GPU
     memory_gb: float | None = None  # of each node
     minutes: int | None = None  # time limit; None: from the plan's estimate
-    extra: tuple[tuple[str, str], ...] = ()  # more sbatch options: (("reservation", "night"),)
+    # More sbatch options: (("reservation", "night"), ("exclusive", True)); True: without a value.
+    extra: tuple[tuple[str, str | bool], ...] = ()
 
     def __post_init__(self) -> None:
         for field in ("partition", "account", "qos", "constraint", "gpu_type"):
@@ -59,7 +74,13 @@ class Resources:
         for name, value in self.extra:
             if not _DIRECTIVE.fullmatch(name):
                 raise ValueError(f"extra: {name!r} is not allowed; must be an sbatch option's name")
-            check_value(f"extra.{name}", value)
+            if name in _TAKEN:
+                instead = _TAKEN[name]
+                use = f"use {instead}" if instead else "the launch sets it"
+                raise ValueError(f"extra.{name}: is not allowed; {use}")
+            if value is True:
+                continue
+            value = check_value(f"extra.{name}", value)
             if mask_secrets(value) != value:
                 raise ValueError(
                     f"extra.{name}: the value holds a secret (not shown), and others may read a "

@@ -65,31 +65,42 @@ class Axis:
 
     def __post_init__(self) -> None:
         _check_name("axis", self.name)
+        if hasattr(self.levels, "tolist"):  # an array of numpy
+            object.__setattr__(self, "levels", tuple(self.levels.tolist()))
         if self.name in RESERVED or "." in self.name:
             raise ValueError(f"axis: {self.name!r} is taken; allowed: any other name without a dot")
-        if isinstance(self.levels, str) or not self.levels:
+        if isinstance(self.levels, str) or not isinstance(self.levels, Mapping | Sequence):
+            raise ValueError(f"axes.{self.name}: {self.levels!r} is no list; allowed: values")
+        if not self.levels:
             raise ValueError(f"axes.{self.name}: needs at least one value")
         labelled = isinstance(self.levels, Mapping)
         if labelled == (self.path is not None):
             raise ValueError(
                 f"axes.{self.name}: give either labels with the paths they set, or values and path="
             )
-        values = [level.value for level in self.points]
-        for value in values:
+        seen: set[Any] = set()
+        for value in (level.value for level in self.points):
             if not isinstance(value, Scalar):
                 raise ValueError(
                     f"axes.{self.name}: {value!r} cannot be a column of a table; "
                     "allowed: numbers, text, or labels that set paths"
                 )
-            if values.count(value) > 1:
+            if isinstance(value, str):
+                _check_label(self.name, value)
+            if value in seen:
                 raise ValueError(f"axes.{self.name}: {value!r} is given twice")
+            seen.add(value)
 
     @property
     def points(self) -> tuple[Level, ...]:
         if isinstance(self.levels, Mapping):
-            return tuple(Level(label, tuple(sets.items())) for label, sets in self.levels.items())
+            return tuple(
+                Level(_plain(label), tuple((path, _plain(value)) for path, value in sets.items()))
+                for label, sets in self.levels.items()
+            )
         paths = (self.path,) if isinstance(self.path, str) else tuple(self.path or ())
-        return tuple(Level(value, tuple((p, value) for p in paths)) for value in self.levels)
+        values = [_plain(value) for value in self.levels]
+        return tuple(Level(value, tuple((path, value) for path in paths)) for value in values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,6 +283,20 @@ def assigned(tree: Tree, path: str, value: Any) -> dict[str, Any]:
         raise ValueError(f"{path}: {step} holds {below!r}; allowed: paths to fields that exist")
     copy[step] = assigned(below or {}, rest, value)
     return copy
+
+
+def _plain(value: Any) -> Any:
+    """Return a scalar of numpy as Python's own, and anything else as it is."""
+    return value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
+
+
+def _check_label(axis: str, label: str) -> None:
+    """Refuse text that a terminal or a spreadsheet would take for more than a name."""
+    if not label.isprintable() or len(label) > 100 or label.startswith(("=", "@")):
+        raise ValueError(
+            f"axes.{axis}: {ascii(label)[:60]} cannot be a label; allowed: at most 100 printable "
+            "characters, not beginning with = or @"
+        )
 
 
 def _check_name(field_name: str, name: Any) -> None:

@@ -22,6 +22,7 @@ class Cancelled:
     launches: int  # processes on this host that were asked to stop
     jobs: int  # jobs taken out of queues
     notes: tuple[str, ...]  # what it could not do
+    complete: bool = True  # every launch and queue could be asked
 
 
 def cancel(home: str | os.PathLike[str], study: str) -> Cancelled:
@@ -43,7 +44,8 @@ def cancel(home: str | os.PathLike[str], study: str) -> Cancelled:
         asked += 1
     mine = {launched.token for launched in launches(home) if launched.study == study}
     jobs, unknown = _cancel_jobs(home, mine)
-    return Cancelled(launches=asked, jobs=jobs, notes=(*notes, *unknown))
+    notes += unknown
+    return Cancelled(launches=asked, jobs=jobs, notes=tuple(notes), complete=not notes)
 
 
 def _cancel_jobs(home: Path, tokens: Container[str]) -> tuple[int, list[str]]:
@@ -60,7 +62,7 @@ def _cancel_jobs(home: Path, tokens: Container[str]) -> tuple[int, list[str]]:
             ids = {where.job_id for where in listing.runs.values() if where.phase != "unknown"}
             executor.withdraw(ids)
         except QueueUnknown as error:
-            unknown.append(f"{name} cannot be asked: {error}")
+            unknown.append(f"{name} cannot be asked: {error}; its jobs go on, so try again later")
             continue
         count += len(ids)
     return count, unknown

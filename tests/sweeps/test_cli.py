@@ -20,7 +20,9 @@ from tokenlaw.sweeps.plan import make_plan, write_run
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = """
-from small_study import grid
+from functools import partial
+from small_study import grid as named
+grid = partial(named, name="")
 
 def study(iterations: int = 10, scale: str = "tiny"):
     if scale not in ("tiny", "gpu"):
@@ -78,7 +80,7 @@ def test_large_plans_are_shown_in_groups(tokenlaw, tmp_path):
         "def study():\n"
         "    seeds = Axis('seed', tuple(range(40)), path='generator.seed')\n"
         "    even = where(lambda c: c['seed'] % 2 == 0, 'odd seeds are odd')\n"
-        "    return grid(axes=(seeds,), where=(even,))\n"
+        "    return grid(name='', axes=(seeds,), where=(even,))\n"
     )
     code, out, _ = tokenlaw("plan", str(path))
     assert code == 0

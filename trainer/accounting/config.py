@@ -35,7 +35,7 @@ SHARED_KINDS = ("tokenizer", "generator")  # done by all processes of a group to
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 PositiveInt = Annotated[int, Field(ge=1)]
-CountInt = Annotated[int, Field(ge=0)]
+CountInt = Annotated[int, Field(ge=0, lt=2**63)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -188,7 +188,7 @@ def cancel(study: opt.Study, home: opt.Home = opt.HOME) -> int:
         f"{done.launches} launches asked to stop, {done.jobs} jobs taken out of queues; "
         f"tokenlaw status {study} follows them"
     )
-    return 0
+    return 0 if done.complete else 1
 
 
 def retry(
