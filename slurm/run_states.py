@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from ..results_db.provenance import provenance
 from ..results_db.record import RunDir, may_follow, run_status
-from ..sweeps.plan import Plan, PlannedRun, check_written, write_run
+from ..sweeps.plan import check_written, write_run
+from ..sweeps.planned import Plan, PlannedRun
 from . import bundles, progress, retry
 from .follow import queue as queued
 

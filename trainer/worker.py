@@ -16,9 +16,10 @@ from typing import Any
 import torch
 
 from ..results_db import report_to_postgres
-from ..results_db.durable import DamagedError, canonical_json, sweep_temporaries
+from ..results_db.durable import sweep_temporaries
 from ..results_db.masking import mask_secrets
 from ..results_db.record import Attempt, Conflict, Fenced, RunDir, claim, may_follow, read_endpoint
+from ..results_db.strict_json import DamagedError, canonical_json
 from . import parts
 from .accounting import directions, flops, stored_config, trunks
 from .accounting.config import SHARED_KINDS, decode
@@ -218,7 +219,8 @@ def read_settings(run_dir: RunDir) -> Settings:
         tree = json.loads(run_dir.settings_path.read_text())
     except FileNotFoundError:
         return Settings()
-    return decode(Settings, tree, where="settings")
+    settings: Settings = decode(Settings, tree, where="settings")
+    return settings
 
 
 def parent_kind(home: Path, parent_id: str) -> str:

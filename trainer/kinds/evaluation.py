@@ -13,9 +13,9 @@ import contextlib
 import dataclasses
 import io
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -39,11 +39,14 @@ from ..fast_start import startup
 from ..loop import checkpoints, data
 from ..loop.code_sets import train_subset
 from ..loop.optim import derive_seed
-from ..metrics import Batch, Context, Distance, Value
+from ..metrics import Batch, Context, Distance, Metric, Value
 from ..models.build import legal_sizes, load_generator, load_tokenizer
 from ..run import Preempted, Result, Run
 from ..sampling import draw
 from ..sampling.sampler import Sampler
+
+if TYPE_CHECKING:
+    from ..tokenizers import Tokenizer
 
 GRID_COLUMNS = 8  # images in a row of a stored picture
 GRID_ROWS = 10  # classes shown at most
@@ -135,11 +138,13 @@ class _Tensors(nn.Module):
         super().__init__()
         self.tensors: dict[str, Tensor] = {}
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+    def state_dict(self, *args: object, **kwargs: object) -> dict[str, Tensor]:  # type: ignore[override]
         # A file of no tensors at all is refused by safetensors.
         return self.tensors or {"none": torch.zeros(1)}
 
-    def load_state_dict(self, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
+    def load_state_dict(
+        self, state_dict: Mapping[str, Tensor], *args: object, **kwargs: object
+    ) -> None:
         self.tensors = {name: value for name, value in state_dict.items() if name != "none"}
 
 
@@ -148,7 +153,7 @@ def _compiles(run: Run, num: int) -> bool:
     return run.compile and (num >= COMPILE_FROM or kernels.available(run.device))
 
 
-def _quick(run: Run, tokenizer: Any) -> tuple[Callable[[Tensor], Tensor], ...]:
+def _quick(run: Run, tokenizer: Tokenizer) -> tuple[Callable[[Tensor], Tensor], ...]:
     """Encoding and decoding by kernels or compiled, in the order of channels in which a GPU trained
     the tokenizer.
     """
@@ -177,8 +182,9 @@ class _Reconstructions:
         self._chosen = spread(len(self._originals), config.num_samples)
         self.num = len(self._chosen)
         self.keep = spread(self.num, min(self.num, 2 * GRID_COLUMNS)).tolist()
-        self._encode, self._quantizer = tokenizer.encode, quantizer
-        self._decode = tokenizer.decode
+        self._encode: Callable[[Tensor], Tensor] = tokenizer.encode
+        self._decode: Callable[[Tensor], Tensor] = tokenizer.decode
+        self._quantizer = quantizer
         if _compiles(run, self.num):
             self._encode, self._decode = _quick(run, tokenizer)
 
@@ -390,9 +396,9 @@ class _Evaluation:
         trees = done.values if best is None else [*done.tried_values[best], *done.values]
         return Result(values=[Value(**tree) for tree in trees], columns=self._columns)
 
-    def _metrics(self, a_pass: _Pass) -> dict[str, Any]:
+    def _metrics(self, a_pass: _Pass) -> dict[str, Metric]:
         """Fresh metrics of a pass by name; the one that chooses the scale is called `selection`."""
-        metrics = {}
+        metrics: dict[str, Metric] = {}
         with processes.collector_paused():  # the first ones import their libraries, for seconds
             for part in self._config.metrics:
                 module = parts.load("metrics", part.name)
@@ -403,7 +409,7 @@ class _Evaluation:
             metrics["selection"] = module.Metric(config, self._context)
         return metrics
 
-    def _finish(self, number: int, a_pass: _Pass, metrics: dict[str, Any], done: _Done) -> None:
+    def _finish(self, number: int, a_pass: _Pass, metrics: dict[str, Metric], done: _Done) -> None:
         """Compute the values of a complete pass.
 
         ValueError for an undefined one: the study asked for it.
@@ -412,9 +418,8 @@ class _Evaluation:
         with _full_precision():
             computed = {name: metric.compute() for name, metric in metrics.items()}
         if a_pass.selecting:
-            distance = computed.pop("selection")[0]
-            _refuse_undefined(distance)
-            done.tried.append([float(a_pass.cfg_scale or 0.0), float(distance.value)])
+            distance = _refuse_undefined(computed.pop("selection")[0])
+            done.tried.append([float(a_pass.cfg_scale or 0.0), distance])
         trees = []
         declared = {name: parts.load("metrics", name).BETTER for name in computed}
         for name, found in computed.items():
@@ -451,7 +456,7 @@ class _Evaluation:
         return done, int(extra["pass"]), int(extra["first"])
 
     def _save(
-        self, step: int, done: _Done, number: int, first: int, metrics: dict[str, Any]
+        self, step: int, done: _Done, number: int, first: int, metrics: dict[str, Metric]
     ) -> None:
         tensors = {
             f"metric {name} {key}": value
@@ -473,7 +478,7 @@ class _Evaluation:
         }
         checkpoints.save(self._run, step, {"partial": held}, {}, extra)
 
-    def _merge(self, name: str, metric: Any) -> None:
+    def _merge(self, name: str, metric: Metric) -> None:
         prefix = f"metric {name} "
         kept = {
             key.removeprefix(prefix): value
@@ -545,8 +550,8 @@ class _Evaluation:
         for part in self._config.metrics:
             module = parts.load("metrics", part.name)
             if issubclass(module.Metric, Distance):
-                choose: Callable[[Any, str], Any] = module.Metric.for_selection
-                return part.name, choose(part.config, self._config.cfg_selection)
+                chosen = module.Metric.for_selection(part.config, self._config.cfg_selection)
+                return part.name, chosen
         raise ValueError(
             f"cfg_selection: {self._config.cfg_selection!r} needs a metric that is a distance to "
             "real images, such as fcd or fid"
@@ -566,10 +571,11 @@ def _full_precision() -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = before[1]
 
 
-def _refuse_undefined(value: Value) -> None:
+def _refuse_undefined(value: Value) -> float:
     if value.value is None:
         why = value.provenance.get("undefined", "it has no value")
         raise ValueError(f"metrics: {value.metric} is undefined here: {why}")
+    return float(value.value)
 
 
 def _autocast(run: Run) -> torch.autocast:
