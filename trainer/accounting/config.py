@@ -25,10 +25,11 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from ...results_db.endpoint import KINDS
 from .. import parts
 
-KINDS = ("extractor", "tokenizer", "codes", "generator", "evaluation")
-SHARED_KINDS = ("tokenizer", "generator")  # done by all processes of a group together
+# Networks of a study: in trunks, and by all processes of a group together.
+TRAINED_KINDS = ("tokenizer", "generator")
 
 # A frozen dataclass whose unknown keys, NaN and wrong types are refused. Every Config, also a
 # part's, uses it.

@@ -35,6 +35,8 @@ from ..accounting.config import (
     TokenizerConfig,
     to_tree,
 )
+from ..accounting.passes import Pass, is_guided
+from ..accounting.passes import passes as list_passes
 from ..fast_start import startup
 from ..loop import checkpoints, data
 from ..loop.code_sets import train_subset
@@ -122,15 +124,6 @@ def picture(rows: list[Tensor]) -> bytes:
     return buffer.getvalue()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Pass:
-    """One walk over all images."""
-
-    seed: int | None  # sample seed; None for a tokenizer
-    cfg_scale: float | None
-    selecting: bool = False  # the scale is being tried
-
-
 class _Tensors(nn.Module):
     """Any named tensors, in the shape in which checkpoints take them."""
 
@@ -188,10 +181,7 @@ class _Reconstructions:
         if _compiles(run, self.num):
             self._encode, self._decode = _quick(run, tokenizer)
 
-    def passes(self, best: float | None) -> list[_Pass]:
-        return [_Pass(seed=None, cfg_scale=None)]
-
-    def batch(self, a_pass: _Pass, first: int, last: int) -> Batch:
+    def batch(self, a_pass: Pass, first: int, last: int) -> Batch:
         indices = self._chosen[first:last]
         reference = self._originals.center(indices).to(self._run.device)
         shown = reference
@@ -252,18 +242,7 @@ class _Samples:
         self._rows = [[index for index in row if index < self.num] for row in places]
         self.keep = [index for row in self._rows for index in row]
 
-    def passes(self, best: float | None) -> list[_Pass]:
-        config = self._config
-        seeds = list(config.sample_seeds)
-        if config.cfg_selection == "fixed":
-            scale = config.sampling.cfg_scale
-            return [_Pass(seed=seed, cfg_scale=scale) for seed in seeds]
-        # The best scale's samples of the first seed are scored as they are tried; only the other
-        # seeds are drawn afterwards.
-        tried = [_Pass(seed=seeds[0], cfg_scale=s, selecting=True) for s in config.cfg_grid]
-        return tried + [_Pass(seed=seed, cfg_scale=best) for seed in seeds[1:]]
-
-    def batch(self, a_pass: _Pass, first: int, last: int) -> Batch:
+    def batch(self, a_pass: Pass, first: int, last: int) -> Batch:
         assert a_pass.cfg_scale is not None
         label_B = torch.arange(first, last) % self._classes
         # The seeds do not depend on the run: generators are compared on the same random numbers.
@@ -287,14 +266,13 @@ class _Samples:
     def columns(self) -> dict[str, Any]:
         """Return the FLOPs of one image: generator with its guidance, and the decoder."""
         config: GeneratorConfig = self._generator_config
-        scales = self._config.cfg_grid or (self._config.sampling.cfg_scale,)
         num_codes = self.tokenizer_config.quantizer.config.num_codes
         drawn = flops.generator_flops_sample(
             config.model,
             num_codes,
             self._classes,
             self._generator.tokens_per_image,
-            guided=any(scale != 1.0 for scale in scales),
+            guided=is_guided(self._config),
         )
         larger = (self.model_side / self.tokenizer_config.data.resolution) ** 2
         decoded = 2 * flops.tokenizer_cost(self.tokenizer_config).decoder.macs * larger
@@ -355,7 +333,7 @@ class _Evaluation:
         run, subject = self._run, self._subject
         done, number, first = self._resume()
         batches = -(-subject.num // self._config.batch_size)
-        passes = subject.passes(None)
+        passes = list_passes(self._config)
         while number < len(passes):
             a_pass = passes[number]
             if not a_pass.selecting and done.tried:
@@ -396,7 +374,7 @@ class _Evaluation:
         trees = done.values if best is None else [*done.tried_values[best], *done.values]
         return Result(values=[Value(**tree) for tree in trees], columns=self._columns)
 
-    def _metrics(self, a_pass: _Pass) -> dict[str, Metric]:
+    def _metrics(self, a_pass: Pass) -> dict[str, Metric]:
         """Fresh metrics of a pass by name; the one that chooses the scale is called `selection`."""
         metrics: dict[str, Metric] = {}
         with processes.collector_paused():  # the first ones import their libraries, for seconds
@@ -409,7 +387,7 @@ class _Evaluation:
             metrics["selection"] = module.Metric(config, self._context)
         return metrics
 
-    def _finish(self, number: int, a_pass: _Pass, metrics: dict[str, Metric], done: _Done) -> None:
+    def _finish(self, number: int, a_pass: Pass, metrics: dict[str, Metric], done: _Done) -> None:
         """Compute the values of a complete pass.
 
         ValueError for an undefined one: the study asked for it.
