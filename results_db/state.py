@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .durable import replace_fast
-from .endpoint import KINDS, check_endpoint
+from .endpoint import check_endpoint
 from .processes import host_name, process_is_alive, process_start
-from .rundir import RunDir
+from .rundir import RunDir, find_run
 from .strict_json import DamagedError, canonical_json, read_json
 
 State = Literal["planned", "waiting", "running", "done", "diverged", "failed", "preempted", "lost"]
@@ -170,9 +170,9 @@ def _parents_done(run: RunDir) -> bool:
     except (FileNotFoundError, DamagedError):
         return True
     for role, parent in parents.items():
-        folders = [RunDir.of(run.home, kind, parent) for kind in KINDS]
-        ends = [_endpoint_status(folder) for folder in folders]
-        if not any(end is not None and may_follow(role, end) for end in ends):
+        folder = find_run(run.home, parent)
+        end = None if folder is None else _endpoint_status(folder)
+        if end is None or not may_follow(role, end):
             return False
     return True
 
@@ -263,7 +263,7 @@ def read_endpoint(run_dir: str | os.PathLike[str] | RunDir) -> dict[str, Any] | 
 OUTCOMES = ("done", "failed", "preempted", "diverged", "fenced")
 
 
-_CLAIM_FIELDS: dict[str, type] = {
+CLAIM_FIELDS: dict[str, type] = {
     "host": str,
     "pid": int,
     "job": str,
@@ -299,7 +299,7 @@ def read_attempts(
     run = RunDir(run_dir)
     attempts = []
     for number in run.attempts() if numbers is None else numbers:
-        record = _read_record(run.attempt_path(number), _CLAIM_FIELDS) or {}
+        record = _read_record(run.attempt_path(number), CLAIM_FIELDS) or {}
         end = _read_record(run.attempt_end_path(number), _END_FIELDS)
         attempts.append({**record, "attempt": number, "end": end})
     return attempts

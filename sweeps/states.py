@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..results_db.endpoint import KINDS
 from ..results_db.record import RunDir, may_follow, run_state
-from ..trainer.accounting.config import KINDS
 from . import cost
 from . import measured_speeds as calibration
 from .graph import Draft

@@ -11,12 +11,19 @@ import threading
 from collections.abc import Iterator
 
 from ..results_db.masking import mask_tracebacks
-from ..results_db.processes import collector_paused, die_with_parent, leave_without_collection
+from ..results_db.processes import (
+    EXIT_BAD_INPUT,
+    EXIT_DONE,
+    EXIT_TRY_AGAIN,
+    collector_paused,
+    die_with_parent,
+    leave_without_collection,
+)
 
 with collector_paused():
     from .fast_start import compiler
     from .loop import distributed
-    from .run import EXIT_BAD_INPUT, EXIT_DONE, EXIT_TRY_AGAIN, Stop
+    from .run import Stop
     from .worker import execute, outcome_line
 
 USAGE = "usage: python -m tokenlaw.trainer RUN_DIR...   (- for RUN_DIR: run folders on stdin)"

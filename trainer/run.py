@@ -28,8 +28,6 @@ from .accounting.config import STRICT, NonNegativeFloat, PositiveInt, Share
 from .loop import distributed
 from .metrics import Value
 
-EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_TRY_AGAIN = 0, 1, 2, 75
-
 
 class Preempted(Exception):
     """Asked to stop; the state is saved and another attempt goes on from it."""
@@ -187,7 +185,7 @@ class Stop:
         self.requested = True
 
 
-def _own_endpoint(run_dir: RunDir) -> dict[str, Any] | None:
+def own_endpoint(run_dir: RunDir) -> dict[str, Any] | None:
     """The run's endpoint; None also for a damaged one, which the next is written in place of."""
     try:
         return read_endpoint(run_dir)
