@@ -70,7 +70,7 @@ def entropy_bits(counts: np.ndarray) -> float:
 
 def miller_madow(num_seen: float, num_samples: int) -> float:
     """Compute the bits by which a plug-in entropy of `num_samples` is too low, to first order."""
-    return (num_seen - 1) / (2 * num_samples * np.log(2))
+    return float((num_seen - 1) / (2 * num_samples * np.log(2)))
 
 
 def positions(codes_NL: np.ndarray, codebook_size: int) -> Positions:

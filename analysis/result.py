@@ -128,7 +128,8 @@ class Comparison(Brief):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as what `json` accepts, draws and residuals included."""
-        return encode(self)
+        content: dict[str, Any] = encode(self)
+        return content
 
     def to_json(self) -> str:
         """Return the JSON text of `to_dict`, keys sorted."""

@@ -51,7 +51,7 @@ def keep(frame: pd.DataFrame, expression: str) -> np.ndarray:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         shown = _shown(expression)
         raise ValueError(f"where: {shown} is not an expression; allowed: {ALLOWED}") from error
-    return _Evaluate(frame, names, expression).truth(tree.body).to_numpy()
+    return np.asarray(_Evaluate(frame, names, expression).truth(tree.body).to_numpy())
 
 
 def _shown(expression: str) -> str:

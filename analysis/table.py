@@ -381,14 +381,13 @@ def _numbers(column: pd.Series, role: str) -> np.ndarray:
             raise ValueError(
                 f"--{role}: column {column.name!r} holds {entry!r}, which is no number"
             )
-    return numbers.to_numpy(dtype=float, na_value=np.nan)
+    return np.asarray(numbers.to_numpy(dtype=float, na_value=np.nan))
 
 
 def _true(column: pd.Series) -> np.ndarray:
     """Where the column says true (True, 1, "true", "yes")."""
-    return column.map(lambda one: str(one).strip().lower() in ("true", "1", "1.0", "yes")).to_numpy(
-        dtype=bool
-    )
+    true = column.map(lambda one: str(one).strip().lower() in ("true", "1", "1.0", "yes"))
+    return np.asarray(true, dtype=bool)
 
 
 def _labels(frame: pd.DataFrame) -> tuple[str, ...]:

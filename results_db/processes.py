@@ -11,6 +11,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+# Exit codes of every process of ours; the last: preempted or fenced off, the same goes on.
+EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_TRY_AGAIN = 0, 1, 2, 75
+
 
 def process_is_alive(pid: int) -> bool:
     """Tell if a process of this host runs. One that has ended but was not reaped counts as dead."""
@@ -69,13 +72,13 @@ def leave_without_collection() -> None:
     atexit.register(gc.freeze)
 
 
-def die_with_parent(always: bool = False) -> None:
-    """Ask Linux to kill this process when its parent dies, however it dies."""
+def die_with_parent(always: bool = False, number: int = signal.SIGKILL) -> None:
+    """Ask Linux to send this process a signal when its parent dies, however it dies."""
     if os.environ.get("TOKENLAW_KEEP_ALIVE") and not always:
         return
     if sys.platform == "linux":
         parent = os.getppid()
         set_death_signal = 1  # PR_SET_PDEATHSIG
-        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL, 0, 0, 0)
+        ctypes.CDLL(None).prctl(set_death_signal, number, 0, 0, 0)
         if os.getppid() != parent:
-            os._exit(75)  # try again
+            os._exit(EXIT_TRY_AGAIN)

@@ -73,6 +73,16 @@ def cpu_name() -> str:
     return f"CPU {platform.machine()}"
 
 
+def ask_gpus(field: str) -> list[str] | None:
+    """Return a field of each GPU of this machine, as its driver tells; None without an answer."""
+    query = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=20)
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return None
+    return [line.strip() for line in done.stdout.splitlines()] if done.returncode == 0 else None
+
+
 def _git(root: Path, *arguments: str) -> str | None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     # The folder is the code that is running, so it is trusted; in containers it often belongs to

@@ -21,8 +21,9 @@ from .masking import mask_secrets
 from .processes import host_name, process_start
 from .provenance import provenance
 from .rundir import RunDir, default_home
+from .rundir import find_run as find_run
 from .state import (
-    _CLAIM_FIELDS,
+    CLAIM_FIELDS,
     GRACE_SECONDS,
     OUTCOMES,
     STATES,
@@ -229,7 +230,7 @@ def claim(
         "started_at": now_text(),
         **(info or {}),
     }
-    for name, kind in _CLAIM_FIELDS.items():
+    for name, kind in CLAIM_FIELDS.items():
         if content[name] is not None and not isinstance(content[name], kind):
             raise ValueError(f"{name}: {content[name]!r}, allowed is {kind.__name__} or None")
     if not create_exclusive(run.attempt_path(number), _json_line(content)):

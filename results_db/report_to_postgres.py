@@ -3,7 +3,7 @@
 import os
 
 from .rundir import RunDir
-from .spool import _log
+from .spool import log
 
 
 def record_remote(home: str | os.PathLike[str], run_dir: str | os.PathLike[str] | RunDir) -> bool:
@@ -23,8 +23,8 @@ def record_remote(home: str | os.PathLike[str], run_dir: str | os.PathLike[str] 
         with engine.opened(home) as opened:
             report = sync.ingest_run(home, opened, run)
     except (engine.StoreError, OSError, ValueError) as error:
-        _log.warning("%s: not recorded in the database now: %s", run.path, error)
+        log.warning("%s: not recorded in the database now: %s", run.path, error)
         return False
     for line in report.lines():
-        _log.warning("%s", line)
+        log.warning("%s", line)
     return report.ok

@@ -163,3 +163,9 @@ class RunDir:
 def attempt_numbers(names: Iterable[str]) -> list[int]:
     """Return the numbers of the attempts that have a claim among the files `names`, ascending."""
     return sorted(int(match[1]) for match in map(_ATTEMPT_FILE.fullmatch, names) if match)
+
+
+def find_run(home: Path, run_id: str) -> RunDir | None:
+    """Return the folder of a run, whatever its kind; None where there is none."""
+    folders = (RunDir.of(home, kind, run_id) for kind in KINDS)
+    return next((folder for folder in folders if folder.path.is_dir()), None)

@@ -24,7 +24,7 @@ from .strict_json import DamagedError, canonical_json, read_json
 QUARANTINE = "quarantine"
 _REASON = ".reason.json"
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .durable import replace_fast
-from .endpoint import KINDS, check_endpoint
+from .endpoint import check_endpoint
 from .processes import host_name, process_is_alive, process_start
-from .rundir import RunDir
+from .rundir import RunDir, find_run
 from .strict_json import DamagedError, canonical_json, read_json, read_plain
 
 State = Literal["planned", "waiting", "running", "done", "diverged", "failed", "preempted", "lost"]
@@ -179,9 +179,9 @@ def _parents_done(run: RunDir) -> bool:
     except (FileNotFoundError, DamagedError):
         return True
     for role, parent in parents.items():
-        folders = [RunDir.of(run.home, kind, parent) for kind in KINDS]
-        ends = [_endpoint_status(folder) for folder in folders]
-        if not any(end is not None and may_follow(role, end) for end in ends):
+        folder = find_run(run.home, parent)
+        end = None if folder is None else _endpoint_status(folder)
+        if end is None or not may_follow(role, end):
             return False
     return True
 
@@ -286,7 +286,7 @@ def read_endpoint(run_dir: str | os.PathLike[str] | RunDir) -> dict[str, Any] | 
 OUTCOMES = ("done", "failed", "preempted", "diverged", "fenced")
 
 
-_CLAIM_FIELDS: dict[str, type] = {
+CLAIM_FIELDS: dict[str, type] = {
     "host": str,
     "pid": int,
     "job": str,
@@ -321,7 +321,7 @@ def read_attempts(
     attempts = []
     for number in run.attempts() if numbers is None else numbers:
         damage: list[str] = []
-        record = _read_record(run.attempt_path(number), _CLAIM_FIELDS, damage) or {}
+        record = _read_record(run.attempt_path(number), CLAIM_FIELDS, damage) or {}
         end = _read_record(run.attempt_end_path(number), _END_FIELDS, damage)
         attempts.append({**record, "attempt": number, "end": end, "damage": damage})
     return attempts

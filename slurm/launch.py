@@ -21,10 +21,11 @@ from typing import Any
 from ..results_db.processes import collector_paused
 from ..sweeps.planned import Plan
 from ..trainer import parts
-from . import bundles, progress, retry
+from . import bundles, retry
 from .base import BaseExecutor, Context, Job, JobReport, NotSubmitted, QueueUnknown
 from .follow import queue
 from .launch_records import Intent, await_turn, open_intent
+from .progress import Display, make_display
 from .run_states import Entry, Ledger, Summary
 
 _POLL_SECONDS = 0.25
@@ -96,7 +97,7 @@ def launch(
     stopped: str | None = None
     interrupted = False
     if ledger.to_do() or (wait and ledger.count("elsewhere")):
-        display = _make_display(progress)
+        display = make_display(progress)
         intent = open_intent(
             home, study=plan.study, executor=executor, submitting=executor_class.chains
         )
@@ -112,14 +113,7 @@ def launch(
             place = executor_class(context)
             with _Interrupts(display.say) as interrupts:
                 if executor_class.chains:
-                    # One launch after the other decides what is missing, each with a fresh look.
-                    await_turn(intent, say=display.say)
-                    ledger.read(_answered(home, executor))
-                    while ledger.unsettled():
-                        time.sleep(1.0)
-                        ledger.read(_answered(home, executor))
-                    if stuck := ledger.queues.stuck.get(executor):
-                        executor_class.withdraw(stuck)
+                    _take_turn(ledger, intent, executor, place, say=display.say)
                 ledger.warn(display.say)
                 ledger.write_folders(settings)
                 loop = _Loop(ledger, place, intent, display, interrupts)
@@ -140,6 +134,24 @@ def launch(
         ledger.block()
         ingest(home)
     return ledger.summary(executor, interrupted, stopped, time.monotonic() - started)
+
+
+def _take_turn(
+    ledger: Ledger,
+    intent: Intent,
+    executor: str,
+    place: BaseExecutor,
+    *,
+    say: Callable[[str], None],
+) -> None:
+    """One launch after the other decides what is missing, each with a fresh look."""
+    await_turn(intent, say=say)
+    ledger.read(_answered(ledger.home, executor))
+    while ledger.unsettled():
+        time.sleep(1.0)
+        ledger.read(_answered(ledger.home, executor))
+    if stuck := ledger.queues.stuck.get(executor):
+        place.withdraw(stuck)
 
 
 def _answered(home: Path, executor: str) -> queue.Queues:
@@ -180,7 +192,7 @@ class _Loop:
         ledger: Ledger,
         place: BaseExecutor,
         intent: Intent,
-        display: progress.Display,
+        display: Display,
         interrupts: _Interrupts,
     ) -> None:
         self._ledger = ledger
@@ -392,10 +404,6 @@ class _Interrupts:
 
 
 # ------------------------------------------------------------------------------------------- asking
-
-
-def _make_display(wanted: bool) -> progress.Display:
-    return progress.make_display(wanted)
 
 
 def _confirmed(plan: Plan) -> bool:

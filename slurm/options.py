@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Collection
 from typing import Any, TypeVar
 
-from ..trainer.accounting.config import KINDS
+from ..results_db.endpoint import KINDS
 from ..trainer.parts import nearest
 from .base import Context
 from .resources import Resources, from_options

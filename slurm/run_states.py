@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ..results_db.processes import EXIT_DONE, EXIT_FAILED, EXIT_TRY_AGAIN
 from ..results_db.provenance import provenance
 from ..results_db.record import RunDir, may_follow, run_status
-from ..sweeps.plan import Plan, PlannedRun, check_written, write_run
+from ..sweeps.plan import check_written, write_run
+from ..sweeps.planned import Plan, PlannedRun
 from . import bundles, progress, retry
 from .follow import queue as queued
-
-EXIT_DONE, EXIT_FAILED, EXIT_TRY_AGAIN = 0, 1, 75
-
 
 Place = Literal["waiting", "given", "elsewhere", "done", "diverged", "failed", "blocked"]
 

@@ -5,22 +5,23 @@ throughput.
 from __future__ import annotations
 
 import statistics
-import subprocess
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from ..results_db.provenance import cpu_name
+from ..results_db.provenance import ask_gpus, cpu_name
 from ..trainer.accounting import flops
 from ..trainer.accounting.config import (
+    TRAINED_KINDS,
     CodesConfig,
     EvaluationConfig,
     ExtractorConfig,
     GeneratorConfig,
     TokenizerConfig,
 )
+from ..trainer.accounting.passes import images_per_pass, is_guided, passes
 
 # Dense peaks in FLOP/s from the makers' data sheets, (bf16 or fp16 tensor cores, fp32). The first
 # name found in the device's name counts, so longer names stand first.
@@ -184,7 +185,7 @@ def evaluation_work(
     if generator is None or codes is None:
         resolution = config.model_resolution or config.data.resolution
         encoder, decoder = _part_cost(part, resolution, dim)
-        images = config.data.num_val
+        images = images_per_pass(config)
         macs = encoder.macs + decoder.macs
         total = 2 * macs * images
         shape: tuple[Any, ...] = ("reconstruct", encoder.params, macs, config.batch_size)
@@ -194,11 +195,11 @@ def evaluation_work(
         _, decoder = _part_cost(part, resolution, dim)
         tokens = _part_tokens(part, resolution)
         size = tokenizer.quantizer.config.num_codes
-        guided = config.sampling.cfg_scale > 1 or bool(config.cfg_grid)
         classes = num_classes(generator, codes)
-        sample = flops.generator_flops_sample(generator.model, size, classes, tokens, guided)
-        rounds = len(config.sample_seeds) + len(config.cfg_grid)
-        images = (config.num_samples or config.data.num_val) * rounds
+        sample = flops.generator_flops_sample(
+            generator.model, size, classes, tokens, guided=is_guided(config)
+        )
+        images = images_per_pass(config) * len(passes(config))
         total = (sample + 2 * decoder.macs) * images
         shape = ("sample", sample, decoder.macs, config.batch_size)
         steps = -(-images // config.batch_size) * tokens
@@ -359,13 +360,8 @@ def local_device(device: str = "auto") -> str | None:
 
 def local_gpu() -> str | None:
     """Name of this machine's first GPU, asked from the driver; None without one."""
-    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=20)
-    except (FileNotFoundError, subprocess.TimeoutExpired):
-        return None
-    names = done.stdout.splitlines() if done.returncode == 0 else []
-    return names[0].strip() if names else None
+    names = ask_gpus("name")
+    return names[0] if names else None
 
 
 def endpoint_shape(kind: Any, columns: Mapping[str, Any]) -> tuple[Any, ...] | None:
@@ -373,7 +369,7 @@ def endpoint_shape(kind: Any, columns: Mapping[str, Any]) -> tuple[Any, ...] | N
     tell.
     """
     names = ("params", "tokens_per_image", "images_train", "iterations", "flops_train")
-    if kind not in ("generator", "tokenizer") or any(not columns.get(name) for name in names):
+    if kind not in TRAINED_KINDS or any(not columns.get(name) for name in names):
         return None
     batch_size = round(columns["images_train"] / columns["iterations"])
     if kind == "tokenizer":

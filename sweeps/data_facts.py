@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..trainer import parts
-from ..trainer.accounting.config import decode_part
+from ..trainer.accounting.config import Part, decode_part
 from .grid import Tree
 
 COUNTS = ("num_classes", "num_train", "num_val")
@@ -55,7 +55,7 @@ class DataFacts:
             self._known[key] = {name: getattr(found, name) for name in (*COUNTS, "digest")}
         return {**tree, "dataset": dataset, **self._known[key]}
 
-    def _declared(self, dataset: Any, tree: Tree) -> None:
+    def _declared(self, dataset: object, tree: Tree) -> None:
         if tree.get("digest") is None:
             name = _decoded(dataset).name
             self.missing = (
@@ -64,7 +64,7 @@ class DataFacts:
             )
 
 
-def _decoded(dataset: Any) -> Any:
+def _decoded(dataset: object) -> Part:
     try:
         return decode_part("datasets", dataset)
     except ValueError as error:

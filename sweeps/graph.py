@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..trainer import parts
-from ..trainer.accounting import trunks
+from ..trainer.accounting.config import TRAINED_KINDS
 from ..trainer.accounting.identity import RunIds
 from . import cost
 from .data_facts import DataFacts
@@ -179,7 +179,7 @@ class Graph:
     ) -> str:
         parents = {role: ids[role] for role in stage.parents}
         shared = None
-        if stage.kind in trunks.KINDS:
+        if stage.kind in TRAINED_KINDS:
             if config.trunk is not None:
                 raise ValueError(
                     f"{stage.name}.trunk: is the planner's; "

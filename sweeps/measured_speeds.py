@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..results_db.durable import write_json
 from ..results_db.record import now_text, provenance
 from ..results_db.strict_json import read_json
-from ..trainer.accounting import trunks
-from ..trainer.accounting.config import to_tree
+from ..trainer.accounting.config import TRAINED_KINDS, to_tree
 from .cost import Speed
 
 if TYPE_CHECKING:
@@ -87,7 +86,7 @@ def calibrate(
     settings: Mapping[str, Any],
     seconds: float,
     place: str,
-    kinds: Collection[str] = trunks.KINDS,
+    kinds: Collection[str] = TRAINED_KINDS,
 ) -> list[Timing]:
     """Time every shape of a plan that is still to be trained, and keep the speeds.
 
@@ -120,7 +119,7 @@ def shapes(plan: Plan) -> list[PlannedRun]:
     """Choose one run of each shape that is still to be trained."""
     found: dict[Any, PlannedRun] = {}
     for run in plan.runs:
-        if run.kind in trunks.KINDS and run.state not in ("done", "diverged"):
+        if run.kind in TRAINED_KINDS and run.state not in ("done", "diverged"):
             found.setdefault(_key(run), run)
     return list(found.values())
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ..results_db.durable import MisplacedError, create_exclusive, write_bytes, write_json
+from ..results_db.endpoint import KINDS
 from ..results_db.processes import collector_paused
 from ..results_db.record import RunDir
 from ..results_db.strict_json import DamagedError, canonical_json
-from ..trainer.accounting.config import KINDS, to_tree
+from ..trainer.accounting.config import to_tree
 from ..trainer.accounting.identity import SCHEME
 from . import cost
 from .data_facts import DataFacts

@@ -15,7 +15,8 @@ from ..results_db.processes import collector_paused
 from ..results_db.record import now_text
 from ..results_db.strict_json import DamagedError, canonical_json, read_json
 from ..trainer.accounting import trunks
-from ..trainer.accounting.config import is_segment, to_tree
+from ..trainer.accounting.config import TRAINED_KINDS, is_segment, to_tree
+from ..trainer.accounting.identity import RunIds
 from . import cost
 from .graph import Member
 
@@ -98,9 +99,10 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """Return the document that `tokenlaw plan --json` prints."""
         with collector_paused():
+            ids = RunIds()
             return {
                 "study": self.study,
-                "runs": [_run_json(run) for run in self.runs],
+                "runs": [_run_json(run, ids) for run in self.runs],
                 "totals": self.totals(),
                 "dropped": [{"cell": cell, "reason": reason} for cell, reason in self.dropped],
                 "hardware": self.hardware,
@@ -199,7 +201,7 @@ def _member_json(member: Member) -> dict[str, Any]:
     }
 
 
-def _run_json(run: PlannedRun) -> dict[str, Any]:
+def _run_json(run: PlannedRun, ids: RunIds) -> dict[str, Any]:
     return {
         "id": run.id,
         "kind": run.kind,
@@ -218,13 +220,13 @@ def _run_json(run: PlannedRun) -> dict[str, Any]:
         "flops_paper": run.flops_paper,
         "hours_source": run.hours_source,
         "gpu_hours_interval": run.gpu_hours_interval,
-        "trunk": _trunk_json(run),
+        "trunk": _trunk_json(run, ids),
     }
 
 
-def _trunk_json(run: PlannedRun) -> dict[str, Any] | None:
-    if run.kind not in trunks.KINDS or run.config.trunk is None:
+def _trunk_json(run: PlannedRun, ids: RunIds) -> dict[str, Any] | None:
+    if run.kind not in TRAINED_KINDS or run.config.trunk is None:
         return None
     trunk = run.config.trunk
-    found = trunks.trunk_id(run.kind, run.config, run.parents)
+    found = trunks.trunk_id(run.kind, run.config, run.parents, ids)
     return {"id": found, "role": trunk.role, "start": trunk.start, "end": run.config.iterations}

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..results_db.endpoint import is_name
+from ..results_db.endpoint import KINDS, is_name
 from ..results_db.record import RunDir, may_follow, run_state
 from ..results_db.state import peek_endpoint
-from ..trainer.accounting.config import KINDS
 from . import cost
 from . import measured_speeds as calibration
 from .graph import Draft

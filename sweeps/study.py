@@ -148,7 +148,8 @@ def _function(module: ModuleType, text: str) -> Callable[..., Any]:
     function = vars(module).get("study")
     if not callable(function):
         raise ValueError(f"study: {text}: has no function study(); allowed: study() -> Grid")
-    return function
+    build: Callable[..., Any] = function
+    return build
 
 
 def _checked(module: ModuleType, text: str, options: dict[str, Any]) -> dict[str, Any]:

@@ -47,6 +47,10 @@ def imports_of(module: str) -> frozenset[str]:
     package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
     found = set()
     for node in ast.walk(tree):
+        if isinstance(node, ast.Import) and id(node) not in hidden:
+            for alias in node.names:
+                top, _, name = alias.name.partition(".")
+                found |= {name} if top == "tokenlaw" and name else set()
         if not isinstance(node, ast.ImportFrom) or id(node) in hidden:
             continue
         if node.level:

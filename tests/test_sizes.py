@@ -24,12 +24,32 @@ LONG_FUNCTIONS = {
     "trainer/kinds/codes.py:main": "one kind of run, read from top to bottom",
     "results_db/migrations/versions/0001_first_schema.py:upgrade": "a frozen schema",
     "analysis/table.py:prepare": "the filters of a table, in their order",
-    "slurm/launch.py:launch": "the steps of a launch, in their order",
 }
+PARAMETERS = 8
+# Kernels and the command line aside, as their callers are a compiler and typer.
+FREE = ("trainer/kernels/", "sweeps/cli/")
+MANY_PARAMETERS = {"slurm/launch.py:launch": "the options of the command line, each by its keyword"}
 
 
 def modules() -> list[Path]:
     return sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+
+def test_functions_have_few_parameters() -> None:
+    many = set()
+    for path in modules():
+        name = path.relative_to(ROOT).as_posix()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or name.startswith(
+                FREE
+            ):
+                continue
+            arguments = node.args
+            taken = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+            taken += [star for star in (arguments.vararg, arguments.kwarg) if star is not None]
+            if len([each for each in taken if each.arg not in ("self", "cls")]) > PARAMETERS:
+                many.add(f"{name}:{node.name}")
+    assert many == set(MANY_PARAMETERS), "a reason is missing, or no longer needed"
 
 
 def test_files_and_functions_are_short_but_for_those_with_a_reason() -> None:

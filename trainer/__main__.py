@@ -10,7 +10,14 @@ import threading
 from collections.abc import Iterator
 
 from ..results_db.masking import mask_tracebacks
-from ..results_db.processes import collector_paused, die_with_parent, leave_without_collection
+from ..results_db.processes import (
+    EXIT_BAD_INPUT,
+    EXIT_DONE,
+    EXIT_TRY_AGAIN,
+    collector_paused,
+    die_with_parent,
+    leave_without_collection,
+)
 from .stop import Stop
 
 STOP = Stop()
@@ -20,7 +27,6 @@ if __name__ == "__main__":
 with collector_paused():
     from .fast_start import compiler
     from .loop import distributed
-    from .run import EXIT_BAD_INPUT, EXIT_DONE, EXIT_TRY_AGAIN
     from .worker import execute, outcome_line
 
 USAGE = "usage: python -m tokenlaw.trainer RUN_DIR...   (- for RUN_DIR: run folders on stdin)"

@@ -23,6 +23,7 @@ from PIL import Image
 
 from ..results_db.durable import write_json
 from ..results_db.masking import mask_secrets, mask_tracebacks
+from ..results_db.processes import EXIT_TRY_AGAIN
 from ..results_db.record import RunDir, claim
 from ..results_db.strict_json import read_json
 from . import parts
@@ -288,6 +289,6 @@ def main(arguments: Sequence[str]) -> int:
 if __name__ == "__main__":
     # Told to end, by Ctrl-C or by a scheduler, it leaves without a word and takes its folder along.
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: sys.exit(75))
+        signal.signal(number, lambda *_: sys.exit(EXIT_TRY_AGAIN))
     mask_tracebacks()
     sys.exit(main(sys.argv[1:]))

@@ -29,8 +29,6 @@ from .loop import distributed
 from .metrics import Value
 from .stop import Stop
 
-EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_TRY_AGAIN = 0, 1, 2, 75
-
 
 class Preempted(Exception):
     """Asked to stop; the state is saved and another attempt goes on from it."""
@@ -180,7 +178,7 @@ class Run:
         self.artifacts.append({"name": name, "file": file, "sha256": sha256, "bytes": size})
 
 
-def _own_endpoint(run_dir: RunDir) -> dict[str, Any] | None:
+def own_endpoint(run_dir: RunDir) -> dict[str, Any] | None:
     """The run's endpoint; None also for a damaged one, which the next is written in place of."""
     try:
         return read_endpoint(run_dir)

@@ -15,29 +15,27 @@ from typing import Any
 import torch
 
 from ..results_db import report_to_postgres
-from ..results_db.durable import DamagedError, canonical_json, sweep_temporaries
+from ..results_db.durable import sweep_temporaries
 from ..results_db.masking import mask_secrets
+from ..results_db.processes import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, EXIT_TRY_AGAIN
 from ..results_db.record import Attempt, Conflict, Fenced, RunDir, claim, may_follow, read_endpoint
-from ..results_db.strict_json import read_json
+from ..results_db.rundir import find_run
+from ..results_db.strict_json import DamagedError, canonical_json, read_json
 from . import parts
 from .accounting import directions, flops, stored_config, trunks
-from .accounting.config import SHARED_KINDS, decode
+from .accounting.config import TRAINED_KINDS, decode
 from .fast_start import startup
 from .loop import distributed
 from .loop.optim import Diverged
 from .run import (
-    EXIT_BAD_INPUT,
-    EXIT_DONE,
-    EXIT_FAILED,
-    EXIT_TRY_AGAIN,
     Preempted,
     Result,
     Run,
     Settings,
-    Stop,
-    _own_endpoint,
     hardware_name,
+    own_endpoint,
 )
+from .stop import Stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +73,9 @@ def execute(path: str | os.PathLike[str], stop: Stop, after: int | None = None) 
         os.environ["TOKENLAW_HOME"] = str(run_dir.home)
         config, ids = stored_config.read(run_dir)
         settings = read_settings(run_dir)
-        parents = {
-            role: RunDir.of(run_dir.home, parent_kind(run_dir.home, parent), parent)
-            for role, parent in ids.items()
-        }
+        parents = {role: parent_folder(run_dir.home, parent) for role, parent in ids.items()}
         check_trunk(run_dir.kind, config, parents)
-        endpoint = _own_endpoint(run_dir)
+        endpoint = own_endpoint(run_dir)
         above = () if endpoint is not None else parents.items()
         ends = [(role, parent, read_endpoint(parent)) for role, parent in above]
         wrong = distributed.wrong_size()
@@ -99,12 +94,12 @@ def execute(path: str | os.PathLike[str], stop: Stop, after: int | None = None) 
             )
     if wrong is not None and distributed.requested_rank() > 0:
         return Outcome(run_dir.path, "failed", "ValueError", wrong)
-    if run_dir.kind not in SHARED_KINDS and distributed.requested_rank() > 0:
+    if run_dir.kind not in TRAINED_KINDS and distributed.requested_rank() > 0:
         return wait_for_first(run_dir, stop)
     try:
         device = pick_device(settings.device)
         # Processes of a wrong number would wait for one another for ever.
-        distributed.start(device, together=wrong is None and run_dir.kind in SHARED_KINDS)
+        distributed.start(device, together=wrong is None and run_dir.kind in TRAINED_KINDS)
         attempt = claim_for_all_ranks(run_dir, settings, device, after)
         if wrong is not None:
             attempt.finish("failed", "ValueError", wrong, 0)
@@ -170,7 +165,7 @@ def _attempt(run: Run) -> Outcome:
 
 def check_trunk(kind: str, config: Any, parents: Mapping[str, RunDir]) -> None:
     """ValueError unless the run fits the segment whose state it takes over."""
-    if kind not in trunks.KINDS:
+    if kind not in TRAINED_KINDS:
         return
     found = stored_config.read(parents[trunks.ROLE]) if trunks.ROLE in parents else None
     trunks.check_parent(kind, config, {role: p.id for role, p in parents.items()}, found)
@@ -189,7 +184,7 @@ def wait_for_first(run_dir: RunDir, stop: Stop) -> Outcome:
 
     Should it fail, it ends with an error, and the launcher of the group ends the others.
     """
-    while (endpoint := _own_endpoint(run_dir)) is None:
+    while (endpoint := own_endpoint(run_dir)) is None:
         if stop.requested:
             return Outcome(run_dir.path, "preempted", "Preempted", "stopped while waiting")
         time.sleep(0.2)
@@ -220,15 +215,15 @@ def read_settings(run_dir: RunDir) -> Settings:
         return Settings()
     except DamagedError as error:
         raise DamagedError(f"{error}; launch the study again, which writes it anew") from error
-    return decode(Settings, tree, where="settings")
+    settings: Settings = decode(Settings, tree, where="settings")
+    return settings
 
 
-def parent_kind(home: Path, parent_id: str) -> str:
-    """The kind of run `parent_id`, by looking where its folder is."""
-    for kind in ("tokenizer", "codes", "generator", "extractor"):
-        if (home / kind / parent_id).is_dir():
-            return kind
-    raise ValueError(f"parents: run {parent_id!r} is not in {home}; launch the study there first")
+def parent_folder(home: Path, run_id: str) -> RunDir:
+    """The folder of a parent. ValueError when it is not there."""
+    if (folder := find_run(home, run_id)) is None:
+        raise ValueError(f"parents: run {run_id!r} is not in {home}; launch the study there first")
+    return folder
 
 
 def pick_device(name: str) -> torch.device:
@@ -290,7 +285,7 @@ def record(run: Run, result: Result, status: str, reason: str | None) -> None:
     columns: dict[str, Any] = {**own_columns(run), **result.columns}
     own = columns.get("flops_train") or 0.0
     columns.setdefault("flops_marginal", columns.get("flops_train"))
-    if run.kind in trunks.KINDS:
+    if run.kind in TRAINED_KINDS:
         others = {role: parent.id for role, parent in run.parents.items()}
         columns["trunk_id"] = trunks.trunk_id(run.kind, run.config, others)
     above = sum(ancestor_flops(run.dir).values())
@@ -349,7 +344,7 @@ def ancestor_flops(run_dir: RunDir) -> dict[str, float]:
     found: dict[str, float] = {}
     for role, parent in stored_config.read(run_dir).parents.items():
         if role != trunks.ROLE and parent not in found:
-            folder = RunDir.of(run_dir.home, parent_kind(run_dir.home, parent), parent)
+            folder = parent_folder(run_dir.home, parent)
             endpoint = read_endpoint(folder)
             own = endpoint["columns"].get("flops_train") if endpoint else None
             found[parent] = float(own or 0.0)

@@ -27,7 +27,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from ...trainer import parts
 from ..notebook_repr import Brief
-from .picture import DPI, INDEX, Picture, image, short_hash
+from .picture import DPI, short_hash
+from .picture import INDEX as INDEX
+from .picture import Picture as Picture
+from .picture import image as image
 
 Vectors = Callable[
     [str, str], Any
@@ -157,7 +160,8 @@ def csv_text(table: pd.DataFrame) -> str:
     It has ten significant digits and empty cells for missing values.
     """
     used = table.loc[:, [c for c in table.columns if table[c].notna().any()]]
-    return used.to_csv(index=False, float_format="%.10g", lineterminator="\n")
+    text: str = used.to_csv(index=False, float_format="%.10g", lineterminator="\n")
+    return text
 
 
 def draw_all(

@@ -17,7 +17,7 @@ import matplotlib.style
 import numpy as np
 import seaborn as sns
 from cycler import cycler
-from matplotlib.axes import Axes
+from matplotlib.axes import Axes as Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.ft2font import LoadFlags
@@ -28,7 +28,8 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 
-from ..vocabulary import FLOPS_RULES, LABELS, arm_order
+from ..vocabulary import FLOPS_RULES, LABELS
+from ..vocabulary import arm_order as arm_order
 from ..vocabulary import natural as natural
 
 # Column widths of the usual two-column paper, inches.

@@ -135,7 +135,7 @@ def _bound(measured: np.ndarray, sizes: tuple[int, ...], images: int) -> np.ndar
     """Compute the most that N samples allow: min(log2 K_t, log2 N - H(x_<t))."""
     before = np.concatenate([[0.0], np.cumsum(measured)[:-1]])
     left = np.maximum(0.0, math.log2(images) - before)
-    return np.minimum(np.log2(np.asarray(sizes[: len(left)], dtype=float)), left)
+    return np.asarray(np.minimum(np.log2(np.asarray(sizes[: len(left)], dtype=float)), left))
 
 
 def _row(panel: str, layer: str, arm: str, codes: str, t: int, value: float) -> dict[str, object]:

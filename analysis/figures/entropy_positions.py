@@ -183,7 +183,7 @@ def _draw_sizes(
         level = np.full(2, np.log2(sizes[0]))
     else:
         style.value_axis(ax, "x", sizes)
-        grid = np.geomspace(*ax.get_xlim(), 20)
+        grid = np.geomspace(*ax.get_xlim(), num=20)
         level = np.log2(grid)
     if reference:
         ax.plot(grid, level, color=style.MUTED, lw=0.8, ls=(0, (4, 2)), zorder=1)

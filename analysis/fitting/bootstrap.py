@@ -111,7 +111,7 @@ def residual_noise(
     """Return noise [B, rows] to add to log y: inflated residuals, drawn with replacement."""
     factor, _ = noise_factor(len(residuals), num_params)
     centred = (residuals - residuals.mean()) * factor
-    return centred[rng.integers(len(centred), size=shape)]
+    return np.asarray(centred[rng.integers(len(centred), size=shape)])
 
 
 def interval(draws: np.ndarray, level: float = LEVEL) -> tuple[float, float]:

@@ -46,7 +46,7 @@ class Fitted(Brief):
     def residuals(self) -> np.ndarray:
         """log y - log fitted, [n]."""
         assert self.point.fitted_log_Bn is not None
-        return self.log_y - self.point.fitted_log_Bn[0]
+        return np.asarray(self.log_y - self.point.fitted_log_Bn[0])
 
 
 def scatter(residuals: np.ndarray) -> float:
@@ -57,7 +57,7 @@ def scatter(residuals: np.ndarray) -> float:
 def compute(law: Law, data: Data) -> np.ndarray:
     """What orders the runs from small to large: FLOPs, or for laws of a loss its inverse."""
     if "x" not in data.columns:
-        return 6.0 * data.columns["n"] * data.columns["d"]
+        return np.asarray(6.0 * data.columns["n"] * data.columns["d"])
     return data.columns["x"] if law.x_is_compute else 1.0 / data.columns["x"]
 
 

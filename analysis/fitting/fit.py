@@ -111,7 +111,8 @@ def law_named(name: str, options: dict[str, Any] | None = None) -> Law:
         if option not in known:
             allowed = ", ".join(known) or "none"
             raise ValueError(f"{name}: no option {option!r}; it has: {allowed}")
-    return module.Law(module.Config(**(options or {})))
+    law: Law = module.Law(module.Config(**(options or {})))
+    return law
 
 
 def fit_data(data: Data, law: Law, request: FitRequest, run_checks: tuple[str, ...] = ()) -> Fit:

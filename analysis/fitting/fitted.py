@@ -20,14 +20,15 @@ from .law import Law
 def law_of(fit: Fit) -> Law:
     """The law of a fit, with its options."""
     module = parts.load("laws", fit.law)
-    return module.Law(module.Config(**fit.options))
+    law: Law = module.Law(module.Config(**fit.options))
+    return law
 
 
 def curve(fit: Fit, columns: Mapping[str, Any]) -> np.ndarray:
     """The fitted y at `columns` (role -> values), [n]."""
     _refuse(fit)
     params = {name: np.array([value]) for name, value in fit.params.items()}
-    return law_of(fit).curve(params, _arrays(columns))[0]
+    return np.asarray(law_of(fit).curve(params, _arrays(columns))[0])
 
 
 def curve_draws(fit: Fit, columns: Mapping[str, Any]) -> np.ndarray:
@@ -185,7 +186,8 @@ class Fit(Brief):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as what `json` accepts, draws and residuals included."""
-        return encode(self)
+        content: dict[str, Any] = encode(self)
+        return content
 
     def to_json(self) -> str:
         """Return the JSON text of `to_dict`, keys sorted."""

@@ -283,7 +283,8 @@ def _agreeing(objective_B: np.ndarray, loss: str) -> float:
 
 def floor(share_B: np.ndarray, log_y: np.ndarray) -> np.ndarray:
     """A floor given in units of the lowest y; exactly 0 when it cannot be told from none."""
-    return np.where(share_B < NO_FLOOR, 0.0, share_B) * np.exp(log_y.min())
+    value_B: np.ndarray = np.where(share_B < NO_FLOOR, 0.0, share_B) * np.exp(log_y.min())
+    return value_B
 
 
 def few_or_flat(data: Data, least: int, spread: tuple[str, ...]) -> Refusal | None:

@@ -17,7 +17,7 @@ def num_distinct(ids_n: np.ndarray, weights_Bn: np.ndarray) -> np.ndarray:
     """How many different `ids` have weight in each draw, [B]."""
     order = np.argsort(ids_n, kind="stable")
     first = np.flatnonzero(np.diff(ids_n[order], prepend=-1))
-    return (np.add.reduceat(weights_Bn[:, order], first, axis=1) > 0).sum(axis=1)
+    return np.asarray((np.add.reduceat(weights_Bn[:, order], first, axis=1) > 0).sum(axis=1))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)

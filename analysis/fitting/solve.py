@@ -81,7 +81,7 @@ class Terms(Curve):
 
     @property
     def num_rows(self) -> int:  # type: ignore[override]
-        return self.features_KnP.shape[1]
+        return int(self.features_KnP.shape[1])
 
     @property
     def exponents(self) -> tuple[int, ...]:
@@ -95,7 +95,9 @@ class Terms(Curve):
         """The outer products of the features, [K n, P P]."""
         num_params = self.features_KnP.shape[2]
         flat = self.features_KnP.reshape(-1, num_params)
-        return (flat[:, :, None] * flat[:, None, :]).reshape(-1, num_params * num_params)
+        return np.asarray(
+            (flat[:, :, None] * flat[:, None, :]).reshape(-1, num_params * num_params)
+        )
 
     def thin(self, rows: np.ndarray) -> Terms:
         return dataclasses.replace(
@@ -138,7 +140,9 @@ class Terms(Curve):
             return np.zeros((len(slope_Bn), num_params, num_params))
         weighted = (slope_Bn[:, None, :] * extra).reshape(len(slope_Bn), -1)
         own = (weighted @ self._outer).reshape(-1, num_params, num_params)
-        return own - np.matmul((jac_BnP * slope_Bn[:, :, None]).transpose(0, 2, 1), jac_BnP)
+        return np.asarray(
+            own - np.matmul((jac_BnP * slope_Bn[:, :, None]).transpose(0, 2, 1), jac_BnP)
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
@@ -155,7 +159,7 @@ class OwnRows(Curve):
 
     @property
     def num_rows(self) -> int:  # type: ignore[override]
-        return self.u_Bk.shape[1]
+        return int(self.u_Bk.shape[1])
 
     def of(self, draws_B: np.ndarray) -> OwnRows:
         return dataclasses.replace(self, u_Bk=self.u_Bk[draws_B])
@@ -165,7 +169,7 @@ class OwnRows(Curve):
 
     def log_y(self, theta_BP: np.ndarray) -> np.ndarray:
         power_Bk = np.exp(theta_BP[:, 1:2] - theta_BP[:, 2:] * self.u_Bk)
-        return np.log(theta_BP[:, :1] * np.exp(self.log_unit) + power_Bk)
+        return np.asarray(np.log(theta_BP[:, :1] * np.exp(self.log_unit) + power_Bk))
 
     def slopes(self, theta_BP: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         power_Bk = np.exp(theta_BP[:, 1:2] - theta_BP[:, 2:] * self.u_Bk)
@@ -176,7 +180,9 @@ class OwnRows(Curve):
 
     def bend(self, slope_Bn: np.ndarray, jac_BnP: np.ndarray, extra: np.ndarray) -> np.ndarray:
         weight_Bk = slope_Bn * extra
-        answer = -np.matmul((jac_BnP * slope_Bn[:, :, None]).transpose(0, 2, 1), jac_BnP)
+        answer: np.ndarray = -np.matmul(
+            (jac_BnP * slope_Bn[:, :, None]).transpose(0, 2, 1), jac_BnP
+        )
         answer[:, 1, 1] += weight_Bk.sum(axis=1)
         first = (weight_Bk * self.u_Bk).sum(axis=1)
         answer[:, 1, 2] -= first
@@ -198,10 +204,10 @@ class Solution(Brief):
 def losses(r: np.ndarray, delta: float) -> np.ndarray:
     """Huber's loss of each residual: r^2/2 up to delta, delta (|r| - delta/2) beyond."""
     if np.isinf(delta):
-        return 0.5 * r * r
+        return np.asarray(0.5 * r * r)
     size = np.abs(r)
     inside = np.minimum(size, delta)
-    return inside * (size - 0.5 * inside)
+    return np.asarray(inside * (size - 0.5 * inside))
 
 
 def objective(r: np.ndarray, loss: str, delta: float) -> float:
@@ -342,7 +348,7 @@ def least_absolute(
     curve: Curve, log_y: np.ndarray, weights: np.ndarray, start_P: np.ndarray, *, steps: int = 30
 ) -> np.ndarray:
     """The exact minimum of sum_i w_i |r_i| near `start_P`: linear programs in a shrinking box."""
-    theta = np.clip(start_P, curve.low_P, curve.high_P)
+    theta: np.ndarray = np.clip(start_P, curve.low_P, curve.high_P)
     live = weights > 0
     w = weights[live]
     num, num_params = int(live.sum()), len(theta)

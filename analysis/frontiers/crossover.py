@@ -38,11 +38,11 @@ class Line(Brief):
 
 def log_curve(params: Mapping[str, np.ndarray], log_x: np.ndarray) -> np.ndarray:
     """Compute log y [B, G] of power laws at log x."""
-    power = np.log(params["a"])[:, None] - params["b"][:, None] * log_x
+    power: np.ndarray = np.log(params["a"])[:, None] - params["b"][:, None] * log_x
     if "E" not in params:
         return power
     with np.errstate(divide="ignore"):
-        return np.logaddexp(np.log(params["E"])[:, None], power)
+        return np.asarray(np.logaddexp(np.log(params["E"])[:, None], power))
 
 
 def inverse(params: Mapping[str, np.ndarray], y: np.ndarray) -> np.ndarray:
@@ -89,9 +89,11 @@ def crossover(first: Line, second: Line, *, form: str, direction: str = "lower")
     grid = np.linspace(np.log(low), np.log(high), num)
     sign = 1.0 if direction == "lower" else -1.0
 
-    def ahead(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray], at: np.ndarray):
+    def ahead(
+        one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray], at: np.ndarray
+    ) -> np.ndarray:
         """Above 0 where the second arm is better."""
-        return sign * (log_curve(one, at) - log_curve(other, at))
+        return np.asarray(sign * (log_curve(one, at) - log_curve(other, at)))
 
     gap = ahead(first.point, second.point, grid)
     # The crossing that matters is the one nearest to the compute both arms cover.
@@ -220,7 +222,7 @@ def _total(params: Mapping[str, np.ndarray]) -> np.ndarray:
     """Sum all parameters: NaN where any parameter is."""
     if not params:
         return np.empty(0)
-    return np.sum(list(params.values()), axis=0)
+    return np.asarray(np.sum(list(params.values()), axis=0))
 
 
 def _nearest_root(

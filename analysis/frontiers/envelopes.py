@@ -52,7 +52,7 @@ def pareto(x: np.ndarray, y: np.ndarray, *, direction: str = "lower") -> np.ndar
         return order
     lowest = np.minimum.accumulate(value[order])
     first = np.concatenate([[True], value[order][1:] < lowest[:-1]])
-    return order[first]
+    return np.asarray(order[first])
 
 
 def candidates(name: str, data: Data, direction: str, start: float) -> np.ndarray:

@@ -156,7 +156,7 @@ class Law(base.CurveLaw):
         soft = np.logaddexp(0.0, (log_x - np.log(params["x_break"])[:, None]) / f)
         log_power = np.log(params["a"])[:, None] - params["b"][:, None] * log_x
         power = np.exp(log_power - params["c"][:, None] * f * soft)
-        return power + params["E"][:, None] if "E" in params else power
+        return np.asarray(power + params["E"][:, None] if "E" in params else power)
 
     def derive(self, params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {"b_after": params["b"] + params["c"]}
@@ -168,7 +168,7 @@ class Law(base.CurveLaw):
 
     def enough(self, data: Data, weights_Bn: np.ndarray) -> np.ndarray:
         least = 6 + (self.config.floor == "free")
-        return base.num_distinct(base.distinct(data.columns["x"]), weights_Bn) >= least
+        return np.asarray(base.num_distinct(base.distinct(data.columns["x"]), weights_Bn) >= least)
 
     def synthetic(self, rng: np.random.Generator) -> tuple[dict[str, np.ndarray], dict[str, float]]:
         x = np.geomspace(1e16, 1e22, 40) * np.exp(rng.uniform(-0.05, 0.05, 40))

@@ -104,7 +104,7 @@ class Law(base.CurveLaw):
             log_n, log_d = np.log(given[0]), np.log(given[1])
         model = np.exp(np.log(params["A"])[:, None] - params["alpha"][:, None] * log_n)
         data = np.exp(np.log(params["B"])[:, None] - params["beta"][:, None] * log_d)
-        return params["E"][:, None] + model + data
+        return np.asarray(params["E"][:, None] + model + data)
 
     def optimum(
         self, params: Mapping[str, np.ndarray], x: np.ndarray

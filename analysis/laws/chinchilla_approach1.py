@@ -132,7 +132,9 @@ class Law(base.Law):
         self, params: Mapping[str, np.ndarray], columns: Mapping[str, np.ndarray]
     ) -> np.ndarray:
         log_x = np.log(columns["x"])
-        return np.exp(np.log(params["loss_a"])[:, None] - params["loss_b"][:, None] * log_x)
+        return np.asarray(
+            np.exp(np.log(params["loss_a"])[:, None] - params["loss_b"][:, None] * log_x)
+        )
 
     def derive(self, params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {}
@@ -147,7 +149,7 @@ class Law(base.Law):
 
     def enough(self, data: Data, weights_Bn: np.ndarray) -> np.ndarray:
         y_Bn = np.broadcast_to(data.columns["y"], weights_Bn.shape)
-        return self._winners(data, y_Bn, weights_Bn)[1].sum(axis=1) >= 2
+        return np.asarray(self._winners(data, y_Bn, weights_Bn)[1].sum(axis=1) >= 2)
 
     def synthetic(self, rng: np.random.Generator) -> tuple[dict[str, np.ndarray], dict[str, float]]:
         # One compute per bin; the winner of each lies exactly on the line.

@@ -135,7 +135,7 @@ class Law(base.CurveLaw):
         if unknown:
             raise ValueError(f"group: the law has no arm {unknown[0]!r}; it has {sorted(known)}")
         excess = np.exp(params["k"][:, None] * columns["x"])
-        answer = np.empty_like(excess)
+        answer: np.ndarray = np.empty_like(excess)
         for arm in sorted(set(group)):
             mask = group == arm
             scale = params["s"] if "s" in params else params[f"s_{arm}"]

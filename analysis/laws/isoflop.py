@@ -176,7 +176,9 @@ class Law(base.Law):
         self, params: Mapping[str, np.ndarray], columns: Mapping[str, np.ndarray]
     ) -> np.ndarray:
         log_x = np.log(columns["x"])
-        return np.exp(np.log(params["loss_a"])[:, None] - params["loss_b"][:, None] * log_x)
+        return np.asarray(
+            np.exp(np.log(params["loss_a"])[:, None] - params["loss_b"][:, None] * log_x)
+        )
 
     def derive(self, params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {}
@@ -191,7 +193,7 @@ class Law(base.Law):
 
     def enough(self, data: Data, weights_Bn: np.ndarray) -> np.ndarray:
         y = data.columns["y"][None]
-        return self._minima(data, "n", y, weights_Bn).inside_BG.sum(axis=1) >= 2
+        return np.asarray(self._minima(data, "n", y, weights_Bn).inside_BG.sum(axis=1) >= 2)
 
     def synthetic(self, rng: np.random.Generator) -> tuple[dict[str, np.ndarray], dict[str, float]]:
         x = np.repeat(np.geomspace(1e18, 1e21, 5), 9)

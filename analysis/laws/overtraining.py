@@ -102,7 +102,7 @@ class Law(base.CurveLaw):
         eta = params["eta"][:, None]
         up = np.exp(np.log(params["a"])[:, None] + eta * (log_m - log_c))
         down = np.exp(np.log(params["b"])[:, None] - eta * (log_m + log_c))
-        return params["E"][:, None] + up + down
+        return np.asarray(params["E"][:, None] + up + down)
 
     def derive(self, params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         # The M at which a C sees the lowest loss: a M^eta = b M^-eta.

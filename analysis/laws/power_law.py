@@ -182,7 +182,7 @@ class Law(base.CurveLaw):
     ) -> np.ndarray:
         log_x = np.log(columns["x"])
         power = np.exp(np.log(params["a"])[:, None] - params["b"][:, None] * log_x)
-        return power + params["E"][:, None] if "E" in params else power
+        return np.asarray(power + params["E"][:, None] if "E" in params else power)
 
     def derive(self, params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {}

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar, final
 
 from ...results_db.masking import mask_secrets
+from ...results_db.processes import EXIT_TRY_AGAIN
 from .. import base, retry, timing
 from ..base import BaseExecutor, Context, Job, JobReport, free_after, run_line, worker_environment
 from ..resources import on_one_node
@@ -266,7 +267,7 @@ class Executor(BaseExecutor):
         if worker.process.stdin is not None:
             _close_quietly(worker.process.stdin)
         self._workers.pop(worker.slot, None)
-        if not worker.answered and code not in (75, -signal.SIGTERM, -signal.SIGKILL):
+        if not worker.answered and code not in (EXIT_TRY_AGAIN, -signal.SIGTERM, -signal.SIGKILL):
             self._stillborn += 1
         task, run = worker.task, worker.run
         if task is None or run is None:

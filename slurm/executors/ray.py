@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, final
 
+from ...results_db.processes import EXIT_DONE, EXIT_TRY_AGAIN
 from .. import launch_records, snapshot, timing
 from ..base import (
     BaseExecutor,
@@ -177,7 +178,7 @@ class Executor(BaseExecutor):
             return JobReport(phase="gone", reason="cancelled", blameless=True)
         except errors.RayError as error:
             return JobReport(phase="gone", reason=f"{type(error).__name__}: {_first_line(error)}")
-        tail = f": {words}" if words and code not in (0, 75) else ""
+        tail = f": {words}" if words and code not in (EXIT_DONE, EXIT_TRY_AGAIN) else ""
         return JobReport(phase="gone", reason=f"the task ended with exit code {code}{tail}")
 
     def cancel(self, ids: Iterable[str], *, kill: bool = False) -> None:

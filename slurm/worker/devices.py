@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from pathlib import Path
+
+from ...results_db.provenance import ask_gpus
 
 _DRIVER = Path("/proc/driver/nvidia/gpus")
 _CGROUP_CPU = Path("/sys/fs/cgroup/cpu.max")
@@ -18,13 +19,9 @@ def visible_gpus() -> tuple[str, ...]:
         # CUDA stops reading at the first invalid one; -1 is the usual way to hide all.
         end = next((i for i, name in enumerate(names) if name in ("", "-1")), len(names))
         return tuple(names[:end])
-    try:
-        query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
-        done = subprocess.run(query, capture_output=True, text=True, timeout=20)
-    except (FileNotFoundError, subprocess.TimeoutExpired):
-        done = None
-    if done is not None and done.returncode == 0:
-        return tuple(line.strip() for line in done.stdout.splitlines() if line.strip().isdigit())
+    indices = ask_gpus("index")
+    if indices is not None:
+        return tuple(index for index in indices if index.isdigit())
     if _DRIVER.is_dir():
         return tuple(str(index) for index in range(len(list(_DRIVER.iterdir()))))
     return ()

@@ -21,9 +21,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...results_db.masking import mask_tracebacks
-from ...trainer.accounting.config import SHARED_KINDS
+from ...results_db.processes import EXIT_TRY_AGAIN, die_with_parent
+from ...trainer.accounting.config import TRAINED_KINDS
 from .. import base
-from . import payload, step
+from . import step
 
 _GRACE_SECONDS = 20.0  # for the others to end after one has; what waits for a lost one never does
 _LOOK_SECONDS = 0.1
@@ -128,7 +129,7 @@ def do_line(line: str, size: int, nodes: int, asked: Asked) -> Members:
     """Does the run that a line names, to its end."""
     kind = Path(line.partition("\t")[0].strip()).parent.name
     members = Members()
-    if kind not in SHARED_KINDS:
+    if kind not in TRAINED_KINDS:
         size = nodes = 1
     members.start(line, size, nodes)
     members.wait(asked)
@@ -136,7 +137,7 @@ def do_line(line: str, size: int, nodes: int, asked: Asked) -> Members:
 
 
 def _die_with_group() -> None:
-    payload.die_with_parent(signal.SIGTERM)
+    die_with_parent(always=True, number=signal.SIGTERM)
 
 
 def _free_port() -> int:
@@ -150,7 +151,7 @@ def main(arguments: list[str]) -> int:
     SIGKILL when one of them did.
     """
     size, nodes = map(int, [*arguments, "1"][:2])
-    payload.die_with_parent()
+    die_with_parent(always=True)
     asked = Asked()
     asked.listen()
     for line in sys.stdin:
@@ -162,9 +163,9 @@ def main(arguments: list[str]) -> int:
             )
             if -signal.SIGKILL in members.codes:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return 75 if asked.stop else 1
+            return EXIT_TRY_AGAIN if asked.stop else 1
         if asked.stop:
-            return 75
+            return EXIT_TRY_AGAIN
     return 0
 
 

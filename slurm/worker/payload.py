@@ -8,7 +8,6 @@ looked at when their turn comes: what is done, or at work in another job, is lef
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -20,7 +19,8 @@ from types import FrameType
 from typing import Any
 
 from ...results_db.masking import mask_tracebacks
-from ...results_db.record import RunDir, may_follow, read_endpoint, run_status
+from ...results_db.processes import EXIT_TRY_AGAIN, die_with_parent
+from ...results_db.record import RunDir, find_run, may_follow, read_endpoint, run_status
 from ...results_db.strict_json import DamagedError
 from .. import retry, scheduler
 from ..base import Context, Job
@@ -97,7 +97,7 @@ class Payload:
                 # harmless, a cancelled job that comes back is not.
                 time.sleep(_UNKNOWN_SECONDS)
             if state != "RUNNING":
-                sys.exit(75)
+                sys.exit(EXIT_TRY_AGAIN)
         # submitit's own handler: calls `checkpoint`, stores what it returns, asks SLURM to requeue.
         requeue(signal.SIGUSR2, None)
 
@@ -223,9 +223,9 @@ def _once(pool: LocalPool, run: RunDir, stop: Stopper) -> str:
 def _missing_parent(run: RunDir) -> str | None:
     """Why the run cannot start: a parent without a good end."""
     for role, parent in run.config().get("parents", {}).items():
-        folders = [path for path in run.home.glob(f"*/{parent}") if path.is_dir()]
         try:
-            endpoint = read_endpoint(folders[0]) if folders else None
+            folder = find_run(run.home, parent)
+            endpoint = None if folder is None else read_endpoint(folder)
         except DamagedError as error:
             return str(error)
         if endpoint is None or not may_follow(role, endpoint["status"]):
@@ -283,7 +283,7 @@ class _Asked:
         before = signal.getsignal(signal.SIGUSR2)
         signal.signal(signal.SIGUSR2, self._user_signal)
         signal.signal(signal.SIGTERM, self._terminate)
-        return before if callable(before) else lambda *_: sys.exit(75)
+        return before if callable(before) else lambda *_: sys.exit(EXIT_TRY_AGAIN)
 
     def is_stop(self) -> bool:
         return self.by_user_signal or self._terminated
@@ -299,20 +299,10 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def die_with_parent(number: signal.Signals = signal.SIGKILL) -> None:
-    """Asks Linux to end this process when the one that started it dies; its worker follows."""
-    if sys.platform == "linux":
-        parent = os.getppid()
-        set_death_signal = 1  # PR_SET_PDEATHSIG
-        ctypes.CDLL(None).prctl(set_death_signal, number, 0, 0, 0)
-        if os.getppid() != parent:
-            os._exit(75)
-
-
 def main(arguments: list[str]) -> int:
     """Exit code: 0 all done, 1 some failed, 75 told to stop."""
     token, executor, job, processes, *paths = arguments
-    die_with_parent()
+    die_with_parent(always=True)
     asked = _Asked()
     asked.listen()
     mine = Identity(executor=executor, job=job)
@@ -324,7 +314,7 @@ def main(arguments: list[str]) -> int:
         processes=int(processes),
     )
     if any(result.ending == "stopped" for result in results):
-        return 75
+        return EXIT_TRY_AGAIN
     return int(any(result.ending in ("failed", "skipped") for result in results))
 
 

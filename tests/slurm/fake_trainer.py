@@ -70,7 +70,8 @@ def execute(run: RunDir, after: int | None) -> dict[str, object]:
         print(text, flush=True)
     steps = behaviour.get("steps", 3)
     progress = run.path / "progress"
-    first = int(progress.read_text()) if progress.exists() else 0
+    # A kill may leave the file empty: no step survived.
+    first = int(progress.read_text() or 0) if progress.exists() else 0
     with open(run.path / "first_steps", "a") as file:
         file.write(f"{first}\n")
     for step in range(first, steps):

@@ -25,10 +25,11 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from ...results_db.endpoint import KINDS
 from .. import parts
 
-KINDS = ("extractor", "tokenizer", "codes", "generator", "evaluation")
-SHARED_KINDS = ("tokenizer", "generator")  # done by all processes of a group together
+# Networks of a study: in trunks, and by all processes of a group together.
+TRAINED_KINDS = ("tokenizer", "generator")
 
 # A frozen dataclass whose unknown keys, NaN and wrong types are refused. Every Config, also a
 # part's, uses it.
@@ -58,7 +59,7 @@ def part(name: str, **options: Any) -> dict[str, Any]:
 _decoded_parts: dict[tuple[str, str], Part] = {}
 
 
-def decode_part(folder: str, tree: Any) -> Part:
+def decode_part(folder: str, tree: object) -> Part:
     """The part that `tree` names ({"name": .., options}); a bare name takes the part's defaults."""
     if isinstance(tree, Part):
         return tree
@@ -460,7 +461,7 @@ def decode(cls: type, tree: Mapping[str, Any], where: str = "") -> Any:
         raise ValueError(_one_line(cls, (unknown or errors)[0], where)) from None
 
 
-def _finite_json(tree: Any, where: str) -> str:
+def _finite_json(tree: object, where: str) -> str:
     try:
         return json.dumps(tree, sort_keys=True, allow_nan=False)
     except ValueError:
@@ -468,7 +469,7 @@ def _finite_json(tree: Any, where: str) -> str:
         raise ValueError(f"{path}: {value!r} is not allowed; must be a finite number") from None
 
 
-def _not_finite(tree: Any, path: str) -> Iterator[tuple[str, float]]:
+def _not_finite(tree: object, path: str) -> Iterator[tuple[str, float]]:
     if isinstance(tree, float) and not math.isfinite(tree):
         yield path, tree
     elif isinstance(tree, Mapping):

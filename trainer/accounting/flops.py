@@ -183,7 +183,8 @@ class TokenizerCost:
 def latent_width(config: TokenizerConfig) -> int:
     """Width of the latents that the regulariser acts on: after or before the projection."""
     unprojected = config.regularizer and config.regularizer.config.latent == "unprojected"
-    return config.tokenizer.config.z_channels if unprojected else config.quantizer.config.dim
+    width: int = config.tokenizer.config.z_channels if unprojected else config.quantizer.config.dim
+    return width
 
 
 def tokenizer_cost(config: TokenizerConfig) -> TokenizerCost:

@@ -13,11 +13,10 @@ from collections.abc import Mapping
 
 from ...results_db.state import TRUNK
 from .config import GeneratorConfig, OptimConfig, Part, TokenizerConfig, TrunkConfig, is_segment
-from .identity import run_id
+from .identity import RunIds
 from .learning_rate import wsd_decay_start
 
 ROLE = TRUNK  # of the parent whose state a run takes over
-KINDS = ("tokenizer", "generator")
 
 Config = TokenizerConfig | GeneratorConfig
 
@@ -101,15 +100,17 @@ def _constant(optim: OptimConfig) -> OptimConfig:
     )
 
 
-def trunk_id(kind: str, config: Config, parents: Mapping[str, str]) -> str | None:
+def trunk_id(
+    kind: str, config: Config, parents: Mapping[str, str], ids: RunIds | None = None
+) -> str | None:
     """What all segments and branches of one trunk have in common; None for a run without one.
 
-    It is the id that a segment of one iteration would have.
+    It is the id that a segment of one iteration would have. `ids` serves many runs faster.
     """
     if config.trunk is None:
         return None
     others = {role: parent for role, parent in parents.items() if role != ROLE}
-    return run_id(kind, segment(config, start=0, end=1), others)
+    return (ids or RunIds()).of(kind, segment(config, start=0, end=1), others)
 
 
 def check_parent(

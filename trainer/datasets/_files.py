@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -23,6 +24,7 @@ from ...results_db.record import default_home
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp")
 KEEP_EVERY = 512  # files between two writes of the cache
+_T = TypeVar("_T")
 _THREADS = min(16, (os.cpu_count() or 1) * 2)
 
 
@@ -207,7 +209,7 @@ def _append(path: Path, lines: list[str]) -> None:
         lines.clear()
 
 
-def _progress(items: Iterable, total: int) -> Iterator:
+def _progress(items: Iterable[_T], total: int) -> Iterator[_T]:
     """Yield `items`, with a bar on stderr where reading them takes long and a person watches."""
     if total < 20_000 or not sys.stderr.isatty():
         yield from items

@@ -43,7 +43,8 @@ class Digits:
 
     def image(self, index: int) -> np.ndarray:
         """Return image `index` as uint8 RGB [8, 8, 3]."""
-        return self._images_NHWC[index]
+        image_HWC: np.ndarray = self._images_NHWC[index]
+        return image_HWC
 
     def label(self, index: int) -> int:
         return int(self._labels_N[index])

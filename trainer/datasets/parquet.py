@@ -176,7 +176,7 @@ def _labels(path: Path, config: Config) -> np.ndarray:
         raise ValueError(
             f"data: {path}: column {config.label_column!r} must hold whole numbers without gaps"
         )
-    labels_N = column.to_numpy().astype(np.int64)
+    labels_N: np.ndarray = column.to_numpy().astype(np.int64)
     if len(labels_N) and labels_N.min() < 0:
         raise ValueError(f"data: {path} has the label {labels_N.min()}; allowed: 0 and above")
     return labels_N

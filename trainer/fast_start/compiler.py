@@ -96,6 +96,7 @@ def _triton_environment() -> dict[str, str]:
 
 
 def _answer(number: int) -> str | None:
+    reason: str | None
     while _requests is not None:
         try:
             if not _requests.poll(PATIENCE):

@@ -47,7 +47,7 @@ def find(module: str, name: str) -> Any:
 
 def adam() -> Callable[..., None] | None:
     """Return torch's function behind Adam, if it takes the arguments that adamw.py gives."""
-    function = find("torch.optim.adam", "adam")
+    function: Callable[..., None] | None = find("torch.optim.adam", "adam")
     if function is None or not {*_OF_ADAM} <= {*inspect.signature(function).parameters}:
         return None
     return function

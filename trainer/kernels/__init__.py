@@ -8,11 +8,11 @@ interpreter, on a CPU.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 HAS_TRITON = find_spec("triton") is not None  # comes with torch for GPUs on Linux
 
@@ -27,12 +27,13 @@ def usable(x: Tensor) -> bool:
     return available(x.device)
 
 
-def adopted_by(model: Any, device: torch.device, *, recompute: bool = False) -> bool:
+def adopted_by(model: nn.Module, device: torch.device, *, recompute: bool = False) -> bool:
     """Switch `model` to kernels where it has any for the device (its `use_kernels`).
 
     Returns: True if it runs by kernels now. There is little left to compile then.
     """
-    if not available(device) or not hasattr(model, "use_kernels"):
+    adopt: Callable[[bool], None] | None = getattr(model, "use_kernels", None)
+    if not available(device) or adopt is None:
         return False
-    model.use_kernels(recompute)
+    adopt(recompute)
     return True

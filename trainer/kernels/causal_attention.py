@@ -339,4 +339,7 @@ def causal_attention(
     LayerNorms of queries and keys (None: no norm); cosines and sines turn pairs of neighbouring
     dimensions (None: no rotation). The head size must be even where it rotates.
     """
-    return _CausalAttention.apply(qkv_BLF, heads, q_gain_E, k_gain_E, cos_LP, sin_LP, eps)
+    attended: Tensor = _CausalAttention.apply(
+        qkv_BLF, heads, q_gain_E, k_gain_E, cos_LP, sin_LP, eps
+    )
+    return attended

@@ -93,5 +93,5 @@ def feed_forward(x: Tensor, w13_PD: Tensor, w2_DF: Tensor) -> Tensor:
 
     `x` must be of a 16-bit dtype; weights are kept as they are, in fp32.
     """
-    flat = _FeedForward.apply(x.flatten(0, -2), w13_PD, w2_DF)
+    flat: Tensor = _FeedForward.apply(x.flatten(0, -2), w13_PD, w2_DF)
     return flat.view(x.shape)

@@ -241,4 +241,5 @@ def residual_norm(
     """
     if delta is None:
         return x, _ResidualNorm.apply(x, None, gain_D, eps, 0.0, 0)
-    return _ResidualNorm.apply(x, delta, gain_D, eps, drop, seed)
+    normed: tuple[Tensor, Tensor] = _ResidualNorm.apply(x, delta, gain_D, eps, drop, seed)
+    return normed

@@ -128,7 +128,8 @@ def _settings(both: Tensor, eight: Tensor | None) -> tuple[tuple[int, int], dict
 
 def swiglu(both: Tensor) -> Tensor:
     """Compute SwiGLU: [..., F] of [..., 2 F], whose first half is the gate."""
-    return _SwiGLU.apply(both)
+    gated: Tensor = _SwiGLU.apply(both)
+    return gated
 
 
 def normed_swiglu(both_TP: Tensor, stream_TD: Tensor, eps: float) -> Tensor:

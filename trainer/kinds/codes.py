@@ -11,7 +11,7 @@ import hashlib
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -39,6 +39,10 @@ from ..metrics import Value
 from ..models.build import load_tokenizer
 from ..run import Preempted, Result, Run
 
+if TYPE_CHECKING:
+    from ..quantizers import Quantizer
+    from ..tokenizers import Tokenizer
+
 SHARD_IMAGES = 4096
 BETTER = {
     "code_usage_train": "higher",
@@ -57,8 +61,8 @@ class Coder:
 
     def __init__(
         self,
-        tokenizer: Any,
-        quantizer: Any,
+        tokenizer: Tokenizer,
+        quantizer: Quantizer,
         device: torch.device,
         *,
         bf16: bool,
@@ -79,8 +83,7 @@ class Coder:
     def _plain_latents(self, pixels_BCHW: Tensor) -> Tensor:
         # Laid out anew while a pixel is a byte.
         x_BCHW = data.to_float(pixels_BCHW.contiguous(memory_format=self._layout))
-        z_BND: Tensor = self._tokenizer.encode(x_BCHW)
-        return z_BND
+        return self._tokenizer.encode(x_BCHW)
 
     @torch.inference_mode()
     def codes(self, pixels_BCHW: Tensor) -> Tensor:

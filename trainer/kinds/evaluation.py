@@ -13,9 +13,9 @@ import contextlib
 import dataclasses
 import io
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -35,15 +35,20 @@ from ..accounting.config import (
     TokenizerConfig,
     to_tree,
 )
+from ..accounting.passes import Pass, is_guided
+from ..accounting.passes import passes as list_passes
 from ..fast_start import startup
 from ..loop import checkpoints, data
 from ..loop.code_sets import train_subset
 from ..loop.optim import derive_seed
-from ..metrics import Batch, Context, Distance, Value
+from ..metrics import Batch, Context, Distance, Metric, Value
 from ..models.build import legal_sizes, load_generator, load_tokenizer
 from ..run import Preempted, Result, Run
 from ..sampling import draw
 from ..sampling.sampler import Sampler
+
+if TYPE_CHECKING:
+    from ..tokenizers import Tokenizer
 
 GRID_COLUMNS = 8  # images in a row of a stored picture
 GRID_ROWS = 10  # classes shown at most
@@ -119,15 +124,6 @@ def picture(rows: list[Tensor]) -> bytes:
     return buffer.getvalue()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Pass:
-    """One walk over all images."""
-
-    seed: int | None  # sample seed; None for a tokenizer
-    cfg_scale: float | None
-    selecting: bool = False  # the scale is being tried
-
-
 class _Tensors(nn.Module):
     """Any named tensors, in the shape in which checkpoints take them."""
 
@@ -135,11 +131,13 @@ class _Tensors(nn.Module):
         super().__init__()
         self.tensors: dict[str, Tensor] = {}
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+    def state_dict(self, *args: object, **kwargs: object) -> dict[str, Tensor]:  # type: ignore[override]
         # A file of no tensors at all is refused by safetensors.
         return self.tensors or {"none": torch.zeros(1)}
 
-    def load_state_dict(self, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
+    def load_state_dict(
+        self, state_dict: Mapping[str, Tensor], *args: object, **kwargs: object
+    ) -> None:
         self.tensors = {name: value for name, value in state_dict.items() if name != "none"}
 
 
@@ -148,7 +146,7 @@ def _compiles(run: Run, num: int) -> bool:
     return run.compile and (num >= COMPILE_FROM or kernels.available(run.device))
 
 
-def _quick(run: Run, tokenizer: Any) -> tuple[Callable[[Tensor], Tensor], ...]:
+def _quick(run: Run, tokenizer: Tokenizer) -> tuple[Callable[[Tensor], Tensor], ...]:
     """Encoding and decoding by kernels or compiled, in the order of channels in which a GPU trained
     the tokenizer.
     """
@@ -177,15 +175,13 @@ class _Reconstructions:
         self._chosen = spread(len(self._originals), config.num_samples)
         self.num = len(self._chosen)
         self.keep = spread(self.num, min(self.num, 2 * GRID_COLUMNS)).tolist()
-        self._encode, self._quantizer = tokenizer.encode, quantizer
-        self._decode = tokenizer.decode
+        self._encode: Callable[[Tensor], Tensor] = tokenizer.encode
+        self._decode: Callable[[Tensor], Tensor] = tokenizer.decode
+        self._quantizer = quantizer
         if _compiles(run, self.num):
             self._encode, self._decode = _quick(run, tokenizer)
 
-    def passes(self, best: float | None) -> list[_Pass]:
-        return [_Pass(seed=None, cfg_scale=None)]
-
-    def batch(self, a_pass: _Pass, first: int, last: int) -> Batch:
+    def batch(self, a_pass: Pass, first: int, last: int) -> Batch:
         indices = self._chosen[first:last]
         reference = self._originals.center(indices).to(self._run.device)
         shown = reference
@@ -246,18 +242,7 @@ class _Samples:
         self._rows = [[index for index in row if index < self.num] for row in places]
         self.keep = [index for row in self._rows for index in row]
 
-    def passes(self, best: float | None) -> list[_Pass]:
-        config = self._config
-        seeds = list(config.sample_seeds)
-        if config.cfg_selection == "fixed":
-            scale = config.sampling.cfg_scale
-            return [_Pass(seed=seed, cfg_scale=scale) for seed in seeds]
-        # The best scale's samples of the first seed are scored as they are tried; only the other
-        # seeds are drawn afterwards.
-        tried = [_Pass(seed=seeds[0], cfg_scale=s, selecting=True) for s in config.cfg_grid]
-        return tried + [_Pass(seed=seed, cfg_scale=best) for seed in seeds[1:]]
-
-    def batch(self, a_pass: _Pass, first: int, last: int) -> Batch:
+    def batch(self, a_pass: Pass, first: int, last: int) -> Batch:
         assert a_pass.cfg_scale is not None
         label_B = torch.arange(first, last) % self._classes
         # The seeds do not depend on the run: generators are compared on the same random numbers.
@@ -281,14 +266,13 @@ class _Samples:
     def columns(self) -> dict[str, Any]:
         """Return the FLOPs of one image: generator with its guidance, and the decoder."""
         config: GeneratorConfig = self._generator_config
-        scales = self._config.cfg_grid or (self._config.sampling.cfg_scale,)
         num_codes = self.tokenizer_config.quantizer.config.num_codes
         drawn = flops.generator_flops_sample(
             config.model,
             num_codes,
             self._classes,
             self._generator.tokens_per_image,
-            guided=any(scale != 1.0 for scale in scales),
+            guided=is_guided(self._config),
         )
         larger = (self.model_side / self.tokenizer_config.data.resolution) ** 2
         decoded = 2 * flops.tokenizer_cost(self.tokenizer_config).decoder.macs * larger
@@ -349,7 +333,7 @@ class _Evaluation:
         run, subject = self._run, self._subject
         done, number, first = self._resume()
         batches = -(-subject.num // self._config.batch_size)
-        passes = subject.passes(None)
+        passes = list_passes(self._config)
         while number < len(passes):
             a_pass = passes[number]
             if not a_pass.selecting and done.tried:
@@ -390,9 +374,9 @@ class _Evaluation:
         trees = done.values if best is None else [*done.tried_values[best], *done.values]
         return Result(values=[Value(**tree) for tree in trees], columns=self._columns)
 
-    def _metrics(self, a_pass: _Pass) -> dict[str, Any]:
+    def _metrics(self, a_pass: Pass) -> dict[str, Metric]:
         """Fresh metrics of a pass by name; the one that chooses the scale is called `selection`."""
-        metrics = {}
+        metrics: dict[str, Metric] = {}
         with processes.collector_paused():  # the first ones import their libraries, for seconds
             for part in self._config.metrics:
                 module = parts.load("metrics", part.name)
@@ -403,7 +387,7 @@ class _Evaluation:
             metrics["selection"] = module.Metric(config, self._context)
         return metrics
 
-    def _finish(self, number: int, a_pass: _Pass, metrics: dict[str, Any], done: _Done) -> None:
+    def _finish(self, number: int, a_pass: Pass, metrics: dict[str, Metric], done: _Done) -> None:
         """Compute the values of a complete pass.
 
         ValueError for an undefined one: the study asked for it.
@@ -412,9 +396,8 @@ class _Evaluation:
         with _full_precision():
             computed = {name: metric.compute() for name, metric in metrics.items()}
         if a_pass.selecting:
-            distance = computed.pop("selection")[0]
-            _refuse_undefined(distance)
-            done.tried.append([float(a_pass.cfg_scale or 0.0), float(distance.value)])
+            distance = _refuse_undefined(computed.pop("selection")[0])
+            done.tried.append([float(a_pass.cfg_scale or 0.0), distance])
         trees = []
         declared = {name: parts.load("metrics", name).BETTER for name in computed}
         for name, found in computed.items():
@@ -451,7 +434,7 @@ class _Evaluation:
         return done, int(extra["pass"]), int(extra["first"])
 
     def _save(
-        self, step: int, done: _Done, number: int, first: int, metrics: dict[str, Any]
+        self, step: int, done: _Done, number: int, first: int, metrics: dict[str, Metric]
     ) -> None:
         tensors = {
             f"metric {name} {key}": value
@@ -473,7 +456,7 @@ class _Evaluation:
         }
         checkpoints.save(self._run, step, {"partial": held}, {}, extra)
 
-    def _merge(self, name: str, metric: Any) -> None:
+    def _merge(self, name: str, metric: Metric) -> None:
         prefix = f"metric {name} "
         kept = {
             key.removeprefix(prefix): value
@@ -545,8 +528,8 @@ class _Evaluation:
         for part in self._config.metrics:
             module = parts.load("metrics", part.name)
             if issubclass(module.Metric, Distance):
-                choose: Callable[[Any, str], Any] = module.Metric.for_selection
-                return part.name, choose(part.config, self._config.cfg_selection)
+                chosen = module.Metric.for_selection(part.config, self._config.cfg_selection)
+                return part.name, chosen
         raise ValueError(
             f"cfg_selection: {self._config.cfg_selection!r} needs a metric that is a distance to "
             "real images, such as fcd or fid"
@@ -566,10 +549,11 @@ def _full_precision() -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = before[1]
 
 
-def _refuse_undefined(value: Value) -> None:
+def _refuse_undefined(value: Value) -> float:
     if value.value is None:
         why = value.provenance.get("undefined", "it has no value")
         raise ValueError(f"metrics: {value.metric} is undefined here: {why}")
+    return float(value.value)
 
 
 def _autocast(run: Run) -> torch.autocast:

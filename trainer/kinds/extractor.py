@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ...results_db.durable import sha256_file
 from ...results_db.record import RunDir, read_endpoint
-from ...results_db.recorded_files import artifact_file
+from ...results_db.recorded_files import FINAL, artifact_file
 from ...results_db.strict_json import DamagedError
 from ..accounting import stored_config
 from ..accounting.config import ExtractorConfig
@@ -144,7 +144,7 @@ def main(run: Run) -> Result:
 
 def extractor_name(run_dir: RunDir, config: ExtractorConfig) -> str:
     """Return `<dataset>-clf-<hash8>`: first digits of the sha256 of the weights file."""
-    digest = sha256_file(run_dir.path / checkpoints.FINAL / "extractor.safetensors")
+    digest = sha256_file(run_dir.path / FINAL / "extractor.safetensors")
     return f"{config.data.dataset.name}-clf-{digest[:8]}"
 
 
@@ -169,7 +169,8 @@ class Extractor:
     def logits(self, features_ND: Tensor) -> Tensor:
         """Class logits [N, classes] on the CPU of features."""
         device = self.model.factor.device
-        return self.model.head(features_ND.to(device) * self.model.factor).cpu()
+        logits_NC: Tensor = self.model.head(features_ND.to(device) * self.model.factor).cpu()
+        return logits_NC
 
 
 def load_extractor(path: Path, device: torch.device) -> Extractor:
@@ -193,7 +194,8 @@ def _artifact(run_dir: RunDir, name: str) -> np.ndarray:
     endpoint = read_endpoint(run_dir)
     if endpoint is None:
         raise DamagedError(f"{run_dir.path}: the extractor run has no endpoint")
-    return np.load(artifact_file(run_dir, endpoint, name), allow_pickle=False)
+    vector: np.ndarray = np.load(artifact_file(run_dir, endpoint, name), allow_pickle=False)
+    return vector
 
 
 def _augment(x_BCHW: Tensor, config: ExtractorConfig, seed: int) -> Tensor:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,10 @@ from ..metrics import Value
 from ..models.build import build_tokenizer
 from ..run import Preempted, Result, Run
 
+if TYPE_CHECKING:
+    from ..losses import Adversarial, Perceptual
+    from ..regularizers import Regularizer
+
 # Multiply-adds of a forward pass from which kernels of our own pay: below, a GPU waits for the
 # host, which launches plain modules sooner. An estimate from the launches of VQ-16.
 KERNELS_FROM_MACS = 1e12
@@ -55,7 +59,7 @@ def build_loss(
     config: TokenizerConfig,
     device: torch.device,
     weights: Mapping[str, str],
-) -> Any:
+) -> nn.Module | None:
     """Build the perceptual or adversarial loss, or None."""
     if part is None:
         return None
@@ -65,12 +69,12 @@ def build_loss(
             f"tokenizer.{role}: {part.name!r} is a {module.ROLE} loss; allowed here: {role} losses"
         )
     torch.manual_seed(derive_seed("stage1", role, config.seed))
-    if role == "perceptual":
-        return module.Loss(part.config, weights).to(device)
-    return module.Loss(part.config).to(device)
+    given = (part.config, weights) if role == "perceptual" else (part.config,)
+    loss: nn.Module = module.Loss(*given)
+    return loss.to(device)
 
 
-def regularizer_seconds(regularizer: nn.Module, z_BND: Tensor, step: int) -> float:
+def regularizer_seconds(regularizer: Regularizer, z_BND: Tensor, step: int) -> float:
     """Time a forward and backward pass of the regulariser, in seconds.
 
     A copy runs, so that neither the regulariser's state nor a gradient changes.
@@ -109,9 +113,11 @@ def main(run: Run) -> Result:
     images = data.open_images(config.data, run.settings, "train").to(device)
     tokenizer, quantizer = build_tokenizer(config, device)
     weights = run.settings.locations.get("weights", {})
-    perceptual = build_loss(config.perceptual, "perceptual", config, device, weights)
-    adversarial = build_loss(config.adversarial, "adversarial", config, device, weights)
-    regularizer = None
+    built = build_loss(config.perceptual, "perceptual", config, device, weights)
+    perceptual = cast("Perceptual | None", built)
+    built = build_loss(config.adversarial, "adversarial", config, device, weights)
+    adversarial = cast("Adversarial | None", built)
+    regularizer: Regularizer | None = None
     if config.regularizer is not None:
         module = parts.load("regularizers", config.regularizer.name)
         grid = config.tokenizer.config.grid_shape(config.data.resolution)
@@ -139,7 +145,7 @@ def main(run: Run) -> Result:
 
     # Kernels and compiled copies share the weights; the plain modules are what is saved.
     encode, features, decode = tokenizer.encode, tokenizer.features, tokenizer.decode
-    likeness = perceptual
+    likeness: Callable[[Tensor, Tensor], Tensor] | None = perceptual
     layout = torch.contiguous_format
     if device.type == "cuda":
         layout = torch.channels_last
@@ -227,7 +233,7 @@ def main(run: Run) -> Result:
                 value = likeness(x_BCHW, y_BCHW)
             losses["perceptual"] = (perceptual.config.weight, value)
         gan_weight = adversarial.weight(step) if adversarial is not None else 0.0
-        if gan_weight > 0:
+        if adversarial is not None and gan_weight > 0:
             with bf16:
                 value = adversarial.generator_loss(y_BCHW)
             if adversarial.config.adaptive:
@@ -253,7 +259,7 @@ def main(run: Run) -> Result:
             average.update(autoencoder)
 
         # Discriminator side.
-        if gan_weight > 0:
+        if adversarial is not None and gan_weight > 0:
             with bf16:
                 value, seen = adversarial.discriminator_loss(x_BCHW, y_BCHW.detach())
             discriminator_loss = adversarial.discriminator_weight(step) * value.float()

@@ -26,7 +26,8 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        return _Sum.apply(grads[0].contiguous())
+        total: Tensor = _Sum.apply(grads[0].contiguous())
+        return total
 
 
 def sum_over_processes(x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +26,10 @@ from .. import parts
 from ..accounting.config import DataConfig
 from ..accounting.flops import CROPS as CROPS
 from .optim import derive_seed
+
+if TYPE_CHECKING:
+    from ..datasets import Split
+    from ..run import Settings
 
 DENSE_BYTES = 2 << 30  # sets that fit are decoded once and kept as one tensor
 KEEP_FROM = 5_000  # images from which on that tensor is kept on disk for the next process
@@ -101,7 +105,7 @@ def many_crops(image: np.ndarray, size: int, policy: str, ratio: float) -> np.nd
 class Images:
     """One split of a data set at one resolution."""
 
-    def __init__(self, data: DataConfig, split: Any, half: str = "") -> None:
+    def __init__(self, data: DataConfig, split: Split, half: str = "") -> None:
         self.resolution = data.resolution
         self.split = split
         self.labels = torch.tensor([split.label(i) for i in range(len(split))])
@@ -128,7 +132,8 @@ class Images:
         if folder is not None and folder.exists():
             try:
                 verify_folder(folder)
-                return np.load(folder / "pixels.npy", allow_pickle=False)
+                image_NHWC: np.ndarray = np.load(folder / "pixels.npy", allow_pickle=False)
+                return image_NHWC
             except DamagedError:
                 remove_folder(folder)
         pixels = np.stack(list(self._pool.map(self._center, range(len(self)))))
@@ -144,7 +149,7 @@ class Images:
         return pixels
 
     def _center(self, index: int) -> np.ndarray:
-        return many_crops(self.split.image(index), self.resolution, "center", 1.0)[0]
+        return np.asarray(many_crops(self.split.image(index), self.resolution, "center", 1.0)[0])
 
     def center(self, indices: Tensor) -> Tensor:
         """Centre crops, uint8 [B, 3, R, R], on the device of the dense tensor."""
@@ -222,7 +227,7 @@ def _crop_tensor(x_BCHW: Tensor, scale_B: Tensor, offset_B2: Tensor, flip_B: Ten
     return out.round().clamp(0, 255).to(torch.uint8)
 
 
-def open_images(data: DataConfig, settings: Any, split: str) -> Images:
+def open_images(data: DataConfig, settings: Settings, split: str) -> Images:
     """Open the split "train" or "val" of the run's data, checked against the config.
 
     Raises ValueError naming what differs: the content digest, the counts, or a missing folder.

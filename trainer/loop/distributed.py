@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as td
@@ -101,7 +101,7 @@ def start(device: torch.device, together: bool = True) -> None:
         td.init_process_group(backend, store=store, rank=rank_, world_size=size)
 
 
-def _met(limit_seconds: float) -> tuple[td.Store, int, int]:
+def _met(limit_seconds: float) -> tuple[Any, int, int]:
     """Wait until all processes of the group have come to its store; return (store, rank, size)."""
     size, ends = requested_world_size(), time.monotonic() + limit_seconds
     try:
@@ -110,7 +110,7 @@ def _met(limit_seconds: float) -> tuple[td.Store, int, int]:
         store.add("tokenlaw/came", 1)
         while time.monotonic() < ends:
             if store.add("tokenlaw/came", 0) >= size:
-                return td.PrefixStore("tokenlaw", store), rank_, size
+                return store, rank_, size
             time.sleep(0.05)
     except (td.DistNetworkError, td.DistStoreError):
         pass

@@ -21,3 +21,28 @@ parameters are the discriminator's:
 
 Optional for both: `use_kernels(recompute)`, to run by `trainer.kernels` on GPUs from then on.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    # As the loop calls them; for type checkers only, since parts need no base class.
+    class Perceptual(nn.Module):
+        config: Any
+
+        def __call__(self, x_BCHW: Tensor, y_BCHW: Tensor) -> Tensor: ...
+
+    class Adversarial(nn.Module):
+        config: Any
+
+        def weight(self, step: int) -> float: ...
+        def discriminator_weight(self, step: int) -> float: ...
+        def generator_loss(self, fake_BCHW: Tensor) -> Tensor: ...
+        def adaptive_weight(self, own: Tensor, adversarial: Tensor, last: Tensor) -> Tensor: ...
+        def discriminator_loss(
+            self, real_BCHW: Tensor, fake_BCHW: Tensor
+        ) -> tuple[Tensor, dict[str, Tensor]]: ...
+        def after_step(self) -> None: ...

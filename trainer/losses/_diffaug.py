@@ -34,8 +34,9 @@ def color(x_BCHW: Tensor) -> Tensor:
     x_BCHW = x_BCHW + (brightness - 0.5)
     grey_B1HW = x_BCHW.mean(1, keepdim=True)
     x_BCHW = grey_B1HW + (x_BCHW - grey_B1HW) * (2 * saturation)
-    mean_B111 = x_BCHW.mean((1, 2, 3), keepdim=True)
-    return mean_B111 + (x_BCHW - mean_B111) * (contrast + 0.5)
+    mean_B111: Tensor = x_BCHW.mean((1, 2, 3), keepdim=True)
+    x_BCHW = mean_B111 + (x_BCHW - mean_B111) * (contrast + 0.5)
+    return x_BCHW
 
 
 def translation(x_BCHW: Tensor) -> Tensor:

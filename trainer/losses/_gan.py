@@ -57,7 +57,7 @@ def adaptive_weight(reconstruction_loss: Tensor, gan_loss: Tensor, last_layer: T
     (of_gan,) = torch.autograd.grad(gan_loss, last_layer, retain_graph=True)
     # Of the whole batch: each process has the gradients of its own share.
     of_reconstruction, of_gan = mean(of_reconstruction.float()), mean(of_gan.float())
-    ratio = of_reconstruction.norm() / (of_gan.norm() + 1e-4)
+    ratio: Tensor = of_reconstruction.norm() / (of_gan.norm() + 1e-4)
     return ratio.clamp(0.0, 1e4).detach()
 
 

@@ -82,7 +82,7 @@ def by_kernels(model: Any, x_BCHW: Tensor, y_BCHW: Tensor) -> Tensor:
     return total
 
 
-def _through(layers: Any, x_BCHW: Tensor) -> Tensor:
+def _through(layers: nn.Sequential, x_BCHW: Tensor) -> Tensor:
     """Compute the features behind some layers; each convolution has a ReLU behind it."""
     from ..kernels.perceptual import bias_relu
 

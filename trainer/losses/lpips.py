@@ -92,7 +92,8 @@ class Loss(nn.Module):
         _vgg.check_images(y_BCHW)
         if self._by_kernels and kernels.usable(y_BCHW) and not x_BCHW.requires_grad:
             return _vgg.by_kernels(self.model, x_BCHW, y_BCHW)
-        return self.model(x_BCHW, y_BCHW).mean()
+        distance: Tensor = self.model(x_BCHW, y_BCHW).mean()
+        return distance
 
     def use_kernels(self, recompute: bool) -> None:
         """Run by kernels of our own where there is a GPU.

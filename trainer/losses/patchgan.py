@@ -196,7 +196,8 @@ class Loss(nn.Module):
         # The gradient penalty takes gradients of gradients, which kernels do not have.
         penalised = self.config.objective == "wgan_gp"
         if not self._by_kernels or penalised or not kernels.usable(x_BCHW):
-            return self.layers(x_BCHW)
+            logits_B1HW: Tensor = self.layers(x_BCHW)
+            return logits_B1HW
         layers = list(self.layers)
         for index, layer in enumerate(layers):
             if isinstance(layer, BatchNorm):

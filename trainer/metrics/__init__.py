@@ -82,6 +82,15 @@ class Value:
         return content | {"provenance": self.provenance}
 
 
+class Metric(Protocol):
+    """A metric as evaluations call it."""
+
+    def update(self, batch: Batch) -> None: ...
+    def state(self) -> dict[str, Tensor]: ...
+    def merge(self, state: dict[str, Tensor]) -> None: ...
+    def compute(self) -> list[Value]: ...
+
+
 @runtime_checkable
 class NeedsWeights(Protocol):
     """A Config whose metric loads downloaded files."""

@@ -92,6 +92,7 @@ class Metric(Distance):
         self._features.append(self._features_of(image_BCHW))
 
     def _features_of(self, image_BCHW: Tensor) -> Tensor:
+        features_BD: Tensor
         (features_BD,) = self._network(image_BCHW)
         return features_BD
 
@@ -209,7 +210,7 @@ def registered(extractor: Extractor) -> Any:
     _extractors[name] = extractor
     if name not in FEATURE_EXTRACTORS_REGISTRY:
 
-        class Registered(FeatureExtractorBase):
+        class Registered(FeatureExtractorBase):  # type: ignore[misc]  # it has no types
             def __init__(self, name: str, features_list: list[str], **kwargs: Any) -> None:
                 super().__init__(name, features_list)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,19 +17,27 @@ from ..loop.code_sets import Codes
 from ..loop.optim import derive_seed
 from .llama import Generator
 
+if TYPE_CHECKING:
+    from ..quantizers import Quantizer
+    from ..tokenizers import Tokenizer
 
-def build_tokenizer(config: TokenizerConfig, device: torch.device) -> tuple[Any, Any]:
+
+def build_tokenizer(config: TokenizerConfig, device: torch.device) -> tuple[Tokenizer, Quantizer]:
     """Tokenizer and quantizer that `config` names, with the seed's initial weights."""
     torch.manual_seed(derive_seed("stage1 init", config.seed))
     dim = config.quantizer.config.dim
     tokenizer_part = parts.load("tokenizers", config.tokenizer.name)
     quantizer_part = parts.load("quantizers", config.quantizer.name)
-    tokenizer = tokenizer_part.Tokenizer(config.tokenizer.config, dim, config.data.resolution)
-    quantizer = quantizer_part.Quantizer(config.quantizer.config)
+    tokenizer: Tokenizer = tokenizer_part.Tokenizer(
+        config.tokenizer.config, dim, config.data.resolution
+    )
+    quantizer: Quantizer = quantizer_part.Quantizer(config.quantizer.config)
     return tokenizer.to(device), quantizer.to(device)
 
 
-def load_tokenizer(run_dir: RunDir, device: torch.device) -> tuple[Any, Any, TokenizerConfig]:
+def load_tokenizer(
+    run_dir: RunDir, device: torch.device
+) -> tuple[Tokenizer, Quantizer, TokenizerConfig]:
     """Tokenizer and quantizer of a finished run, in eval mode, and their config."""
     config = stored_config.read(run_dir).config
     with undrawn():

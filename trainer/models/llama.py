@@ -66,7 +66,7 @@ def rotate(x_BTHE: Tensor, table_TE2: Tensor) -> Tensor:
     x = x_BTHE.float()
     # Every number with its neighbour, in order: faster on a GPU than the two of a pair apart.
     cos_TE, sin_TE = table_TE2[None, :, None].unbind(-1)
-    neighbour = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    neighbour: Tensor = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
     return (x * cos_TE + neighbour * sin_TE).to(x_BTHE.dtype)
 
 
@@ -183,7 +183,8 @@ class Block(nn.Module):
 
 def _table(entries: int, width: int) -> nn.Embedding:
     """An embedding whose own initialisation, which is not ours, is left out."""
-    return nn.Embedding.from_pretrained(torch.empty(entries, width), freeze=False)
+    table: nn.Embedding = nn.Embedding.from_pretrained(torch.empty(entries, width), freeze=False)
+    return table
 
 
 class Generator(nn.Module):
@@ -262,7 +263,8 @@ class Generator(nn.Module):
 
         Training passes the first L - 1 codes of an image and gets the logits of all L.
         """
-        return self.head(self.hidden(code_BT, class_B))
+        logits_BTK: Tensor = self.head(self.hidden(code_BT, class_B))
+        return logits_BTK
 
     def hidden(self, code_BT: Tensor, class_B: Tensor) -> Tensor:
         """Final normalised activations [B, T + 1, D]."""
@@ -337,4 +339,5 @@ class Generator(nn.Module):
         owners: list[Any] = [block.attention for block in self.blocks]
         ops = CachedOperations(x_BTD, table, dict(zip(owners, caches, strict=True)), position)
         modulations = [self.modulation(layer, class_BD) for layer in self.adalns]
-        return self.head(self.through(ops, modulations))[:, 0].float()
+        logits_BK: Tensor = self.head(self.through(ops, modulations))[:, 0].float()
+        return logits_BK

@@ -37,7 +37,8 @@ class Operations:
         self, norm: RMSNorm, linear: nn.Linear, gamma: Tensor | None, beta: Tensor | None
     ) -> Tensor:
         """Return a layer's product of the normed stream."""
-        return linear(self.norm(norm, gamma, beta))
+        product: Tensor = linear(self.norm(norm, gamma, beta))
+        return product
 
     def attend(self, attention: Attention, qkv: Tensor) -> Tensor:
         """Return what the heads find, joined, from the projection to queries, keys and values."""

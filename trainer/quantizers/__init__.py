@@ -14,7 +14,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
+
+    class Quantizer(nn.Module):
+        """A quantizer as loops call it; for type checkers only, since parts need no base class."""
+
+        def __call__(self, z_BND: Tensor, step: int) -> Quantized: ...
+        def lookup(self, code_BN: Tensor) -> Tensor: ...
 
 
 class Quantized(NamedTuple):

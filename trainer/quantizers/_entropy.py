@@ -32,7 +32,8 @@ def entropy_penalty(z_TD: Tensor, codebook_KD: Tensor, tau: float, affinity: Aff
     log(p + 1e-5), which reads 11.19 instead of 12.48 nats for 262,144 equally likely codes; here
     log p-bar is a log-sum-exp, without an epsilon.
     """
-    return _EntropyPenalty.apply(z_TD.float(), codebook_KD.float(), tau, affinity)
+    penalty: Tensor = _EntropyPenalty.apply(z_TD.float(), codebook_KD.float(), tau, affinity)
+    return penalty
 
 
 def _logits(z_TD: Tensor, codebook_KD: Tensor, tau: float, affinity: Affinity) -> Tensor:

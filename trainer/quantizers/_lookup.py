@@ -149,4 +149,5 @@ def code_stats(code_BN: Tensor, num_codes: int) -> dict[str, Tensor]:
 @torch.no_grad()
 def mean_norm(z_BND: Tensor) -> Tensor:
     """Mean Euclidean length of the latents."""
-    return z_BND.float().norm(dim=-1).mean()
+    norm_BN: Tensor = z_BND.float().norm(dim=-1)
+    return norm_BN.mean()

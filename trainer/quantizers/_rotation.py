@@ -23,5 +23,6 @@ def rotate(z_BND: Tensor, z_q_BND: Tensor) -> Tensor:
         dim=-1, keepdim=True
     ).clamp(min=1e-12)
     reflected = 2 * (z_BND * w_BND).sum(-1, keepdim=True) * w_BND
-    turned = 2 * (z_BND * u_BND).sum(-1, keepdim=True) * q_BND
-    return scale_BN1 * (z_BND - reflected + turned)
+    turned: Tensor = 2 * (z_BND * u_BND).sum(-1, keepdim=True) * q_BND
+    rotated_BND: Tensor = scale_BN1 * (z_BND - reflected + turned)
+    return rotated_BND

@@ -99,7 +99,8 @@ def index_backpropagation(z_TD: Tensor, codebook_KD: Tensor) -> tuple[Tensor, Te
 
     z_q has IBQ's gradient to latents and codebook.
     """
-    return _IndexBackpropagation.apply(z_TD, codebook_KD)
+    chosen: tuple[Tensor, Tensor] = _IndexBackpropagation.apply(z_TD, codebook_KD)
+    return chosen
 
 
 class Quantizer(nn.Module):

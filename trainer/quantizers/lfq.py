@@ -44,7 +44,7 @@ class Config:
 
     @property
     def num_codes(self) -> int:
-        return 2**self.bits
+        return int(2**self.bits)
 
     def codebook_sizes(self, tokens: int) -> None:
         """Return None: every position takes from the whole codebook."""

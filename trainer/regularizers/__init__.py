@@ -15,10 +15,17 @@ and a final `Regularizer(nn.Module)`:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
+
+    class Regularizer(nn.Module):
+        """A regulariser as loops call it; for type checkers only."""
+
+        config: Any
+
+        def __call__(self, z_BND: Tensor, step: int) -> Regularized: ...
 
 
 class Regularized(NamedTuple):

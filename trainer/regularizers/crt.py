@@ -133,7 +133,8 @@ class _ScaleGradient(torch.autograd.Function):
 
 def scale_gradient(z: Tensor, scale: float) -> Tensor:
     """Return `z`, whose gradient is multiplied by `scale` on the way back."""
-    return _ScaleGradient.apply(z, scale)
+    scaled: Tensor = _ScaleGradient.apply(z, scale)
+    return scaled
 
 
 class Regularizer(nn.Module):

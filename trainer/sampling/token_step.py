@@ -269,4 +269,5 @@ class TokenStep:
             ops = _Kernels(x_RD, table, self._past)
         else:
             ops = _Plain(x_RD, table, self._past)
-        return generator.head(generator.through(ops, self._modulations_RP))
+        logits: Tensor = generator.head(generator.through(ops, self._modulations_RP))
+        return logits

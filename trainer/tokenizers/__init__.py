@@ -13,3 +13,20 @@ A part exposes `VERSION`, a frozen `Config` and a final `Tokenizer(nn.Module)`:
     Tokenizer.last_layer -> nn.Parameter                  weight for the adaptive adversarial weight
     Tokenizer.use_kernels(recompute)                      optional: run by `trainer.kernels` on GPUs
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    class Tokenizer(nn.Module):
+        """A tokenizer as loops call it; for type checkers only, since parts need no base class."""
+
+        last_layer: nn.Parameter
+
+        def encode(self, x_BCHW: Tensor) -> Tensor: ...
+        def features(self, x_BCHW: Tensor) -> Tensor: ...
+        def project(self, h_BNC: Tensor) -> Tensor: ...
+        def decode(self, z_BND: Tensor) -> Tensor: ...

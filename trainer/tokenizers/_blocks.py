@@ -63,7 +63,8 @@ class ResBlock(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         h_BCHW = self.conv1(F.silu(self.norm1(x_BCHW)))
         h_BCHW = self.conv2(self.dropout(F.silu(self.norm2(h_BCHW))))
-        return self.skip(x_BCHW) + h_BCHW
+        out_BCHW: Tensor = self.skip(x_BCHW) + h_BCHW
+        return out_BCHW
 
 
 class Attention(nn.Module):
@@ -78,7 +79,8 @@ class Attention(nn.Module):
         self.out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        return x_BCHW + self.out(self.attend(self.norm(x_BCHW)))
+        out_BCHW: Tensor = x_BCHW + self.out(self.attend(self.norm(x_BCHW)))
+        return out_BCHW
 
     def attend(self, h_BCHW: Tensor) -> Tensor:
         """Attend from each cell to all, before the projection out."""
@@ -86,7 +88,8 @@ class Attention(nn.Module):
             layer(h_BCHW).flatten(2).transpose(1, 2) for layer in (self.query, self.key, self.value)
         )
         a_BNC = F.scaled_dot_product_attention(q_BNC, k_BNC, v_BNC)
-        return a_BNC.transpose(1, 2).unflatten(2, h_BCHW.shape[2:])
+        a_BCHW: Tensor = a_BNC.transpose(1, 2).unflatten(2, h_BCHW.shape[2:])
+        return a_BCHW
 
 
 class Downsample(nn.Module):
@@ -97,7 +100,8 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        return self.conv(F.pad(x_BCHW, (0, 1, 0, 1)))
+        out_BCHW: Tensor = self.conv(F.pad(x_BCHW, (0, 1, 0, 1)))
+        return out_BCHW
 
 
 class Upsample(nn.Module):
@@ -108,7 +112,8 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x_BCHW, scale_factor=2.0, mode="nearest"))
+        out_BCHW: Tensor = self.conv(F.interpolate(x_BCHW, scale_factor=2.0, mode="nearest"))
+        return out_BCHW
 
 
 def _middle(channels: int, dropout: float) -> list[nn.Module]:

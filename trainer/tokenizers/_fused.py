@@ -139,7 +139,8 @@ def _attend(layer: Attention, h_BCHW: Tensor) -> Tensor:
         torch.cat([_bias(part) for part in layers]),
     )
     a_BNC = wide_attention.wide_attention(qkv_BNC)
-    return a_BNC.transpose(1, 2).unflatten(2, (height, width))
+    a_BCHW: Tensor = a_BNC.transpose(1, 2).unflatten(2, (height, width))
+    return a_BCHW
 
 
 def _resize(layer: Downsample | Upsample, now: Sum, layout: Layout) -> Sum:

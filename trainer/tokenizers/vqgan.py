@@ -51,7 +51,7 @@ class Config:
     @property
     def downsampling(self) -> int:
         """Return the pixels per side of a token."""
-        return 2 ** (len(self.ch_mult) - 1)
+        return int(2 ** (len(self.ch_mult) - 1))
 
     def grid_shape(self, resolution: int) -> tuple[int, int]:
         """Return the rows and columns of tokens. ValueError when the resolution does not divide."""
@@ -190,7 +190,10 @@ class Tokenizer(nn.Module):
 
     def project(self, h_BNC: Tensor) -> Tensor:
         """Project to z_BND: the second half of `encode`."""
-        return self.project_in(h_BNC.transpose(1, 2).unsqueeze(3)).squeeze(3).transpose(1, 2)
+        z_BND: Tensor = (
+            self.project_in(h_BNC.transpose(1, 2).unsqueeze(3)).squeeze(3).transpose(1, 2)
+        )
+        return z_BND
 
     def decode(self, z_BND: Tensor) -> Tensor:
         """Decode latents in raster order into images; the number of tokens must be a square."""

@@ -170,7 +170,7 @@ def beginning(
     from ....trainer import parts
 
     executor = parts.load("executors", on).Executor
-    return executor.prepared(
+    prepared: AbstractContextManager[None] = executor.prepared(
         Context(
             home=Path(home).resolve(),
             study="",
@@ -181,6 +181,7 @@ def beginning(
             options=asked,
         )
     )
+    return prepared
 
 
 def launched(
