@@ -66,7 +66,7 @@ def fit(
     as_json: opt.Json = False,
 ) -> None:
     """A scaling law, with intervals and what was left out."""
-    from ....analysis import command, request, table
+    from ....analysis import command, request, table_files
     from ...overrides import parse_value
 
     asked = request.FitRequest(
@@ -85,7 +85,7 @@ def fit(
         seed=seed,
         options={} if floor is None else {"floor": parse_value(floor)},
     )
-    points = None if predict is None else table.read(predict)
+    points = None if predict is None else table_files.read(predict)
     _show(command.fit(opt.load_table(source, home), asked, points), as_json)
 
 
