@@ -190,7 +190,7 @@ def prepare(
         if mask.any():
             gone = frame[mask]
             log.append(
-                LeftOut(reason=reason, count=int(mask.sum()), rows=_labels(gone.head(SHOWN_ROWS)))
+                LeftOut(reason=reason, count=int(mask.sum()), rows=row_names(gone.head(SHOWN_ROWS)))
             )
             frame = frame[~mask]
 
@@ -245,15 +245,15 @@ def prepare(
         if role == "group":
             drop(frame[name].isna().to_numpy(), f"{name} is missing")
         else:
-            drop(np.isnan(_numbers(frame[name], role, frame)), f"{name} is missing (NaN)")
-            drop(np.isinf(_numbers(frame[name], role, frame)), f"{name} is infinite")
+            drop(np.isnan(numeric_column(frame, name, role)), f"{name} is missing (NaN)")
+            drop(np.isinf(numeric_column(frame, name, role)), f"{name} is infinite")
         if not len(frame):
             raise NoRows(f"--{role}: column {name!r} has no finite value in the rows that are left")
     for role, name in roles.items():
         if role == "group":
             columns[role] = frame[name].astype(str).to_numpy(dtype=str)
             continue
-        values = _numbers(frame[name], role, frame)
+        values = numeric_column(frame, name, role)
         bad = np.flatnonzero(values <= 0)
         if len(bad):
             raise ValueError(
@@ -268,7 +268,7 @@ def prepare(
         columns=columns,
         roles=roles,
         frame=frame,
-        run_ids=_labels(frame),
+        run_ids=row_names(frame),
         has_run_ids="run_id" in frame.columns,
         flops_rule=rule,
         left_out=tuple(log),
@@ -418,7 +418,7 @@ def _with_numbers(
         if role == "group" or frame[name].dtype.kind in "fiu" or not len(frame):
             continue
         try:
-            read[name] = _numbers(frame[name], role, frame)
+            read[name] = numeric_column(frame, name, role)
         except ValueError:
             continue
         plain = pd.to_numeric(frame[name], errors="coerce").to_numpy(dtype=float, na_value=np.nan)
@@ -431,17 +431,17 @@ def _with_numbers(
     return frame.assign(**read), told
 
 
-def _numbers(column: pd.Series, role: str, frame: pd.DataFrame) -> np.ndarray:
+def numeric_column(frame: pd.DataFrame, name: str, role: str) -> np.ndarray:
     """Return the column as floats; ValueError names column, row and value of what is unclear."""
     try:
         return numbers(
-            column,
+            frame[name],
             counts=role in ("n", "d"),
             commas_group=bool(frame.attrs.get("commas_group")),
         )
     except Unclear as error:
         raise ValueError(
-            f"--{role}: column {str(column.name)!r} holds {str(error.value)!r} in "
+            f"--{role}: column {name!r} holds {str(error.value)!r} in "
             f"{_place(frame, error.place)}, which {error.reason}"
         ) from error
 
@@ -453,7 +453,7 @@ def _true(column: pd.Series) -> np.ndarray:
     )
 
 
-def _labels(frame: pd.DataFrame) -> tuple[str, ...]:
+def row_names(frame: pd.DataFrame) -> tuple[str, ...]:
     """Return the run id of each row, its line in the file, or its number in the table from 1."""
     if "run_id" in frame.columns:
         return tuple(frame["run_id"].astype(str).tolist())

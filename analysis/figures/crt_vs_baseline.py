@@ -55,6 +55,10 @@ def pair(df: pd.DataFrame, config: Config) -> tuple[str, str]:
     reference = config.reference or arms[0]
     others = [arm for arm in arms if arm != reference]
     arm = config.arm or ("crt" if "crt" in others else others[0] if others else "")
+    if not others:
+        raise ValueError(
+            f"crt_vs_baseline: needs two arms (--group names their column); the table has {arms[0]}"
+        )
     for wanted in (arm, reference):
         if wanted not in arms or arm == reference:
             raise ValueError(
@@ -74,6 +78,7 @@ def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
         name in both.columns and both[name].notna().any() for name in panels.DISTANCES
     ):
         metrics.append(panels.distance_column(both, "crt_vs_baseline", config.distance))
+    metrics = list(dict.fromkeys(metrics))
     rows: list[dict[str, object]] = []
     notes = []
     for metric in metrics:
@@ -91,7 +96,7 @@ def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
         for gain in comparison.gains:
             if gain.arm == arm:
                 rows.extend(_gain_rows(gain, metric))
-        notes.append(panels.provenance_note(comparison, bars=metric != metrics[0]))
+        notes.append(panels.provenance_note(comparison, both, metric))
     table = panels.tidy(rows)
     table.attrs.update(
         axes=panels.axes(both, {metric: (config.x, metric) for metric in metrics}),
