@@ -15,7 +15,16 @@ from .direction import resolve
 from .quantities import Unclear, numbers
 from .request import Request
 from .row_filter import keep
-from .table import POOLED, NoRows, column_for, numeric_column, row_names, states, status_column
+from .table import (
+    POOLED,
+    NoRows,
+    column_for,
+    counted,
+    numeric_column,
+    row_names,
+    states,
+    status_column,
+)
 
 # Role -> its column of the study table.
 STUDY: Final = {"x": "flops_train", "y": "val_loss", "n": "params", "d": "tokens_train"}
@@ -39,6 +48,7 @@ def study_table(frame: pd.DataFrame, asked: Request | None = None) -> pd.DataFra
     if not frame.columns.is_unique:
         twice = frame.columns[frame.columns.duplicated()][0]
         raise ValueError(f"table: column {str(twice)!r} appears twice")
+    frame = counted(frame)
     if asked.where is not None:
         frame = frame[keep(frame, asked.where)]
         if not len(frame):

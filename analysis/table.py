@@ -65,6 +65,7 @@ NOT_DONE: Final = (
 SHOWN_ROWS: Final = 20  # how many removed rows the filter log names
 
 
+ROW: Final = "row"  # name of an index that counts rows from 1
 POOLED: Final = "none"  # `group`: one law for the rows of all arms
 
 
@@ -137,6 +138,18 @@ def column_for(frame: pd.DataFrame, role: str, asked: str | None) -> str | None:
     return next((plain[name] for name in KNOWN[role] if len(name) > 1 and name in plain), None)
 
 
+def counted(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with its rows named as a person counts them: by line, or from 1.
+
+    A part of a table keeps the numbers that its rows have in the whole.
+    """
+    if frame.index.name in (LINE, ROW):
+        return frame
+    whole = frame.index.dtype.kind not in "iu" or not frame.index.is_unique
+    places = pd.RangeIndex(1, len(frame) + 1) if whole else frame.index + 1
+    return frame.set_axis(places.rename(ROW))
+
+
 def status_column(frame: pd.DataFrame) -> str | None:
     """Return the column that says how each run ended: `status`, or a `state` of a tracker."""
     if "status" in frame.columns:
@@ -179,8 +192,7 @@ def prepare(
     twice = frame.columns[frame.columns.duplicated()]
     if len(twice):
         raise ValueError(f"table: column {str(twice[0])!r} appears twice")
-    if frame.index.name != LINE:  # else the rows keep the lines of their file as names
-        frame = frame.set_axis(pd.RangeIndex(1, len(frame) + 1))
+    frame = counted(frame)
     roles = _roles(frame, asked, needs)
     frame, notices = _with_numbers(frame, roles)
     log: list[LeftOut] = []
@@ -462,7 +474,9 @@ def row_names(frame: pd.DataFrame) -> tuple[str, ...]:
 
 def _place(frame: pd.DataFrame, at: int) -> str:
     """Return the line of a row in its file, or its number from 1, and its run."""
-    place = f"{'line' if frame.index.name == LINE else 'row'} {frame.index[at]}"
+    if "columns" in frame.attrs:  # sorted for figures: a row is known by its run alone
+        return str(frame["run_id"].iloc[at])
+    place = f"{frame.index.name} {frame.index[at]}"
     return f"{place} (run {frame['run_id'].iloc[at]})" if "run_id" in frame.columns else place
 
 

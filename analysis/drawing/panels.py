@@ -316,7 +316,7 @@ def run_rows(
     joined_by: str = "params",
 ) -> list[dict[str, Any]]:
     """Return one row per run with `x` and `y`; its spread over sample seeds is the error bar."""
-    usable = runs[runs[x].notna() & runs[y].notna()]
+    usable = runs.dropna(subset=[x, y, *([group] if group else [])])
     spread = spread_of(usable, y)
     joined = [c for c in (joined_by, "train_seed") if c in usable.columns]
     named = [c for c in ("size", "params", "iterations", "run_id") if c in usable.columns]

@@ -185,8 +185,9 @@ def _draw_gain(ax: Axes, gains: pd.DataFrame, shades: dict[str, style.Look]) -> 
             band = mine[inside & mine["y_low"].notna() & mine["y_high"].notna()]
             if form == "straight" and len(band):
                 low, high = band["y_low"].astype(float), band["y_high"].astype(float)
-                ax.fill_between(band["x"], low, high, color=look.color, alpha=0.13, lw=0)
-                inside_values += [*low, *high]
+                ax.fill_between(
+                    band["x"], low, high, color=look.color, alpha=0.13, lw=0, gid="band"
+                )
     if not len(ax.lines):
         ax.set(xticks=[], yticks=[])
         ax.text(

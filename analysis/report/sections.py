@@ -177,7 +177,8 @@ def _summary(df: pd.DataFrame, comparisons: dict[str, Comparison]) -> Html:
         done = mine[mine["status"].eq("done")] if "status" in mine.columns else mine
         lost = int(mine["status"].eq("diverged").sum()) if "status" in mine.columns else 0
         row: list[Any] = [arm, len(done), lost]
-        flops = done[compute].dropna() if compute in done.columns else pd.Series()
+        known = compute in done.columns and done[compute].dtype.kind in "fiu"
+        flops = done[compute].dropna() if known else pd.Series()
         spread = (
             f"{number(flops.min(), 3)} &ndash; {number(flops.max(), 3)}"
             if len(flops)

@@ -176,7 +176,7 @@ def test_predictions_with_intervals_and_distance() -> None:
     assert best["ci95"] == [None, None]
     with pytest.raises(ValueError, match="--predict: the table needs two of"):
         command.fit(runs(), FitRequest(law="chinchilla", bootstrap=0), pd.DataFrame({"N": [1e8]}))
-    with pytest.raises(ValueError, match="--predict: column 'C' has no positive number in row 1"):
+    with pytest.raises(ValueError, match="--predict: column 'C' has no positive number in row 2"):
         command.fit(runs(), FitRequest(bootstrap=0), pd.DataFrame({"C": [1e18, -1.0]}))
     with pytest.raises(ValueError, match="--predict: the table needs the column 'C'"):
         command.fit(runs(), FitRequest(bootstrap=0), pd.DataFrame({"N": [1e8]}))

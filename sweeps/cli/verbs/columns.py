@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-Asked = dict[str, str | None]  # option -> its text; fields of analysis.request.Request
+Asked = dict[str, Any]  # option -> its text or None; fields of analysis.request.Request
 
 COLUMNS: Final[dict[str, Any]] = {
     "x": Annotated[str | None, typer.Option("--x", help="Column of compute; default flops_train.")],
