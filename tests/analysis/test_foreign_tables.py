@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tokenlaw.analysis.direction import resolve
 from tokenlaw.analysis.drawing import index
 from tokenlaw.analysis.drawing.panels import bar_words
 from tokenlaw.analysis.report import sections
@@ -191,6 +192,25 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert (code, out) == (2, "") and err.startswith("error: ") and err.count("\n") == 1
     assert words in err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other.csv", "runs.csv"]
+
+
+@pytest.mark.parametrize(
+    ("column", "better"),
+    [
+        *(
+            (name, "higher")
+            for name in ("human_pref", "aesthetic", "HPSv2", "dino_sim", "cosine_sim")
+        ),
+        *(
+            (name, "higher")
+            for name in ("linear_probe", "util", "success", "CLIP score", "hit_rate")
+        ),
+        *((name, "lower") for name in ("cosine_distance", "sim_loss", "miss_rate", "probe error")),
+    ],
+)
+def test_words_of_metrics_from_elsewhere(column: str, better: str) -> None:
+    found = resolve(column)
+    assert found.better == better and not found.assumed
 
 
 HOSTILE = {
