@@ -19,7 +19,7 @@ from .fitting.fit import fit as fit_table
 from .fitting.fitted import Fit, law_of, outside, predict
 from .frontiers.compare import compare
 from .request import FitRequest, FrontierRequest
-from .table import POOLED, column_for
+from .table import POOLED, column_for, counted, numeric_column, row_names
 
 # Long arrays that a JSON answer leaves out; `Fit.to_json` keeps them.
 LONG = ("draws", "names", "residuals", "run_ids")
@@ -44,6 +44,12 @@ def fit(
     if all(one.status != "ok" for one in groups.values()):
         name, first = next(iter(groups.items()))
         raise ValueError(f"{law}: {group} {name}: {first.reason} (status {first.status})")
+    if predict is not None and group in predict.columns:
+        others = sorted(set(predict[group].dropna().astype(str)) - set(groups))
+        if others:
+            raise ValueError(
+                f"--predict: {group} {others[0]!r} is not in the fit; it has: {', '.join(groups)}"
+            )
     answers = {name: _answer(one, predict, group) for name, one in groups.items()}
     return {
         "law": law,
@@ -137,10 +143,11 @@ def _inputs(one: Fit, table: pd.DataFrame) -> dict[str, np.ndarray]:
         if role == "group":
             columns[role] = table[name].astype(str).to_numpy(dtype=str)
             continue
-        values = pd.to_numeric(table[name], errors="coerce").to_numpy(dtype=float)
+        values = numeric_column(counted(table), name, role)
         bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
         if len(bad):
-            raise ValueError(f"--predict: column {name!r} has no positive number in row {bad[0]}")
+            row = row_names(counted(table))[bad[0]]
+            raise ValueError(f"--predict: column {name!r} has no positive number in {row}")
         columns[role] = values
     needed = parts.load("laws", one.law).REQUIRES
     sizes = sum(role in columns for role in ("n", "d", "x")) >= 2

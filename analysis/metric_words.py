@@ -25,7 +25,9 @@ _HIGHER: Final = """
     utilization utilisation throughput
 """.split()
 # Words that yield to those above: an FID score is a distance, an error of the top 5 an error.
-_WEAK: Final = "score scores usage".split()
+_WEAK: Final = """
+    score scores usage sim cosine aesthetic aesthetics preference pref success util probe hps hpsv
+""".split()
 _BENCHMARKS: Final = """
     mmlu mmmu gsm8k hellaswag arc piqa siqa winogrande humaneval mbpp boolq truthfulqa bbh
     openbookqa obqa copa glue superglue commonsenseqa csqa triviaqa
@@ -47,6 +49,7 @@ _PHRASES: Final[dict[tuple[str, ...], tuple[str, str]]] = {
     ("average", "precision"): ("strong", HIGHER),
     ("cross", "entropy"): ("strong", LOWER),
     ("crossentropy",): ("strong", LOWER),
+    ("miss", "rate"): ("strong", LOWER),
     ("false", "positive"): ("strong", LOWER),
     ("false", "negative"): ("strong", LOWER),
     ("true", "positive"): ("strong", HIGHER),

@@ -11,6 +11,7 @@ CODES: Final[dict[str, str]] = {
     "W-DIVERGED": "diverged runs were left out; the survivors may be the lucky ones",
     "W-CHECKPOINTS": "several rows of one run are used, or rows before the end of a schedule",
     "W-REPEATS": "rows that repeat another row in every column were counted once",
+    "W-UNITS": "values with a unit, such as 4B, were read as numbers",
     "W-POOLED": "one law was fitted to the rows of several arms",
     "W-FLOPS-RULE": "the FLOPs on the x axis do not agree with 6 N D",
     "W-MACS": "the x axis looks like multiply-adds; one multiply-add is two FLOPs",

@@ -2,7 +2,8 @@
 eval.
 
 Allowed: column names (in backticks when they hold spaces), numbers, strings, True, False, None,
-comparisons (chained too), `and`, `or`, `not`, and `in` / `not in` with a list of literals.
+arithmetic (+ - * / ** %), the functions log, log10, sqrt, abs, min and max of numbers, comparisons
+(chained too), `and`, `or`, `not`, and `in` / `not in` with a list of literals.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
+from .quantities import Unclear, numbers
+
 COMPARE: Final[dict[type[ast.cmpop], Callable[[Any, Any], Any]]] = {
     ast.Lt: operator.lt,
     ast.LtE: operator.le,
@@ -25,7 +28,25 @@ COMPARE: Final[dict[type[ast.cmpop], Callable[[Any, Any], Any]]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
 }
-ALLOWED: Final = "names, literals, comparisons, and, or, not, in"
+ARITHMETIC: Final[dict[type[ast.operator], Callable[[Any, Any], Any]]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: np.true_divide,
+    ast.Mod: np.mod,
+    ast.Pow: np.power,
+}
+FUNCTIONS: Final[dict[str, tuple[int, Callable[..., Any]]]] = {  # name -> (arguments, function)
+    "log": (1, np.log),
+    "log10": (1, np.log10),
+    "sqrt": (1, np.sqrt),
+    "abs": (1, np.abs),
+    "min": (2, np.minimum),
+    "max": (2, np.maximum),
+}
+ALLOWED: Final = (
+    f"names, literals, + - * / ** %, {', '.join(FUNCTIONS)}, comparisons, and, or, not, in"
+)
 MAX_LENGTH: Final = 2000  # characters; nobody types more, and deep nesting is cut off
 
 
@@ -78,10 +99,21 @@ class _Evaluate:
                 if isinstance(value, bool | int | float | str) or value is None:
                     return value
                 raise self.refuse(f"the literal {value!r}")
-            case ast.UnaryOp(op=ast.USub() | ast.UAdd(), operand=ast.Constant(value=value)):
-                if isinstance(value, bool) or not isinstance(value, int | float):
-                    raise self.refuse("a sign before something that is no number")
+            case ast.UnaryOp(op=ast.USub() | ast.UAdd(), operand=operand):
+                value = self.number(operand, "a sign before something that is no number")
                 return -value if isinstance(node.op, ast.USub) else value
+            case ast.BinOp(op=op, left=left, right=right) if type(op) in ARITHMETIC:
+                word = "arithmetic with something that is no number"
+                return self.computed(
+                    ARITHMETIC[type(op)], [self.number(left, word), self.number(right, word)]
+                )
+            case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in FUNCTIONS:
+                count, function = FUNCTIONS[name]
+                if len(args) != count:
+                    raise self.refuse(f"{name} of {len(args)} values (it takes {count})")
+                return self.computed(
+                    function, [self.number(arg, f"{name} of a text") for arg in args]
+                )
             case ast.UnaryOp(op=ast.Not(), operand=operand):
                 return ~self.truth(operand)
             case ast.BoolOp(op=op, values=values):
@@ -94,6 +126,38 @@ class _Evaluate:
                 return self.comparison(node)
             case _:
                 raise self.refuse(type(node).__name__.lower())
+
+    def number(self, node: ast.expr, otherwise: str) -> float | pd.Series:
+        """Return a value as numbers; texts such as "4B" are read, what is unclear is missing."""
+        value = self.value(node)
+        if isinstance(value, pd.Series):
+            return self.as_numbers(value)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self.refuse(otherwise)
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise self.refuse("a number beyond 1e308") from error
+
+    def as_numbers(self, column: pd.Series) -> pd.Series:
+        if column.dtype.kind in "fiu":
+            return column.astype(float)
+        try:
+            commas = bool(self.frame.attrs.get("commas_group"))
+            values = numbers(column, counts=True, commas_group=commas)
+        except Unclear as error:
+            raise ValueError(
+                f"where: column {str(column.name)!r} holds {str(error.value)!r}, which "
+                f"{error.reason}; it cannot stand in {self.expression}"
+            ) from error
+        return pd.Series(values, index=column.index)
+
+    def computed(self, function: Callable[..., Any], values: list[float | pd.Series]) -> Any:
+        # A division by zero or a logarithm of nothing keeps no row; it is no fault of the filter.
+        with np.errstate(all="ignore"):
+            answer = function(*(np.asarray(value, dtype=float) for value in values))
+        answer = np.where(np.isfinite(answer), answer, np.nan)
+        return pd.Series(np.broadcast_to(answer, len(self.frame)), index=self.frame.index)
 
     def column(self, name: str) -> pd.Series:
         if name not in self.frame.columns:
@@ -143,6 +207,12 @@ class _Evaluate:
                 raise self.refuse("None other than in COLUMN == None")
             return other.isna() if isinstance(op, ast.Eq) else other.notna()
         try:
+            left, right = self.alike(left, right)
+        except ValueError:
+            # A text that is no number equals none, and has no order.
+            if not isinstance(op, ast.Eq | ast.NotEq):
+                raise
+        try:
             answer = COMPARE[type(op)](left, right)
         except TypeError as error:
             raise ValueError(
@@ -152,3 +222,20 @@ class _Evaluate:
         if isinstance(answer, pd.Series):
             return answer.fillna(False).astype(bool)
         return pd.Series(bool(answer), index=self.frame.index)
+
+    def alike(self, left: Any, right: Any) -> tuple[Any, Any]:
+        """Return two sides with texts such as "4B" as numbers, where the other side is numbers."""
+
+        def numeric(side: Any) -> bool:
+            if isinstance(side, pd.Series):
+                return side.dtype.kind in "fiu"
+            return isinstance(side, int | float) and not isinstance(side, bool)
+
+        def text(side: Any) -> bool:
+            return isinstance(side, pd.Series) and side.dtype.kind not in "fiub"
+
+        if text(left) and numeric(right):
+            return self.as_numbers(left), right
+        if numeric(left) and text(right):
+            return left, self.as_numbers(right)
+        return left, right

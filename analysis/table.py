@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -15,16 +15,27 @@ import pandas as pd
 
 from .notebook_repr import Brief
 from .notices import LeftOut, Notice, notice
+from .quantities import Unclear, numbers
 from .row_filter import keep
+from .table_files import LINE
 from .vocabulary import FLOPS_RULES
 
 # Where a role is looked for when the user names no column: the study table first, then what papers
 # call it.
 KNOWN: Final[dict[str, tuple[str, ...]]] = {
-    "x": ("flops_train", "C", "flops", "compute", "budget"),
-    "y": ("val_loss", "loss"),
-    "n": ("params", "N", "n_params"),
-    "d": ("tokens_train", "D", "tokens"),
+    "x": (
+        *("flops_train", "C", "flops", "compute", "budget", "flop", "train_flops", "train_flop"),
+        *("training_flops", "training_flop", "total_flops"),
+    ),
+    "y": ("val_loss", "loss", "validation_loss", "eval_loss", "test_loss", "final_loss"),
+    "n": (
+        *("params", "N", "n_params", "num_params", "parameters", "num_parameters", "model_size"),
+        "n_parameters",
+    ),
+    "d": (
+        *("tokens_train", "D", "tokens", "num_tokens", "n_tokens", "train_tokens"),
+        "training_tokens",
+    ),
     "group": ("arm",),
 }
 MEANING: Final = {
@@ -40,11 +51,21 @@ KEYS: Final = ("study", "arm", "run_id", "step", "sample_seed")
 PER_TOKEN: Final = ("val_loss", "loss", "train_loss", "nll", "cross_entropy")
 # What makes two losses per token different quantities.
 TOKEN_COLUMNS: Final = ("codebook_size", "tokens_per_image")
-# What a `status` column calls a run that ended well; every other word is left out and counted.
-DONE: Final = ("done", "finished", "completed", "ok")
+# What a column of states calls a run that ended well, here and in other trackers. Every other word
+# is left out and counted.
+DONE: Final = (
+    *("done", "finished", "completed", "complete", "ok", "success", "succeeded", "successful"),
+    "terminated",  # Ray Tune: ended by itself
+)
+NOT_DONE: Final = (
+    *("diverged", "failed", "failure", "error", "errored", "crashed", "crash", "killed"),
+    *("preempted", "preempting", "cancelled", "canceled", "timeout", "oom", "running", "pending"),
+    *("queued", "scheduled", "waiting", "stopped", "aborted", "interrupted"),
+)
 SHOWN_ROWS: Final = 20  # how many removed rows the filter log names
 
 
+ROW: Final = "row"  # name of an index that counts rows from 1
 POOLED: Final = "none"  # `group`: one law for the rows of all arms
 
 
@@ -100,27 +121,6 @@ class Data(Brief):
         return total.hexdigest()[:16]
 
 
-def read(path: str | Path) -> pd.DataFrame:
-    """The table in a .csv, .tsv, .json (records) or .parquet file; ValueError if unreadable."""
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"table: {str(path)!r} is not a file")
-    kind = path.suffix.lower()
-    readers = {
-        ".csv": pd.read_csv,
-        ".tsv": lambda one: pd.read_csv(one, sep="\t"),
-        ".json": lambda one: pd.read_json(one, orient="records"),
-        ".parquet": pd.read_parquet,
-    }
-    if kind not in readers:
-        raise ValueError(f"table: {str(path)!r} ends in {kind!r}; known: {', '.join(readers)}")
-    try:
-        return readers[kind](path)
-    except (ValueError, OSError) as error:  # what pandas and pyarrow raise for a broken file
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"table: {str(path)!r} cannot be read: {first}") from error
-
-
 def column_for(frame: pd.DataFrame, role: str, asked: str | None) -> str | None:
     """The column of `role`: the one asked for, else the first known name in the table."""
     if asked is not None:
@@ -130,7 +130,45 @@ def column_for(frame: pd.DataFrame, role: str, asked: str | None) -> str | None:
             names = ", ".join(str(one) for one in frame.columns[:30])
             raise ValueError(f"--{role}: no column {asked!r}{hint}; the table has: {names}")
         return asked
-    return next((name for name in KNOWN[role] if name in frame.columns), None)
+    exact = next((name for name in KNOWN[role] if name in frame.columns), None)
+    if exact is not None:
+        return exact
+    # "Training FLOP", "val/loss" and "Params" are the same names; one letter alone is not.
+    plain = {re.sub(r"[^a-z0-9]+", "_", str(one).lower()): one for one in reversed(frame.columns)}
+    return next((plain[name] for name in KNOWN[role] if len(name) > 1 and name in plain), None)
+
+
+def counted(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with its rows named as a person counts them: by line, or from 1.
+
+    A part of a table keeps the numbers that its rows have in the whole.
+    """
+    if frame.index.name in (LINE, ROW):
+        return frame
+    whole = frame.index.dtype.kind not in "iu" or not frame.index.is_unique
+    places = pd.RangeIndex(1, len(frame) + 1) if whole else frame.index + 1
+    return frame.set_axis(places.rename(ROW))
+
+
+def status_column(frame: pd.DataFrame) -> str | None:
+    """Return the column that says how each run ended: `status`, or a `state` of a tracker."""
+    if "status" in frame.columns:
+        return "status"
+    for name in frame.columns:
+        if str(name).lower() in ("status", "state", "run_status", "run_state", "run state"):
+            words = {word for word in states(frame[name]) if word != "missing"}
+            if words and words & {*DONE, *NOT_DONE}:
+                return str(name)
+    return None
+
+
+def states(column: pd.Series) -> pd.Series:
+    """Return the words of a column of states in small letters, `missing` where there is none.
+
+    Each word for a run that ended well becomes `done`.
+    """
+    words = column.astype("string").str.strip().str.lower().fillna("missing").replace("", "missing")
+    return words.where(~words.isin(DONE), "done").astype(object)
 
 
 def prepare(
@@ -154,28 +192,28 @@ def prepare(
     twice = frame.columns[frame.columns.duplicated()]
     if len(twice):
         raise ValueError(f"table: column {str(twice[0])!r} appears twice")
-    # With codes as index a row can be named after any number of filters.
-    frame = frame.reset_index(drop=True)
+    frame = counted(frame)
     roles = _roles(frame, asked, needs)
+    frame, notices = _with_numbers(frame, roles)
     log: list[LeftOut] = []
-    notices: list[Notice] = []
 
     def drop(mask: np.ndarray, reason: str) -> None:
         nonlocal frame
         if mask.any():
             gone = frame[mask]
             log.append(
-                LeftOut(reason=reason, count=int(mask.sum()), rows=_labels(gone.head(SHOWN_ROWS)))
+                LeftOut(reason=reason, count=int(mask.sum()), rows=row_names(gone.head(SHOWN_ROWS)))
             )
             frame = frame[~mask]
 
     if where is not None:
         drop(~keep(frame, where), f"where: not ({where})")
-    if "status" in frame.columns:
-        states = frame["status"].astype(str)
-        num_diverged = int((states == "diverged").sum())
-        for state in sorted(set(states) - set(DONE)):
-            drop((frame["status"].astype(str) == state).to_numpy(), f"status is {state}")
+    ended = status_column(frame)
+    if ended is not None:
+        words = states(frame[ended])
+        num_diverged = int((words == "diverged").sum())
+        for word in sorted(set(words) - {"done"}):
+            drop((states(frame[ended]) == word).to_numpy(), f"{ended} is {word}")
         if num_diverged:
             notices.append(
                 notice("W-DIVERGED", f"{num_diverged} diverged runs were left out and counted")
@@ -212,27 +250,27 @@ def prepare(
             )
 
     if not len(frame):
-        raise NoRows("table: no row is left after the filters")
+        reasons = "; ".join(f"{entry.count} rows: {entry.reason}" for entry in log)
+        raise NoRows(f"table: no row is left after the filters ({reasons})")
     columns: dict[str, np.ndarray] = {}
     for role, name in roles.items():
         if role == "group":
             drop(frame[name].isna().to_numpy(), f"{name} is missing")
         else:
-            numbers = _numbers(frame[name], role)
-            drop(np.isnan(numbers), f"{name} is missing (NaN)")
-            drop(np.isinf(_numbers(frame[name], role)), f"{name} is infinite")
+            drop(np.isnan(numeric_column(frame, name, role)), f"{name} is missing (NaN)")
+            drop(np.isinf(numeric_column(frame, name, role)), f"{name} is infinite")
         if not len(frame):
             raise NoRows(f"--{role}: column {name!r} has no finite value in the rows that are left")
     for role, name in roles.items():
         if role == "group":
             columns[role] = frame[name].astype(str).to_numpy(dtype=str)
             continue
-        values = _numbers(frame[name], role)
+        values = numeric_column(frame, name, role)
         bad = np.flatnonzero(values <= 0)
         if len(bad):
             raise ValueError(
                 f"--{role}: column {name!r} ({MEANING[role]}) must be positive, but is "
-                f"{values[bad[0]]:g} in {_labels(frame.iloc[bad[:1]])[0]}"
+                f"{values[bad[0]]:g} in {_place(frame, int(bad[0]))}"
             )
         columns[role] = values
     rule = _flops_rule(frame, roles.get("x"))
@@ -242,7 +280,7 @@ def prepare(
         columns=columns,
         roles=roles,
         frame=frame,
-        run_ids=_labels(frame),
+        run_ids=row_names(frame),
         has_run_ids="run_id" in frame.columns,
         flops_rule=rule,
         left_out=tuple(log),
@@ -322,22 +360,30 @@ def _flops_rule(frame: pd.DataFrame, x: str | None) -> str | None:
         return None
     for name in ("flops_rule", f"{x}_rule", "flops_counting"):
         if name in frame.columns:
-            found = sorted({str(one) for one in frame[name]})
+            found = sorted({str(one) for one in frame[name].dropna()})
             if len(found) > 1:
                 raise ValueError(
                     f"--x: the rows count FLOPs by different rules ({name}: {', '.join(found)}); "
                     "pick one with --where"
                 )
-            return found[0]
-    if "mac" in x.lower():
+            if found:
+                return found[0]
+    if _is_macs(x):
         return "multiply-adds (half of FLOPs)"
     known = FLOPS_RULES.get(x)
     return known.rule if known else None
 
 
+def _is_macs(name: str) -> bool:
+    """Tell if a column counts multiply-adds: forward_gmacs, MACs, trainMACs; not machine_hours."""
+    words = re.split(r"[^A-Za-z]+|(?<=[a-z])(?=[A-Z])", name)
+    macs = any(re.fullmatch(r"[kmgtp]?macs|[gtp]mac|madds", word.lower()) for word in words)
+    return macs or "MAC" in words or name.lower() == "mac" or "multiply_add" in name.lower()
+
+
 def _counting_notices(columns: Mapping[str, np.ndarray], roles: Mapping[str, str]) -> list[Notice]:
     found = []
-    if "mac" in roles.get("x", "").lower():
+    if _is_macs(roles.get("x", "")):
         found.append(
             notice("W-MACS", f"column {roles['x']!r}: one multiply-add is two FLOPs; double it")
         )
@@ -371,17 +417,45 @@ def _pooled_notices(frame: pd.DataFrame, group: str | None) -> list[Notice]:
     return [notice("W-POOLED", f"{len(pooled)} arms ({shown}) are fitted as one")]
 
 
-def _numbers(column: pd.Series, role: str) -> np.ndarray:
-    """The column as floats; ValueError names the first entry that is no number."""
-    numbers = pd.to_numeric(column, errors="coerce")
-    wrong = numbers.isna() & column.notna()
-    if wrong.any() and column.dtype.kind not in "fiu":
-        entry = column[wrong].iloc[0]
-        if str(entry).strip().lower() not in ("nan", ""):
-            raise ValueError(
-                f"--{role}: column {column.name!r} holds {entry!r}, which is no number"
+def _with_numbers(
+    frame: pd.DataFrame, roles: Mapping[str, str]
+) -> tuple[pd.DataFrame, list[Notice]]:
+    """Return the table with its texts such as "4B" as numbers, and a note of how they were read.
+
+    A column with a value that is unclear stays: the filters may remove that row.
+    """
+    read: dict[str, np.ndarray] = {}
+    told = []
+    for role, name in roles.items():
+        if role == "group" or frame[name].dtype.kind in "fiu" or not len(frame):
+            continue
+        try:
+            read[name] = numeric_column(frame, name, role)
+        except ValueError:
+            continue
+        plain = pd.to_numeric(frame[name], errors="coerce").to_numpy(dtype=float, na_value=np.nan)
+        other = np.flatnonzero(np.isnan(plain) & ~np.isnan(read[name]))
+        if len(other):
+            text = str(frame[name].iloc[other[0]])
+            told.append(
+                notice("W-UNITS", f"column {name!r}: {text!r} is read as {read[name][other[0]]:g}")
             )
-    return np.asarray(numbers.to_numpy(dtype=float, na_value=np.nan))
+    return frame.assign(**read), told
+
+
+def numeric_column(frame: pd.DataFrame, name: str, role: str) -> np.ndarray:
+    """Return the column as floats; ValueError names column, row and value of what is unclear."""
+    try:
+        return numbers(
+            frame[name],
+            counts=role in ("n", "d"),
+            commas_group=bool(frame.attrs.get("commas_group")),
+        )
+    except Unclear as error:
+        raise ValueError(
+            f"--{role}: column {name!r} holds {str(error.value)!r} in "
+            f"{_place(frame, error.place)}, which {error.reason}"
+        ) from error
 
 
 def _true(column: pd.Series) -> np.ndarray:
@@ -390,11 +464,19 @@ def _true(column: pd.Series) -> np.ndarray:
     return np.asarray(true, dtype=bool)
 
 
-def _labels(frame: pd.DataFrame) -> tuple[str, ...]:
-    """The run id of each row, or its number in the table."""
+def row_names(frame: pd.DataFrame) -> tuple[str, ...]:
+    """Return the run id of each row, its line in the file, or its number in the table from 1."""
     if "run_id" in frame.columns:
         return tuple(frame["run_id"].astype(str).tolist())
-    return tuple(f"row {one}" for one in frame.index)
+    return tuple(_place(frame, at) for at in range(len(frame)))
+
+
+def _place(frame: pd.DataFrame, at: int) -> str:
+    """Return the line of a row in its file, or its number from 1, and its run."""
+    if "columns" in frame.attrs:  # sorted for figures: a row is known by its run alone
+        return str(frame["run_id"].iloc[at])
+    place = f"{frame.index.name} {frame.index[at]}"
+    return f"{place} (run {frame['run_id'].iloc[at]})" if "run_id" in frame.columns else place
 
 
 def _unique(frame: pd.DataFrame, keys: list[str]) -> None:

@@ -60,6 +60,11 @@ LABELS: Final[dict[str, str]] = {
 }
 
 
+def heading(text: str) -> str:
+    """Return `text` with a capital, unless it begins with a name in its own letters (gFID)."""
+    return text[:1].upper() + text[1:] if text[:2].islower() else text
+
+
 def natural(name: object) -> tuple[tuple[int, float, str], ...]:
     """Return the sort key by which `vq-2k` comes before `vq-16k`."""
     words = re.split(r"(\d+(?:\.\d+)?)", str(name))

@@ -27,6 +27,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from ...trainer import parts
 from ..notebook_repr import Brief
+from ..request import Request
+from ..study_columns import named, study_table
+from . import panels
 from .picture import DPI, short_hash
 from .picture import INDEX as INDEX
 from .picture import Picture as Picture
@@ -47,6 +50,7 @@ ALIASES = {
     "schedule": ("schedule", "vcq_schedule"),
     "cfg_scale": ("cfg_scale", "cfg", "guidance"),
 }
+ASKED = ("x", "y", "n", "d", "group", "where", "direction")  # of a request, kept in the index
 COMMON_OPTIONS = ("bootstrap", "seed")  # always allowed, also where nothing is fitted
 
 
@@ -76,16 +80,12 @@ def names() -> tuple[str, ...]:
     return parts.names("figures")
 
 
-def prepare(df: pd.DataFrame) -> pd.DataFrame:
-    """Put `df` into a fixed order, with the two columns that every figure needs.
+def prepare(df: pd.DataFrame, asked: Request | None = None) -> pd.DataFrame:
+    """Put `df` into a fixed order, with the columns that figures need; `asked` names its columns.
 
     Rows without a run id are called by their number; a table without arms is one arm.
     """
-    df = df.reset_index(drop=True)
-    if "run_id" not in df.columns:
-        df = df.assign(run_id=[f"row-{number:05d}" for number in range(len(df))])
-    if "arm" not in df.columns:
-        df = df.assign(arm="all")
+    df = study_table(df, asked).reset_index(drop=True)
     for name, others in ALIASES.items():
         found = [c for other in others for c in (other, f"axis_{other}") if c in df.columns]
         if name not in df.columns and found:
@@ -101,6 +101,7 @@ def make(
     config: Any = None,
     options: dict[str, Any] | None = None,
     vectors: Vectors | None = None,
+    asked: Request | None = None,
 ) -> Picture:
     """Make the figure `name` of the table, in memory.
 
@@ -109,14 +110,10 @@ def make(
     table does not allow it.
     """
     module = parts.load("figures", name)
-    df = prepare(df)
-    missing = [column for column in module.NEEDS if column not in df.columns]
-    if missing:
-        raise ValueError(f"{name}: the table has no column {', '.join(missing)}")
-    if not len(df):
-        raise ValueError(f"{name}: the table has no rows")
+    df = prepare(df, asked)
+    panels.refuse_missing(df, module.NEEDS, name)
     if config is None and "Config" in vars(module):
-        config = _config(module, name, options or {})
+        config = _config(module, name, {"x": named(df, "flops_train"), **(options or {})})
     try:
         return _make(module, name, df, config, vectors)
     except ValueError as error:
@@ -136,6 +133,8 @@ def _make(
     table = None
     if "data" in vars(module):
         table = _call(module.data, df, given)
+        if df.attrs["where"] is not None:
+            table.attrs["note"] = f"{table.attrs['note']} Rows kept: {df.attrs['where']}."
         given["table"] = table
     with style.paper():
         figure = _call(module.draw, df, given)
@@ -143,7 +142,7 @@ def _make(
     columns = _columns(module, df, config)
     return Picture(
         name=name,
-        title=str(vars(module).get("TITLE", name)),
+        title=_title(module, name, table),
         papers=tuple(vars(module).get("PAPERS", ())),
         figure=figure,
         table=table,
@@ -152,6 +151,12 @@ def _make(
         rows=_row_hashes(df, columns),
         config=_plain(dataclasses.asdict(config)) if dataclasses.is_dataclass(config) else {},  # type: ignore[arg-type]
     )
+
+
+def _title(module: ModuleType, name: str, table: pd.DataFrame | None) -> str:
+    """Return the title of a table that has one, else the figure's."""
+    own = None if table is None else table.attrs.get("title")
+    return str(own or vars(module).get("TITLE", name))
 
 
 def csv_text(table: pd.DataFrame) -> str:
@@ -171,6 +176,7 @@ def draw_all(
     *,
     options: dict[str, Any] | None = None,
     vectors: Vectors | None = None,
+    asked: Request | None = None,
     dpi: int = DPI,
     progress: Callable[[str], None] | None = None,
 ) -> list[Drawn]:
@@ -181,12 +187,13 @@ def draw_all(
     the name of each figure once it is drawn.
     """
     out_dir = Path(out_dir)
-    out_dir.mkdir(parents=True, exist_ok=True)
     wanted = parts.names("figures") if names is None else tuple(names)
     for name in wanted:
         parts.load("figures", name)  # a wrong name is refused before anything is drawn
     _refuse_unknown(options or {}, wanted)
+    df = prepare(df, asked)
     index = _read_index(out_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
     done = []
     for name in wanted:
         title = str(vars(parts.load("figures", name)).get("TITLE", name))
@@ -215,6 +222,7 @@ def draw_all(
             "columns": list(picture.columns),
             "rows": picture.rows,
             "options": _plain(options or {}),
+            "asked": {key: getattr(asked, key) for key in ASKED if getattr(asked, key, None)},
             "config": picture.config,
             "code": code_hash(name),
             "matplotlib": version("matplotlib"),
@@ -236,8 +244,8 @@ def draw_all(
     return done
 
 
-def check(df: pd.DataFrame, out_dir: str | Path) -> list[Stale]:
-    """List the figures of `out_dir` that are stale for the table `df`, each with every reason.
+def check(frame: pd.DataFrame, out_dir: str | Path) -> list[Stale]:
+    """List the figures of `out_dir` that are stale for the table `frame`, each with every reason.
 
     Nothing is drawn or fitted: rows are compared by the hashes in the index. An empty list means
     that every figure shows what the table says.
@@ -246,7 +254,7 @@ def check(df: pd.DataFrame, out_dir: str | Path) -> list[Stale]:
     if not (out_dir / INDEX).is_file():
         raise ValueError(f"figures: {str(out_dir)!r} has no {INDEX}; draw them first")
     index = _read_index(out_dir)
-    df = prepare(df)
+    tables: dict[str, pd.DataFrame] = {}
     stale = []
     known = parts.names("figures")
     for name, entry in sorted(index["figures"].items()):
@@ -255,13 +263,15 @@ def check(df: pd.DataFrame, out_dir: str | Path) -> list[Stale]:
             stale.append(Stale(name=name, reasons=("there is no such figure any more",)))
             continue
         module = parts.load("figures", name)
-        missing = [column for column in module.NEEDS if column not in df.columns]
-        if missing:
-            reasons.append(f"the table has no column {', '.join(missing)}")
+        asked = entry.get("asked", {})
+        try:
+            table = tables.setdefault(str(asked), prepare(frame, Request(**asked)))
+            panels.refuse_missing(table, module.NEEDS, name)
+        except ValueError as error:
+            reasons.append(str(error).removeprefix(f"{name}: "))
         else:
             config = module.Config(**_config_fields(module, entry)) if entry["config"] else None
-            columns = _columns(module, df, config)
-            reasons += _row_reasons(entry, df, columns)
+            reasons += _row_reasons(entry, table, _columns(module, table, config))
         if entry["code"] != code_hash(name):
             reasons.append("the code that draws it has changed")
         if entry["matplotlib"] != version("matplotlib"):
@@ -282,7 +292,7 @@ def check(df: pd.DataFrame, out_dir: str | Path) -> list[Stale]:
 def code_hash(name: str) -> str:
     """Hash of the source that draws a figure: its own file and what all figures share."""
     from .. import vocabulary
-    from . import panels, style
+    from . import style
 
     module = parts.load("figures", name)
     total = hashlib.sha256()
@@ -343,12 +353,13 @@ def _columns(module: ModuleType, df: pd.DataFrame, config: Any) -> tuple[str, ..
 
     These are its needs, its options, and those that its config names.
     """
-    named: list[str] = [*module.NEEDS, *vars(module).get("OPTIONAL", ()), "arm", "status"]
+    named_columns = [*module.NEEDS, *vars(module).get("OPTIONAL", ()), "arm", "status"]
     if dataclasses.is_dataclass(config):
         for one in dataclasses.fields(config):
             value = getattr(config, one.name)
-            named += [value] if isinstance(value, str) else []
-    return tuple(sorted({column for column in named if column in df.columns} - {"run_id"}))
+            named_columns += [value] if isinstance(value, str) else []
+    names = {column for name in named_columns for column in (name, named(df, name))}
+    return tuple(sorted({column for column in names if column in df.columns} - {"run_id"}))
 
 
 def _row_hashes(df: pd.DataFrame, columns: Sequence[str]) -> dict[str, str]:

@@ -21,14 +21,18 @@ from matplotlib.figure import Figure
 
 from ..direction import resolve, told
 from ..frontiers.compare import compare, pareto
+from ..quantities import Unclear, numbers
 from ..request import FrontierRequest
 from ..result import Comparison
+from ..study_columns import named
 from . import style
 
 COLUMNS = ("panel", "layer", "group", "run_id", "series", "x", "y", "y_low", "y_high", "text")
 
 # Frechet distances with different networks share no axis, whatever their numbers look like.
 DISTANCES = ("gfid", "gfcd", "gfid_clip")
+# Their labels say a unit or a rule of counting that holds for the study table alone.
+UNITS_OF_OURS = ("flops_train", "flops_total", "val_loss")
 # Layers of fitted laws and their line styles, in the order of drawing.
 LINES = {"fit straight": "-", "fit floor": ":"}
 
@@ -43,23 +47,47 @@ def tidy(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
 # ----------------------------------------------------------------------------- what a table allows
 
 
-def need(df: pd.DataFrame, columns: Sequence[str], figure: str) -> pd.DataFrame:
-    """The finished rows of `df` that have a number in every column of `columns`.
+# Columns of texts; every other column that a figure needs holds numbers.
+TEXTS = ("arm", "run_id", "line", "schedule", "codes_id")
+FLAGS = {"flops_train": "--x", "val_loss": "--y", "params": "--n", "tokens_train": "--d"}
 
-    Raises ValueError in one line: the columns that are missing or the column that is empty.
-    """
-    missing = [column for column in columns if column not in df.columns]
+
+def refuse_missing(df: pd.DataFrame, columns: Sequence[str], figure: str) -> None:
+    """Raise ValueError in one line unless the table has rows, and all the columns by some name."""
+    missing = [column for column in columns if named(df, column) not in df.columns]
     if missing:
-        raise ValueError(f"{figure}: the table has no column {', '.join(missing)}")
+        words = [f"{name} ({FLAGS[name]} names it)" if name in FLAGS else name for name in missing]
+        raise ValueError(f"{figure}: the table has no column {', '.join(words)}")
     if not len(df):
         raise ValueError(f"{figure}: the table has no rows")
+
+
+def need(
+    df: pd.DataFrame, columns: Sequence[str], figure: str, texts: Sequence[str] = TEXTS
+) -> pd.DataFrame:
+    """Return the finished rows of `df` that have a number in every column of `columns`.
+
+    Columns in `texts` hold texts. Raises ValueError in one line: the columns that are missing, the
+    column that is empty, or the value that is no number.
+    """
+    refuse_missing(df, columns, figure)
     kept = df[df["status"].eq("done")] if "status" in df.columns else df
     if not len(kept):
-        raise ValueError(f"{figure}: no row has status done")
-    for column in columns:
+        words = ", ".join(sorted(set(df["status"].astype(str))))
+        raise ValueError(f"{figure}: no row has status done; there are: {words}")
+    for name in columns:
+        column = named(df, name)
         kept = kept[kept[column].notna()]
         if not len(kept):
             raise ValueError(f"{figure}: column {column} is empty for the finished rows")
+        if kept[column].dtype.kind not in "fiub" and name not in texts:
+            try:
+                kept = kept.assign(**{column: numbers(kept[column])})
+            except Unclear as error:
+                raise ValueError(
+                    f"{figure}: column {column} holds {str(error.value)!r} "
+                    f"({kept['run_id'].iloc[error.place]}), which {error.reason}"
+                ) from error
     return kept
 
 
@@ -100,8 +128,9 @@ def loss_column(df: pd.DataFrame, figure: str, wanted: str | None = None, arm: s
         for column in ("codebook_size", "tokens_per_image")
         if column in df.columns and df[column].dropna().nunique() > 1
     ]
+    own = named(df, "val_loss")
     if wanted is None:
-        return "val_bits_per_image" if mixed else "val_loss"
+        return "val_bits_per_image" if mixed and own == "val_loss" else own
     if wanted == "val_loss" and mixed and (arm not in df.columns or df[arm].nunique() > 1):
         raise ValueError(
             f"{figure}: val_loss of arms that differ in {mixed[0]} shares no axis; "
@@ -111,8 +140,13 @@ def loss_column(df: pd.DataFrame, figure: str, wanted: str | None = None, arm: s
 
 
 def axis_name(df: pd.DataFrame, column: str) -> str:
-    """Label of a column; a distance by a network of our own carries the network's name."""
+    """Return the label of a column; a distance by a network of our own has the network's name.
+
+    The units and rules of the study table are said of no other table.
+    """
     text = style.name_of(column)
+    if not df.attrs.get("ours", True) and column in UNITS_OF_OURS:
+        text = "train FLOPs" if column == "flops_train" else style.short(text)
     name = f"{column}_extractor"
     if name in df.columns and df[name].dropna().nunique() == 1:
         return f"{text} ({df[name].dropna().iloc[0]})"
@@ -281,18 +315,13 @@ def run_rows(
     panel: str = "",
     joined_by: str = "params",
 ) -> list[dict[str, Any]]:
-    """Return one row per run with `x` and `y`; the spread over sample seeds is the error bar."""
-    usable = runs[runs[x].notna() & runs[y].notna()]
-    spread = usable[f"{y}_std"] if f"{y}_std" in usable.columns else pd.Series(index=usable.index)
+    """Return one row per run with `x` and `y`; its spread over sample seeds is the error bar."""
+    usable = runs.dropna(subset=[x, y, *([group] if group else [])])
+    spread = spread_of(usable, y)
     joined = [c for c in (joined_by, "train_seed") if c in usable.columns]
     named = [c for c in ("size", "params", "iterations", "run_id") if c in usable.columns]
     rows = []
-    for px, py, half in zip(
-        usable[x].astype(float),
-        usable[y].astype(float),
-        pd.to_numeric(spread, errors="coerce").astype(float),
-        strict=True,
-    ):
+    for px, py, half in zip(usable[x].astype(float), usable[y].astype(float), spread, strict=True):
         known = not math.isnan(half)
         rows.append(
             {
@@ -314,6 +343,27 @@ def run_rows(
     for row, name, identity, line, text in zip(rows, groups, ids, series, texts, strict=True):
         row.update(group=name, run_id=identity, series=line, text=text)
     return sorted(rows, key=lambda row: (row["group"], row["series"], row["x"], row["run_id"]))
+
+
+def spread_of(runs: pd.DataFrame, y: str) -> pd.Series:
+    """Return the half length of each run's error bar, NaN where a metric has no spread.
+
+    It is the column `y_std`; a single sample seed (`y_seeds`) has no spread.
+    """
+    if f"{y}_std" not in runs.columns:
+        return pd.Series(np.nan, index=runs.index)
+    spread = pd.to_numeric(runs[f"{y}_std"], errors="coerce").astype(float)
+    if f"{y}_seeds" in runs.columns:
+        seeds = pd.to_numeric(runs[f"{y}_seeds"], errors="coerce").astype(float)
+        spread = spread.where(seeds.gt(1) | seeds.isna())
+    return spread
+
+
+def bar_words(runs: pd.DataFrame, y: str) -> str:
+    """Return what the error bars of `run_rows` are, in the table's own words; empty for none."""
+    if not spread_of(runs, y).notna().any():
+        return ""
+    return "standard deviation over sample seeds" if f"{y}_seeds" in runs.columns else f"{y}_std"
 
 
 def draw_scaling(
@@ -504,7 +554,7 @@ def compression_rows(
         labels["inference"] = axes(kept, {"": ("flops_sample", metric)})[""]
     table = tidy(rows)
     words = "; ".join(sorted({label for x_y in labels.values() for label in x_y[:2]}))
-    note = f"Axes: {words}. {provenance_note(comparisons[-1], bars='distance' in metrics)}"
+    note = f"Axes: {words}. {provenance_note(comparisons[-1], kept, list(metrics.values())[-1])}"
     floor = {"gfid": "rfid", "gfcd": "rfcd"}.get(metrics.get("distance", ""), "")
     if floor in kept.columns and kept[floor].notna().any():
         means = kept.groupby("line")[floor].mean().dropna()
@@ -609,8 +659,8 @@ def averages(
     for value, same in usable.groupby(x, sort=True):
         numbers = same[y].astype(float)
         spreads = [float(numbers.std(ddof=1))] if len(numbers) > 1 else []
-        if f"{y}_std" in same.columns and same[f"{y}_std"].notna().any():
-            spreads.append(float(same[f"{y}_std"].astype(float).mean()))
+        if (own := spread_of(same, y)).notna().any():
+            spreads.append(float(own.mean()))
         half = max(spreads) if spreads else None
         mean = float(numbers.mean())
         ids = ",".join(sorted(same["run_id"].astype(str)))
@@ -632,14 +682,14 @@ def averages(
     return rows
 
 
-def provenance_note(comparison: Comparison, bars: bool) -> str:
-    """What the picture stands on: number of runs, what was left out, how the bands were made."""
-    words = [f"{comparison.n:,} runs"]
+def provenance_note(comparison: Comparison, df: pd.DataFrame, y: str) -> str:
+    """Return what a picture of `y` stands on: its runs, what was left out, its bars and bands."""
+    words = [f"{comparison.n:,} {'runs' if df.attrs.get('runs', True) else 'rows'}"]
     if comparison.n_left_out:
         reasons = "; ".join(f"{one.count} ({one.reason})" for one in comparison.left_out)
         words.append(f"left out: {reasons}")
-    if bars:
-        words.append("error bars: standard deviation over sample seeds")
+    if bars := bar_words(df, y):
+        words.append(f"error bars: {bars}")
     made = comparison.bootstrap
     if made is not None:
         how = "over residuals" if made.by == "residual" else f"by {made.by}"
@@ -647,4 +697,8 @@ def provenance_note(comparison: Comparison, bars: bool) -> str:
             f"bands: 95%, {made.draws} bootstrap draws {how} ({made.clusters} units), frontier "
             "selected anew in each draw"
         )
-    return "; ".join([*words, *told(comparison)]) + ". Curves are thin where an arm has no runs."
+    fitted = any(
+        fit.status == "ok" for one in comparison.frontiers.values() for fit in one.fits.values()
+    )
+    end = " Curves are thin where an arm has no runs." if fitted else " No curve could be fitted."
+    return "; ".join([*words, *told(comparison)]) + "." + end

@@ -45,6 +45,7 @@ MUTED = "#777777"  # notes, references, published numbers
 FAINT = "#DDDDDD"  # grid lines
 
 _RC: Any = {
+    "text.parse_math": False,  # a $ in a name of the table is a $
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],  # ships with matplotlib: the same bytes everywhere
     "mathtext.fontset": "dejavusans",
@@ -284,6 +285,8 @@ def log_axis(ax: Axes, which: str, pad: float = 0.05) -> None:
     span = math.log10(high / low)
     beyond = 10 ** max(pad * span, (LEAST_DECADES - span) / 2)
     low, high = low / beyond, high * beyond
+    # Limits of matplotlib's own would warn where all runs have one budget.
+    getattr(ax, f"set_autoscale{which}_on")(False)
     getattr(ax, f"set_{which}scale")("log")
     getattr(ax, f"set_{which}lim")(low, high)
     fix_log_ticks(ax, which)
@@ -352,13 +355,16 @@ def position_axis(ax: Axes, last: int, first: int = 1) -> None:
 def _data_range(ax: Axes, which: str) -> tuple[float, float]:
     """Return the smallest and largest positive finite number of the points and curves of an axis.
 
-    Reference lines and bands do not count: an open interval would leave no room for the data.
+    Reference lines and bands do not count: an open interval would leave no room for the data. A
+    curve beyond the runs counts up to as many decades as the rest spans, on each side.
     """
     index = 0 if which == "x" else 1
     found: list[np.ndarray] = []
+    beyond: list[np.ndarray] = []
     for line in ax.lines:
         if line.get_transform().contains_branch(ax.transData) and line.get_gid() != "reference":
-            found.append(np.asarray(line.get_data()[index], dtype=float))
+            part = beyond if line.get_gid() == "curve" else found
+            part.append(np.asarray(line.get_data()[index], dtype=float))
     for collection in ax.collections:
         if collection.get_gid() in ("reference", "band"):
             continue
@@ -373,6 +379,13 @@ def _data_range(ax: Axes, which: str) -> tuple[float, float]:
     if not len(values):
         raise ValueError(f"{which} axis: nothing positive to draw on a log scale")
     low, high = float(values.min()), float(values.max())
+    if beyond:
+        curves = np.concatenate([np.ravel(v) for v in beyond])
+        curves = curves[np.isfinite(curves) & (curves > 0)]
+        reach = max(high / low, 1.25)
+        if len(curves):
+            low = min(low, max(float(curves.min()), low / reach))
+            high = max(high, min(float(curves.max()), high * reach))
     return (low, high) if high > low else (low / 1.1, high * 1.1)
 
 

@@ -57,7 +57,9 @@ def data(
     `entropy` has the measured, null, held-out loss and bound curves, `unique` the share of
     prefixes.
     """
-    kept = panels.need(df, (*NEEDS, config.group), "conditional_entropy")
+    kept = panels.need(
+        df, (*NEEDS, config.group), "conditional_entropy", (*panels.TEXTS, config.group)
+    )
     if vectors is None:
         raise ValueError("conditional_entropy: needs the vectors of the runs")
     rows: list[dict[str, object]] = []

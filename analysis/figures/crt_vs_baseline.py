@@ -55,6 +55,10 @@ def pair(df: pd.DataFrame, config: Config) -> tuple[str, str]:
     reference = config.reference or arms[0]
     others = [arm for arm in arms if arm != reference]
     arm = config.arm or ("crt" if "crt" in others else others[0] if others else "")
+    if not others:
+        raise ValueError(
+            f"crt_vs_baseline: needs two arms (--group names their column); the table has {arms[0]}"
+        )
     for wanted in (arm, reference):
         if wanted not in arms or arm == reference:
             raise ValueError(
@@ -74,6 +78,7 @@ def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
         name in both.columns and both[name].notna().any() for name in panels.DISTANCES
     ):
         metrics.append(panels.distance_column(both, "crt_vs_baseline", config.distance))
+    metrics = list(dict.fromkeys(metrics))
     rows: list[dict[str, object]] = []
     notes = []
     for metric in metrics:
@@ -91,7 +96,7 @@ def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
         for gain in comparison.gains:
             if gain.arm == arm:
                 rows.extend(_gain_rows(gain, metric))
-        notes.append(panels.provenance_note(comparison, bars=metric != metrics[0]))
+        notes.append(panels.provenance_note(comparison, both, metric))
     table = panels.tidy(rows)
     table.attrs.update(
         axes=panels.axes(both, {metric: (config.x, metric) for metric in metrics}),
@@ -180,8 +185,9 @@ def _draw_gain(ax: Axes, gains: pd.DataFrame, shades: dict[str, style.Look]) -> 
             band = mine[inside & mine["y_low"].notna() & mine["y_high"].notna()]
             if form == "straight" and len(band):
                 low, high = band["y_low"].astype(float), band["y_high"].astype(float)
-                ax.fill_between(band["x"], low, high, color=look.color, alpha=0.13, lw=0)
-                inside_values += [*low, *high]
+                ax.fill_between(
+                    band["x"], low, high, color=look.color, alpha=0.13, lw=0, gid="band"
+                )
     if not len(ax.lines):
         ax.set(xticks=[], yticks=[])
         ax.text(

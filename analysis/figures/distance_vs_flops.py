@@ -38,7 +38,7 @@ def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
     """Tabulate runs with error bars, frontier points, fitted curves and the clean floor."""
     panels.need(df, NEEDS, "distance_vs_flops")
     y = panels.distance_column(df, "distance_vs_flops", config.y)
-    kept = panels.need(df, (config.group, config.x, y), "distance_vs_flops")
+    kept = panels.need(df, (config.group, config.x, y), "distance_vs_flops", (config.group,))
     request = FrontierRequest(
         x=config.x,
         y=y,
@@ -50,8 +50,7 @@ def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
     rows, comparison = panels.scaling_rows(df, request, forms=config.forms)
     table = panels.tidy(rows)
     samples = f"{y}_num_samples"
-    bars = bool(table.loc[table["layer"] == "run", "y_low"].notna().any())
-    note = panels.provenance_note(comparison, bars=bars)
+    note = panels.provenance_note(comparison, kept, y)
     if samples in kept.columns and kept[samples].notna().any():
         counts = sorted(kept[samples].dropna().unique())
         note += (

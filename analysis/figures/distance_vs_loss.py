@@ -33,7 +33,9 @@ def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
     panels.need(df, NEEDS, "distance_vs_loss")
     y = panels.distance_column(df, "distance_vs_loss", config.distance)
     x = panels.loss_column(df, "distance_vs_loss", config.loss, config.group)
-    kept = panels.need(df, (config.group, x, y), "distance_vs_loss")
+    if x == y:
+        raise ValueError(f"distance_vs_loss: needs a loss beside {y} (--y names it)")
+    kept = panels.need(df, (config.group, x, y), "distance_vs_loss", (config.group,))
     table = panels.tidy(panels.run_rows(kept, x, y, group=config.group))
     words = []
     for arm in style.arm_order(kept[config.group].dropna()):
@@ -41,9 +43,9 @@ def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
         if len(mine) >= 4:
             rank = float(spearmanr(mine[x].astype(float), mine[y].astype(float)).statistic)
             words.append(f"{arm} {rank:.2f} (n = {len(mine)})")
-    note = "Lines join the runs of one generator size. "
-    if table["y_low"].notna().any():
-        note += "Error bars: standard deviation over sample seeds. "
+    note = "Lines join the runs of one generator size. " if "params" in kept.columns else ""
+    if bars := panels.bar_words(kept, y):
+        note += f"Error bars: {bars}. "
     if words:
         note += f"Spearman rank correlation: {', '.join(words)}."
     table.attrs.update(axes=panels.axes(kept, {"": (x, y)}), note=note)

@@ -34,7 +34,9 @@ def data(
     df: pd.DataFrame, config: Config = Config(), vectors: Vectors | None = None
 ) -> pd.DataFrame:
     """Tabulate `entropy` and `loss` by position, `sizes` and `skew` by codebook size."""
-    kept = panels.need(df, (*NEEDS, config.group), "entropy_positions")
+    kept = panels.need(
+        df, (*NEEDS, config.group), "entropy_positions", (*panels.TEXTS, config.group)
+    )
     if vectors is None:
         raise ValueError("entropy_positions: needs the vectors of the runs")
     rows: list[dict[str, object]] = []

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from ..drawing import panels
 from ..request import FrontierRequest
+from ..vocabulary import heading
 
 NEEDS = ("arm", "run_id", "flops_train", "val_loss")
 OPTIONAL = (
@@ -47,7 +48,9 @@ def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
     """Tabulate runs, frontier points and fitted curves."""
     panels.need(df, NEEDS, "loss_vs_flops")
     y = panels.loss_column(df, "loss_vs_flops", config.y, config.group)
-    kept = panels.need(df, (config.group, config.x, y), "loss_vs_flops")
+    if y in panels.DISTANCES and config.y is None:
+        raise ValueError(f"loss_vs_flops: {y} is no loss; distance_vs_flops draws it")
+    kept = panels.need(df, (config.group, config.x, y), "loss_vs_flops", (config.group,))
     request = FrontierRequest(
         x=config.x,
         y=y,
@@ -60,8 +63,11 @@ def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
     table = panels.tidy(rows)
     table.attrs.update(
         axes=panels.axes(kept, {"": (config.x, y)}),
-        note=panels.provenance_note(comparison, bars=False),
+        note=panels.provenance_note(comparison, kept, y),
     )
+    if not kept.attrs.get("ours", True):
+        x_label, y_label, *_ = table.attrs["axes"][""]
+        table.attrs["title"] = heading(f"{y_label} against {x_label}")
     return table
 
 

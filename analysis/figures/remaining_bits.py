@@ -35,7 +35,7 @@ def data(
     df: pd.DataFrame, config: Config = Config(), vectors: Vectors | None = None
 ) -> pd.DataFrame:
     """Tabulate the layers `measured` and `capacity` of every arm."""
-    kept = panels.need(df, (*NEEDS, config.group), "remaining_bits")
+    kept = panels.need(df, (*NEEDS, config.group), "remaining_bits", (*panels.TEXTS, config.group))
     if vectors is None:
         raise ValueError("remaining_bits: needs the vectors of the runs")
     rows: list[dict[str, object]] = []

@@ -8,15 +8,20 @@ from typing import Any
 from ..drawing import style
 from ..notices import CODES
 from ..result import Comparison
-from .page import Html, head_cell, heading, html, interval, number, table
+from ..vocabulary import heading
+from .page import Html, head_cell, html, interval, number, table
 
 GAIN_POINTS = 3  # compute budgets at which the table of gains is given
 
 
-def fits_section(comparisons: dict[str, Comparison], refused: dict[str, str]) -> Html:
+def fits_section(
+    comparisons: dict[str, Comparison], refused: dict[str, str], x_name: str = "train FLOPs"
+) -> Html:
     parts: list[str] = []
     for metric, comparison in comparisons.items():
-        parts.append(f"<h3>{html(heading(style.name_of(metric)))} against train FLOPs</h3>")
+        parts.append(
+            f"<h3>{html(heading(style.name_of(metric)))} against {html(style.short(x_name))}</h3>"
+        )
         parts += [_laws(comparison), _crossovers(comparison)]
         parts.append(_gains(comparison))
         parts.append(_warnings(comparison))

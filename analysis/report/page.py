@@ -278,11 +278,6 @@ def _sort_key(value: Any) -> str:
     return repr(float(value)) if isinstance(value, int | float) else str(value)
 
 
-def heading(text: str) -> str:
-    """`text` with a capital, unless its first word is a name in letters of its own (gFID)."""
-    return text[:1].upper() + text[1:] if text[:2].islower() else text
-
-
 def definitions(pairs: Sequence[tuple[str, Any]]) -> Html:
     """A list of names and texts."""
     rows = "".join(f"<dt>{html(name)}</dt><dd>{html(text)}</dd>" for name, text in pairs)

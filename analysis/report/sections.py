@@ -6,6 +6,7 @@ The same table gives the same page: it bears no date, and hashes of its data in 
 from __future__ import annotations
 
 import platform
+import shlex
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,12 +17,14 @@ import pandas as pd
 from ..direction import best_row
 from ..drawing import index, panels, style
 from ..drawing.index import Picture, Vectors
-from ..request import FrontierRequest, ReportRequest
+from ..request import FrontierRequest, ReportRequest, Request
 from ..result import Comparison
+from ..study_columns import named
+from ..vocabulary import heading
 from . import interactive
 from . import tables as report_tables
 from .laws import fits_section
-from .page import Html, definitions, details, figure, head_cell, heading, html, number, page, table
+from .page import Html, definitions, details, figure, head_cell, html, number, page, table
 
 # Pictures with more points than this are embedded as pixels: vectors would make the page heavy.
 VECTOR_POINTS = 3000
@@ -36,11 +39,13 @@ def write(
     *,
     home: str | Path | None = None,
     vectors: Vectors | None = None,
+    asked: Request | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Path:
     """Write the report of a study (by name) or of a wide table to `out_path`, and return it.
 
-    `vectors` gives the runs' arrays to the figures that need them (a study brings its own).
+    `vectors` gives the runs' arrays to the figures that need them (a study brings its own);
+    `asked` names the columns and rows of the table.
     Raises ValueError in one line when the source has no rows.
     """
     request = request or ReportRequest()
@@ -55,28 +60,30 @@ def write(
         df, command, title = source, "TABLE", request.title or "Table of end points"
     if not len(df):
         raise ValueError(f"report: {title!r} has no rows")
-    df = index.prepare(df)
+    df = index.prepare(df, asked)
     out_path = Path(out_path)
-    out_path.parent.mkdir(parents=True, exist_ok=True)
 
     comparisons, refused = _comparisons(df, request)
     pictures, not_drawn = _pictures(df, request, vectors, progress)
-    library = interactive.library() if request.zoom is not False else None
-    if request.zoom and library is None:
+    # Only what can be zoomed into needs the large library.
+    library = interactive.library() if request.zoom is not False and pictures else None
+    if request.zoom and pictures and library is None:
         raise ValueError("report: zoom needs plotly; install the extra 'report'")
 
+    x_name = panels.axis_name(df, named(df, "flops_train"))
     sections = [
         ("summary", "Summary", _summary(df, comparisons)),
-        ("fits", "Frontiers and laws", fits_section(comparisons, refused)),
+        ("fits", "Frontiers and laws", fits_section(comparisons, refused, x_name)),
         ("figures", "Figures", _figures(pictures, not_drawn, library is not None)),
         ("tables", "Tables", _tables(df)),
         ("left-out", "What was left out", _left_out(df, comparisons)),
         ("checklist", "Reporting checklist", _checklist(comparisons)),
         ("provenance", "Provenance", _provenance(df, comparisons)),
-        ("reproduce", "How to reproduce", _reproduce(command, request)),
+        ("reproduce", "How to reproduce", _reproduce(command, request, asked or Request())),
     ]
     sections = [(key, heading, body) for key, heading, body in sections if body]
     content = page(title, sections, _head(title, df), library or "")
+    out_path.parent.mkdir(parents=True, exist_ok=True)
     index._replace(out_path, content.encode())
     return out_path
 
@@ -89,11 +96,11 @@ def _comparisons(
     refused: dict[str, str] = {}
     metrics = [panels.loss_column(df, "report")]
     metrics += [name for name in panels.DISTANCES if name in df.columns and df[name].notna().any()]
-    for metric in metrics:
+    for metric in dict.fromkeys(metrics):
         try:
             panels.need(df, ("flops_train", metric), "frontiers")
             asked = FrontierRequest(
-                x="flops_train",
+                x=named(df, "flops_train"),
                 y=metric,
                 group="arm",
                 bootstrap=request.bootstrap,
@@ -137,7 +144,10 @@ def _head(title: str, df: pd.DataFrame) -> Html:
     sets = (
         sorted(str(d) for d in df["dataset"].dropna().unique()) if "dataset" in df.columns else []
     )
-    text = f"{done} finished generator runs in {_plural(len(arms), 'arm')} ({', '.join(arms)})"
+    text = f"{done} rows"
+    if df.attrs["ours"]:
+        text = f"{done} finished generator runs"
+    text += f" in {_plural(len(arms), 'arm')} ({', '.join(arms)})"
     if sets:
         text += f" on {', '.join(sets)}"
     if diverged:
@@ -149,23 +159,26 @@ def _head(title: str, df: pd.DataFrame) -> Html:
 
 def _summary(df: pd.DataFrame, comparisons: dict[str, Comparison]) -> Html:
     metrics = list(comparisons)
-    heads: list[Any] = ["arm", "runs", "diverged", head_cell("train FLOPs", "lowest to highest")]
-    heads += [head_cell(f"best {style.word_of(m)}", _unit(m)) for m in metrics]
+    compute = named(df, "flops_train")
+    spent = style.short(panels.axis_name(df, compute)) if compute in df.columns else "train FLOPs"
+    heads: list[Any] = ["arm", "runs", "diverged", head_cell(spent, "lowest to highest")]
+    heads += [head_cell(f"best {style.word_of(m)}", _unit(df, m)) for m in metrics]
     shared = [
         column
         for column in ("rfid", "rfcd", "psnr", "ms_ssim", "ssim", "codebook_usage")
         if column in df.columns and df[column].notna().any()
     ]
-    heads += [head_cell(style.short(style.name_of(c)), _unit(c)) for c in shared]
+    heads += [head_cell(style.short(style.name_of(c)), _unit(df, c)) for c in shared]
     hours = "gpu_hours" in df.columns and df["gpu_hours"].notna().any()
-    heads += ["GPU-hours"] if hours else []
+    heads += [_hours_name(df)] if hours else []
     rows = []
     for arm in style.arm_order(df["arm"].dropna()):
         mine = df[df["arm"] == arm]
         done = mine[mine["status"].eq("done")] if "status" in mine.columns else mine
         lost = int(mine["status"].eq("diverged").sum()) if "status" in mine.columns else 0
         row: list[Any] = [arm, len(done), lost]
-        flops = done["flops_train"].dropna() if "flops_train" in done.columns else pd.Series()
+        known = compute in done.columns and done[compute].dtype.kind in "fiu"
+        flops = done[compute].dropna() if known else pd.Series()
         spread = (
             f"{number(flops.min(), 3)} &ndash; {number(flops.max(), 3)}"
             if len(flops)
@@ -181,8 +194,9 @@ def _summary(df: pd.DataFrame, comparisons: dict[str, Comparison]) -> Html:
             row.append(float(pd.to_numeric(mine["gpu_hours"], errors="coerce").sum()))
         rows.append(row)
     caption = "One row per arm. Click a heading to sort."
-    if any(f"{m}_std" in df.columns for m in metrics):
-        caption += " Plus-minus: standard deviation over sample seeds of that run."
+    bars = dict.fromkeys(filter(None, (panels.bar_words(df, metric) for metric in metrics)))
+    if bars:
+        caption += f" Plus-minus: {', '.join(bars)} of that run."
     out = table(heads, rows, caption=caption, sortable=True)
     shown = df.head(ROWS_SHOWN)
     words = f"All {len(df)} end points"
@@ -193,7 +207,8 @@ def _summary(df: pd.DataFrame, comparisons: dict[str, Comparison]) -> Html:
 
 
 def _all_runs(df: pd.DataFrame, metrics: Sequence[str]) -> Html:
-    wanted = ["arm", "run_id", "status", "size", "iterations", "params", "flops_train", *metrics]
+    wanted = ["arm", "run_id", "status", "size", "iterations", "params", named(df, "flops_train")]
+    wanted += metrics
     wanted += [
         "rfcd",
         "rfid",
@@ -203,7 +218,7 @@ def _all_runs(df: pd.DataFrame, metrics: Sequence[str]) -> Html:
         "gpu_hours",
         "attempts",
     ]
-    columns = [c for c in wanted if c in df.columns and df[c].notna().any()]
+    columns = [c for c in dict.fromkeys(wanted) if c in df.columns and df[c].notna().any()]
     rows = []
     for _, run in df.loc[:, columns].iterrows():
         rows.append(
@@ -212,7 +227,7 @@ def _all_runs(df: pd.DataFrame, metrics: Sequence[str]) -> Html:
                 for c, v in zip(columns, run, strict=True)
             ]
         )
-    heads = [head_cell(style.short(style.name_of(c)), _unit(c)) for c in columns]
+    heads = [head_cell(style.short(style.name_of(c)), _unit(df, c)) for c in columns]
     return table(heads, rows, sortable=True)
 
 
@@ -222,14 +237,17 @@ def _best(done: pd.DataFrame, metric: str, direction: str) -> Any:
         return None
     at = best_row(values, direction)
     text = str(number(float(values[at])))
-    spread = done.get(f"{metric}_std")
-    if spread is not None and pd.notna(spread[at]):
+    spread = panels.spread_of(done, metric)
+    if pd.notna(spread[at]):
         return Html(f"{text} &plusmn; {number(float(spread[at]), 2)}")
     return Html(text)
 
 
 def _figures(pictures: Sequence[Picture], not_drawn: Sequence[tuple[str, str]], zoom: bool) -> Html:
     parts = ['<div class="figures">']
+    if not pictures:
+        flags = " ".join(f"--{key}" for key in index.ASKED[:5])
+        parts.insert(0, f"<p>No figure can be drawn; {flags} name the columns of a table.</p>")
     for picture in pictures:
         points = 0 if picture.table is None else len(picture.table)
         kind, mime = ("png", "png") if points > VECTOR_POINTS else ("svg", "svg+xml")
@@ -278,8 +296,10 @@ def _left_out(df: pd.DataFrame, comparisons: dict[str, Comparison]) -> Html:
     if rows:
         heads = ["fit of", "rows", "rule", "runs (the first 20)"]
         parts.append(table(heads, rows, text_columns=(2, 3)))
-    else:
+    elif comparisons:
         parts.append("<p>Nothing: every row of the table entered the fits.</p>")
+    else:
+        parts.append("<p>No fit was made.</p>")
     if "status" in df.columns and "reason" in df.columns:
         lost = df[df["status"].eq("diverged")]
         if len(lost):
@@ -323,11 +343,13 @@ def _provenance(df: pd.DataFrame, comparisons: dict[str, Comparison]) -> Html:
     packages = ("tokenlaw", "numpy", "pandas", "scipy", "matplotlib")
     pairs.append(("analysis made with", ", ".join([_python(), *map(_version, packages)])))
     ids = " ".join(f"<code>{html(i)}</code>" for i in sorted(set(df["run_id"].astype(str))))
-    listed = details(
-        f"Ids of all {df['run_id'].nunique()} generator runs",
-        Html(f'<p class="ids">{ids}</p>'),
-        paper=len(df) <= ROWS_ON_PAPER,
-    )
+    listed = ""
+    if df.attrs["runs"]:
+        listed = details(
+            f"Ids of all {_plural(df['run_id'].nunique(), 'run')}",
+            Html(f'<p class="ids">{ids}</p>'),
+            paper=len(df) <= ROWS_ON_PAPER,
+        )
     if "tokenizer_id" in df.columns:
         tokenizers = sorted(set(df["tokenizer_id"].dropna().astype(str)))
         shown = Html(" ".join(f"<code>{html(i)}</code>" for i in tokenizers))
@@ -335,16 +357,18 @@ def _provenance(df: pd.DataFrame, comparisons: dict[str, Comparison]) -> Html:
     return Html(definitions([(k, v) for k, v in pairs if v]) + listed)
 
 
-def _reproduce(command: str, request: ReportRequest) -> Html:
+def _reproduce(command: str, request: ReportRequest, asked: Request) -> Html:
+    given = {key: getattr(asked, key) for key in index.ASKED}
+    columns = "".join(f" --{key} {shlex.quote(name)}" for key, name in given.items() if name)
     flags = f"--bootstrap {request.bootstrap} --seed {request.seed}"
     lines = [f"tokenlaw results {command} --wide --format csv > table.csv"]
     if command == "TABLE":
-        lines = ["# TABLE is the CSV or parquet file this report was made from"]
+        lines = ["# TABLE is the file that this report was made from"]
     lines += [
-        f"tokenlaw frontier {command} --x flops_train --group arm {flags}",
-        f"tokenlaw figures {command}",
+        f"tokenlaw frontier {command}{columns} {flags}",
+        f"tokenlaw figures {command}{columns}",
         f"tokenlaw figures {command} --check",
-        f"tokenlaw report {command}",
+        f"tokenlaw report {command}{columns}",
     ]
     text = "\n".join(lines)
     return Html(
@@ -357,7 +381,18 @@ def _plural(count: int, word: str) -> str:
     return f"{count} {word}{'' if count == 1 else 's'}"
 
 
-def _unit(column: str) -> str:
+def _hours_name(df: pd.DataFrame) -> str:
+    """Return the heading of the hours, by the hardware of the runs."""
+    names = (
+        df["hardware"].dropna().astype(str) if "hardware" in df.columns else pd.Series(dtype=str)
+    )
+    on_cpu = {name.startswith("CPU") for name in names} or {False}
+    return {(True,): "CPU-hours", (False,): "GPU-hours"}.get(tuple(on_cpu), "device hours")
+
+
+def _unit(df: pd.DataFrame, column: str) -> str:
+    if not df.attrs["ours"] and column in panels.UNITS_OF_OURS:
+        return ""
     return {
         "val_loss": "nats/token",
         "val_bits_per_image": "bits/image",

@@ -189,7 +189,7 @@ def test_it_is_in_text_json_note_and_report(tmp_path, monkeypatch) -> None:
     rows, comparison = panels.scaling_rows(
         frame, FrontierRequest(x="flops_train", y="thing", group="arm", bootstrap=0)
     )
-    assert "thing rises with compute" in panels.provenance_note(comparison, bars=False)
+    assert "thing rises with compute" in panels.provenance_note(comparison, frame, "thing")
     monkeypatch.setattr(panels, "DISTANCES", ("thing",))
     frame["val_loss"] = 3.0 * frame["flops_train"] ** -0.05
     page = report.write(

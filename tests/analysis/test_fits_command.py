@@ -18,7 +18,7 @@ from tokenlaw.analysis.fitting.fit import fit
 from tokenlaw.analysis.fitting.fitted import Fits
 from tokenlaw.analysis.notices import CODES
 from tokenlaw.analysis.request import FitRequest, FrontierRequest
-from tokenlaw.analysis.table import read
+from tokenlaw.analysis.table_files import read
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -176,7 +176,7 @@ def test_predictions_with_intervals_and_distance() -> None:
     assert best["ci95"] == [None, None]
     with pytest.raises(ValueError, match="--predict: the table needs two of"):
         command.fit(runs(), FitRequest(law="chinchilla", bootstrap=0), pd.DataFrame({"N": [1e8]}))
-    with pytest.raises(ValueError, match="--predict: column 'C' has no positive number in row 1"):
+    with pytest.raises(ValueError, match="--predict: column 'C' has no positive number in row 2"):
         command.fit(runs(), FitRequest(bootstrap=0), pd.DataFrame({"C": [1e18, -1.0]}))
     with pytest.raises(ValueError, match="--predict: the table needs the column 'C'"):
         command.fit(runs(), FitRequest(bootstrap=0), pd.DataFrame({"N": [1e8]}))
@@ -224,7 +224,11 @@ BAD: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "all infinite": ({"assign": {"loss": np.inf}}, {}, "column 'loss' has no finite value"),
     "negative FLOPs": ({"assign": {"C": -1e18}}, {}, "column 'C' (train FLOPs) must be positive"),
     "zero loss": ({"assign": {"loss": 0.0}}, {}, "column 'loss' (metric) must be positive"),
-    "text": ({"assign": {"loss": "high"}}, {}, "column 'loss' holds 'high', which is no number"),
+    "text": (
+        {"assign": {"loss": "high"}},
+        {},
+        "column 'loss' holds 'high' in row 1 (run r0), which is no number",
+    ),
     "duplicate keys": ({"assign": {"run_id": "r"}}, {}, "24 rows share the key run_id='r'"),
     "nothing left": ({}, {"where": "C < 0"}, "table: no row is left after the filters"),
     "code": ({}, {"where": "C.to_csv('x')"}, "where: call is not allowed"),

@@ -18,7 +18,7 @@ from tokenlaw.analysis.coverage import coverage
 from tokenlaw.analysis.fitting.fit import fit, hold_out
 from tokenlaw.analysis.frontiers.compare import compare
 from tokenlaw.analysis.request import FitRequest, FrontierRequest
-from tokenlaw.analysis.table import read
+from tokenlaw.analysis.table_files import read
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("TOKENLAW_DATA", ROOT.parent / "shared" / "data"))

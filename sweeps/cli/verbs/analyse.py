@@ -11,16 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from . import options as opt
+from .columns import Asked, takes_columns
 
-X = Annotated[str | None, typer.Option("--x", help="Column of compute; default flops_train.")]
-Y = Annotated[str | None, typer.Option("--y", help="Column of the metric; default val_loss.")]
-N = Annotated[str | None, typer.Option("--n", help="Column of parameters.")]
-D = Annotated[str | None, typer.Option("--d", help="Column of training tokens.")]
-Keep = Annotated[
-    str | None,
-    typer.Option("--where", help="Rows to keep, e.g. \"arm == 'crt'\"."),
-]
-Direction = Annotated[str | None, typer.Option("--direction", help="lower or higher is better.")]
 By = Annotated[str, typer.Option("--by", help="Resampled: auto, run, point, residual, COLUMN.")]
 Loss = Annotated[str, typer.Option("--loss", help="huber, l1 or l2, on log residuals.")]
 Delta = Annotated[float, typer.Option("--delta", help="Where Huber's loss becomes linear.")]
@@ -36,21 +28,13 @@ Vectors = Annotated[
 ]
 
 
+@takes_columns
 def fit(
     source: opt.Source,
+    asked: Asked,
     law: Annotated[
         str, typer.Option("--law", help="power_law, chinchilla or another of analysis/laws.")
     ] = "power_law",
-    x: X = None,
-    y: Y = None,
-    n: N = None,
-    d: D = None,
-    where: Keep = None,
-    direction: Direction = None,
-    group: Annotated[
-        str | None,
-        typer.Option("--group", help="One fit for each value; default the arm; none pools."),
-    ] = None,
     bootstrap: opt.Bootstrap = 1000,
     by: By = "auto",
     loss: Loss = "huber",
@@ -66,18 +50,12 @@ def fit(
     as_json: opt.Json = False,
 ) -> None:
     """A scaling law, with intervals and what was left out."""
-    from ....analysis import command, request, table
+    from ....analysis import command, request, table_files
     from ...overrides import parse_value
 
-    asked = request.FitRequest(
+    wanted = request.FitRequest(
+        **asked,
         law=law,
-        x=x,
-        y=y,
-        n=n,
-        d=d,
-        where=where,
-        direction=direction,
-        group=group,
         bootstrap=bootstrap,
         by=by,
         loss=loss,
@@ -85,19 +63,14 @@ def fit(
         seed=seed,
         options={} if floor is None else {"floor": parse_value(floor)},
     )
-    points = None if predict is None else table.read(predict)
-    _show(command.fit(opt.load_table(source, home), asked, points), as_json)
+    points = None if predict is None else table_files.read(predict)
+    _show(command.fit(opt.load_table(source, home), wanted, points), as_json)
 
 
+@takes_columns
 def frontier(
     source: opt.Source,
-    x: X = None,
-    y: Y = None,
-    n: N = None,
-    d: D = None,
-    group: Annotated[str, typer.Option("--group", help="Column that tells the arms.")] = "arm",
-    where: Keep = None,
-    direction: Direction = None,
+    asked: Asked,
     envelope: Annotated[
         str, typer.Option("--envelope", help="pareto, binned, hull, isoflop or model.")
     ] = "pareto",
@@ -116,14 +89,8 @@ def frontier(
     """Frontiers of the arms, crossovers and gains, with intervals."""
     from ....analysis import command, request
 
-    asked = request.FrontierRequest(
-        x=x,
-        y=y,
-        n=n,
-        d=d,
-        group=group,
-        where=where,
-        direction=direction,
+    wanted = request.FrontierRequest(
+        **(asked | {"group": asked["group"] or "arm"}),
         envelope=envelope,
         reference=reference,
         bootstrap=bootstrap,
@@ -133,7 +100,7 @@ def frontier(
         noise=noise,
         seed=seed,
     )
-    _show(command.frontier(opt.load_table(source, home), asked), as_json)
+    _show(command.frontier(opt.load_table(source, home), wanted), as_json)
 
 
 def _show(answer: dict[str, Any], as_json: bool) -> None:
@@ -145,8 +112,10 @@ def _show(answer: dict[str, Any], as_json: bool) -> None:
         opt.say(command.render_text(answer))
 
 
+@takes_columns
 def figures(
     source: opt.Source,
+    asked: Asked,
     only: Names = None,
     out: opt.Out = None,
     check: Annotated[
@@ -169,6 +138,7 @@ def figures(
     import dataclasses
 
     from ....analysis.drawing import index as figures_command
+    from ....analysis.request import Request
 
     frame = opt.load_table(source, home)
     folder = figures_folder(source, home) if out is None else out
@@ -188,23 +158,30 @@ def figures(
             only,
             options={"bootstrap": bootstrap, "seed": seed, **opt.pairs("--option", options)},
             vectors=_vectors(source, vectors, home),
+            asked=Request(**asked),
             progress=tick,
         )
+    done = any(one.status == "drawn" for one in drawn)
     if as_json:
         opt.print_json({"folder": str(folder), "figures": [dataclasses.asdict(d) for d in drawn]})
-        return 0
+        return 0 if done else 1
     for one in drawn:
         if one.status == "drawn":
             opt.say(f"{one.name}: {', '.join(one.files)}")
         else:
             reason = one.reason.removeprefix(f"{one.name}: ")
             opt.say(f"{one.name}: not drawn: {reason}")
+    if not done:
+        opt.say("error: no figure can be drawn from this table; see above", error=True)
+        return 1
     opt.say(f"figures in {folder}")
     return 0
 
 
+@takes_columns
 def report(
     source: opt.Source,
+    asked: Asked,
     only: Names = None,
     out: opt.Out = None,
     title: Annotated[str | None, typer.Option("--title", help="Of the page.")] = None,
@@ -215,7 +192,7 @@ def report(
 ) -> None:
     """One self-contained HTML page about a study or a table."""
     from ....analysis.report import sections as page
-    from ....analysis.request import ReportRequest
+    from ....analysis.request import ReportRequest, Request
 
     of_table = opt.is_table(source)
     name = opt.source_name(source)
@@ -229,6 +206,7 @@ def report(
             ReportRequest(title=title, only=only, bootstrap=bootstrap, seed=seed),
             home=home if of_table else opt.there(home),
             vectors=_vectors(source, vectors, home) if of_table else None,
+            asked=Request(**asked),
             progress=tick,
         )
     opt.say(f"report in {written}")

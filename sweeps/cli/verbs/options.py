@@ -20,7 +20,9 @@ Study = Annotated[
 ]
 Source = Annotated[
     str,
-    typer.Argument(metavar="STUDY|FILE", help="A study, or a table: .csv, .tsv, .parquet, .json."),
+    typer.Argument(
+        metavar="STUDY|FILE", help="A study, or a table: .csv, .tsv, .txt, .jsonl, .json, .parquet."
+    ),
 ]
 RunId = Annotated[
     str, typer.Argument(metavar="RUN", help="A run's id, its first digits, or its folder.")
@@ -134,27 +136,27 @@ def there(home: Path) -> Path:
     return home
 
 
-TABLE_FILES = (".csv", ".tsv", ".parquet", ".json")
-
-
 def is_table(source: str) -> bool:
     """Tell if a user means a table of his own rather than a study."""
-    return source.endswith(TABLE_FILES)
+    from ....analysis import table_files
+
+    return table_files.is_table(source)
 
 
 def source_name(source: str) -> str:
     """Return the study's name, or the file's without its ending."""
+    from ....analysis import table_files
     from ...study import study_name
 
-    return Path(source).stem if is_table(source) else study_name(source)
+    return table_files.stem(source) if is_table(source) else study_name(source)
 
 
 def load_table(source: str, home: Path) -> pd.DataFrame:
     """Load the study's wide table, with news taken in first, or the file's."""
     if is_table(source):
-        from ....analysis import table
+        from ....analysis import table_files
 
-        return table.read(source)
+        return table_files.read(source)
     from ....results_db import read
 
     return read.endpoints(source_name(source), wide=True, home=there(home))
