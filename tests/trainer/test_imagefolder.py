@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from tokenlaw.trainer.datasets import _files, imagefolder, lsun
+from tokenlaw.trainer.datasets._decode import decode_image
 
 NONE = "data: {} needs a folder"
 
@@ -177,10 +178,10 @@ def test_every_mode_becomes_rgb(tmp_path):
     ):
         path = tmp_path / f"{mode}.{suffix}"
         Image.new(mode, (4, 3), 1 if mode in ("P", "1") else None).save(path)
-        assert _files.decode_image(path, str(path)).shape == (3, 4, 3)
+        assert decode_image(path, path).shape == (3, 4, 3)
     path = tmp_path / "transparent.png"
     Image.new("P", (4, 3), 1).save(path, transparency=bytes([0, 128, 255]))
-    assert _files.decode_image(path, str(path)).shape == (3, 4, 3)
+    assert decode_image(path, path).shape == (3, 4, 3)
 
 
 # ------------------------------------------------------------------------------------------ LSUN

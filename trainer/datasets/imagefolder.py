@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from ..accounting.config import STRICT
 from . import Facts, Split
+from ._decode import Reading, pixel_rules, readability
 from ._files import (
     SUFFIXES,
     FileSplit,
@@ -33,7 +34,7 @@ REMEMBER_FROM = 10_000  # files from which one process asks the file system only
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config:
+class Config(Reading):
     """Treatment of files that are no images."""
 
     __pydantic_config__ = STRICT
@@ -65,7 +66,7 @@ def open_split(config: Config, folder: Path | None, split: str) -> Split:
     number = {label: index for index, label in enumerate(found.classes)}
     names = found.names[split]
     labels_N = np.array([number[name.split("/")[1]] for name in names], np.int64)
-    return FileSplit(root, names, labels_N)
+    return FileSplit(root, names, labels_N, config)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +107,13 @@ def _scan_at(config: Config, root: Path, times: tuple[int, ...], classes: tuple[
             )
         if not names[split]:
             raise ValueError(f"data: {root / split} holds no images ({', '.join(SUFFIXES)})")
-    check = check_image_file if config.on_broken == "skip" else None
-    facts = file_facts(root, names["train"] + names["val"], check)
+    check = partial(check_image_file, reading=config) if config.on_broken == "skip" else None
+    facts = file_facts(root, names["train"] + names["val"], check, readability(config))
     broken = {fact.name for fact in facts if fact.broken}
     return _Scan(
         classes=classes,
         names={split: [n for n in names[split] if n not in broken] for split in names},
-        digest=digest_of(fact for fact in facts if not fact.broken),
+        digest=digest_of((fact for fact in facts if not fact.broken), pixel_rules(config)),
         skipped=len(broken),
     )
 

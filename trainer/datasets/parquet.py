@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +20,8 @@ import numpy as np
 
 from ..accounting.config import STRICT
 from . import Facts, Split
-from ._files import decode_image, digest_of, file_facts, need_folder, need_split
+from ._decode import Reading, decode_image, pixel_rules, readability, shown
+from ._files import digest_of, file_facts, need_folder, need_split
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,9 +32,14 @@ VERSION = 1
 KEEP_BYTES = 2 << 30
 KEEP_GROUPS = 64
 
+# Encoded images hardly shrink. A row group that unpacks to more than both of these is no set of
+# images, and is refused before memory is taken.
+UNPACKED_BYTES = 256 << 20
+UNPACKED_RATIO = 16  # to its size on disk
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config:
+class Config(Reading):
     """Names of the columns, and what to do with images that cannot be read."""
 
     __pydantic_config__ = STRICT
@@ -47,7 +55,7 @@ def describe(config: Config, folder: Path | None) -> Facts:
     files = _files(root)
     names = [path.relative_to(root).as_posix() for split in files.values() for path in split]
     check = _broken_rows(config) if config.on_broken == "skip" else None
-    facts = {fact.name: fact for fact in file_facts(root, names, check)}
+    facts = {fact.name: fact for fact in file_facts(root, names, check, _rules(config))}
     skipped = {name: fact.broken or () for name, fact in facts.items()}
     labels = {
         split: np.concatenate(
@@ -67,7 +75,7 @@ def describe(config: Config, folder: Path | None) -> Facts:
         raise ValueError(f"data: {root} has the label {last}, its schema names {declared} classes")
     # The broken rows are part of what the set is: they are left out.
     left_out = "".join(f"{name}{rows}" for name, rows in sorted(skipped.items()) if rows)
-    columns = f"{config.image_column}\0{config.label_column}\0{left_out}"
+    columns = f"{config.image_column}\0{config.label_column}\0{left_out}{pixel_rules(config)}"
     return Facts(
         digest=digest_of(facts.values(), columns),
         num_classes=declared or last + 1,
@@ -85,7 +93,8 @@ def open_split(config: Config, folder: Path | None, split: str) -> Split:
     skipped: list[tuple[int, ...]] = [()] * len(files)
     if config.on_broken == "skip":
         names = [path.relative_to(root).as_posix() for path in files]
-        skipped = [fact.broken or () for fact in file_facts(root, names, _broken_rows(config))]
+        facts = file_facts(root, names, _broken_rows(config), _rules(config))
+        skipped = [fact.broken or () for fact in facts]
     return _Rows(files, skipped, config)
 
 
@@ -93,14 +102,15 @@ class _Rows:
     """Rows of several files as one sequence; row groups are read when they are needed."""
 
     def __init__(self, files: list[Path], skipped: list[tuple[int, ...]], config: Config) -> None:
-        import pyarrow.parquet as pq
-
         self._config, self._files = config, files
-        self._readers = [pq.ParquetFile(path) for path in files]
-        places, labels = [], []
+        # A value that many rows share stays one value in memory.
+        shared = [f"{config.image_column}.bytes"]
+        self._readers = [_reader(path, config, shared) for path in files]
+        places, labels, unpacked = [], [], []
         for number, (path, left_out) in enumerate(zip(files, skipped, strict=True)):
             metadata = self._readers[number].metadata
             sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+            unpacked += [metadata.row_group(g).total_byte_size for g in range(len(sizes))]
             groups = np.repeat(np.arange(len(sizes)), sizes)
             rows = np.concatenate([np.arange(size) for size in sizes] or [np.arange(0)])
             place_N3 = np.stack([np.full_like(groups, number), groups, rows], axis=1)
@@ -110,7 +120,7 @@ class _Rows:
         self._labels_N = np.concatenate(labels)
         # A reader is not made for several threads; decoding, which takes the time, runs outside.
         self._lock = threading.Lock()
-        small = sum(path.stat().st_size for path in files) <= KEEP_BYTES
+        small = sum(unpacked) <= KEEP_BYTES
         self._read = lru_cache(maxsize=None if small else KEEP_GROUPS)(self._read_group)
 
     def __len__(self) -> int:
@@ -118,20 +128,29 @@ class _Rows:
 
     def image(self, index: int) -> np.ndarray:
         number, group, row = (int(part) for part in self._place_N3[index])
-        with self._lock:
-            encoded = self._read(number, group)[row].as_py()
         name = f"{self._files[number]} row group {group} row {row}"
+        with self._lock:
+            column = self._read(number, group)
+            if isinstance(column, ValueError):
+                raise ValueError(f"{column} (row {row})") from column
+            with _naming(name):
+                encoded = column[row].as_py()
         if encoded is None:
-            raise ValueError(f"data: {name} has no bytes in {self._config.image_column!r}")
-        return decode_image(encoded, name)
+            raise ValueError(f"data: {shown(name)} has no bytes in {self._config.image_column!r}")
+        return decode_image(encoded, name, self._config)
 
     def label(self, index: int) -> int:
         return int(self._labels_N[index])
 
-    def _read_group(self, number: int, group: int) -> pa.Array:
+    def _read_group(self, number: int, group: int) -> pa.Array | ValueError:
+        """Read the encoded images of a row group; the error instead, so that it is met once."""
         column = f"{self._config.image_column}.bytes"
-        table = self._readers[number].read_row_group(group, columns=[column])
-        return table.column(0).combine_chunks().field("bytes")
+        try:
+            with _naming(f"{self._files[number]} row group {group}"):
+                table = self._readers[number].read_row_group(group, columns=[column])
+                return table.column(0).combine_chunks().field("bytes")
+        except ValueError as error:
+            return error
 
 
 def _files(root: Path) -> dict[str, list[Path]]:
@@ -148,15 +167,67 @@ def _files(root: Path) -> dict[str, list[Path]]:
     )
 
 
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Turn every error of the parquet library into a ValueError with the name of the place."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except MemoryError as error:
+        raise MemoryError(f"data: {shown(name)}: no memory to read it") from error
+    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"data: {shown(name)} cannot be read as parquet: {why}") from error
+
+
+def _reader(path: Path, config: Config, shared: list[str]) -> Any:
+    """Open a file, after a look at the sizes that it declares.
+
+    `shared`: columns in which equal values stay one. ValueError when reading it would take far more
+    memory than a file of images of this size can need.
+    """
+    import pyarrow.parquet as pq
+
+    with _naming(str(path)):
+        reader = pq.ParquetFile(path)
+        metadata = reader.metadata
+        on_disk = path.stat().st_size
+        columns = {
+            column.path: column for column in map(reader.schema.column, range(len(reader.schema)))
+        }
+    if metadata.num_rows > on_disk:
+        raise ValueError(
+            f"data: {shown(path)} declares {metadata.num_rows} rows in {on_disk} bytes; allowed: "
+            "at least a byte for each"
+        )
+    wanted = (f"{config.image_column}.bytes", config.label_column)
+    for group in range(metadata.num_row_groups):
+        row_group = metadata.row_group(group)
+        for place in range(row_group.num_columns):
+            chunk = row_group.column(place)
+            if chunk.path_in_schema not in wanted:
+                continue
+            packed, unpacked = chunk.total_compressed_size, chunk.total_uncompressed_size
+            packed = max(0, min(packed, on_disk))
+            if unpacked < 0 or unpacked > max(UNPACKED_BYTES, UNPACKED_RATIO * packed):
+                raise ValueError(
+                    f"data: {shown(path)} row group {group}: {chunk.path_in_schema} unpacks from "
+                    f"{packed} to {unpacked} bytes; allowed: {UNPACKED_BYTES >> 20} MiB, or "
+                    f"{UNPACKED_RATIO} times its size on disk"
+                )
+    if not set(shared) <= set(columns):
+        return reader
+    reader.close()
+    with _naming(str(path)):
+        return pq.ParquetFile(path, read_dictionary=shared)
+
+
 def _labels(path: Path, config: Config) -> np.ndarray:
     """Class numbers of all rows, after the columns were checked."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    try:
-        reader = pq.ParquetFile(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise ValueError(f"data: {path} cannot be read as parquet: {error}") from error
+    reader = _reader(path, config, [])
     with reader:
         schema = reader.schema_arrow
         for name in (config.image_column, config.label_column):
@@ -171,7 +242,8 @@ def _labels(path: Path, config: Config) -> np.ndarray:
                 f"data: {path}: column {config.image_column!r} is {kind}; allowed: "
                 "struct<bytes: binary, path: string>"
             )
-        column = reader.read(columns=[config.label_column]).column(0)
+        with _naming(f"{path} column {config.label_column}"):
+            column = reader.read(columns=[config.label_column]).column(0)
     if not pa.types.is_integer(column.type) or column.null_count:
         raise ValueError(
             f"data: {path}: column {config.label_column!r} must hold whole numbers without gaps"
@@ -186,12 +258,23 @@ def _declared_classes(path: Path, config: Config) -> int | None:
     """Number of class names in the schema's Hugging Face metadata, where there is any."""
     import pyarrow.parquet as pq
 
-    stored = (pq.read_schema(path).metadata or {}).get(b"huggingface")
+    with _naming(str(path)):
+        stored = (pq.read_schema(path).metadata or {}).get(b"huggingface")
     if stored is None:
         return None
-    feature = json.loads(stored).get("info", {}).get("features", {}).get(config.label_column, {})
-    names = feature.get("names") if isinstance(feature, dict) else None
-    return len(names) if names else None
+    try:
+        feature: Any = json.loads(stored)
+    except ValueError as error:
+        raise ValueError(
+            f"data: {shown(path)}: its metadata 'huggingface' is no JSON: {error}"
+        ) from error
+    for key in ("info", "features", config.label_column, "names"):
+        feature = feature.get(key) if isinstance(feature, dict) else None
+    return len(feature) if isinstance(feature, list) and feature else None
+
+
+def _rules(config: Config) -> str:
+    return f"{config.image_column} {readability(config)}"
 
 
 def _broken_rows(config: Config) -> Any:
