@@ -66,9 +66,9 @@ def readability(reading: Reading) -> str:
 
 def pixel_rules(reading: Reading) -> str:
     """Return a text that differs where pixels do; empty for the defaults."""
-    chosen = (("transparency", reading.transparency, "drop"),)
-    chosen += (("orientation", reading.orientation, "stored"),)
-    return "".join(f" {name}={value}" for name, value, default in chosen if value != default)
+    ground = "" if reading.transparency == "drop" else f" transparency={reading.transparency}"
+    turned = "" if reading.orientation == "stored" else f" orientation={reading.orientation}"
+    return ground + turned
 
 
 class ReadError(ValueError):

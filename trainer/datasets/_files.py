@@ -96,8 +96,8 @@ def file_facts(
         info = _regular(file)
         if info is None:
             # A check of images finds it broken; any other raises, and so does a plain read.
-            if check is not None and (broken := check(file, name)):
-                return FileFact(name, 0, "", broken), None
+            if check is not None and (missing := check(file, name)):
+                return FileFact(name, 0, "", missing), None
             decode_image(file, file)
             raise ValueError(f"data: {shown(file)} changed while it was read")
         kept = known.get(name)
