@@ -111,6 +111,8 @@ class DataConfig:
     num_classes: PositiveInt  # verified when a run starts
     num_train: PositiveInt  # training images
     num_val: PositiveInt  # validation images
+    # ids in the data by class number; None: the same numbers
+    labels: tuple[CountInt, ...] | None = field(default=None, metadata={"id_default": None})
     resolution: PositiveInt  # side in pixels at which images are shown to the models
 
 

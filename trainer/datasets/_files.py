@@ -23,7 +23,6 @@ import numpy as np
 from ...results_db.record import default_home
 from ._decode import ReadError, Reading, decode_image, shown
 
-SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp")
 KEEP_EVERY = 512  # files between two writes of the cache
 _THREADS = min(16, (os.cpu_count() or 1) * 2)
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # a link that leads nowhere
@@ -51,17 +50,6 @@ def need_folder(dataset: str, folder: Path | None) -> Path:
 def need_split(split: str) -> None:
     if split not in ("train", "val"):
         raise ValueError(f"split: {split!r}, allowed: train, val")
-
-
-def image_names(root: Path, below: str) -> list[str]:
-    """Image files anywhere under `root/below`, as names relative to `root`, sorted."""
-    found = []
-    for parent, _, files in os.walk(root / below):
-        prefix = Path(parent).relative_to(root).as_posix()
-        found += [
-            f"{prefix}/{file}" for file in files if os.path.splitext(file)[1].lower() in SUFFIXES
-        ]
-    return sorted(found)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ LSUN has no classes: every label is 0.
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -22,16 +21,17 @@ from pydantic import Field
 from ...results_db.record import default_home
 from ..accounting.config import STRICT, CountInt
 from . import Facts, Split
+from ._classes import HALVES, image_names
 from ._decode import Reading, decode_image, pixel_rules, readability, shown
 from ._files import (
     FileSplit,
     check_image_file,
     digest_of,
     file_facts,
-    image_names,
     need_folder,
     need_split,
 )
+from ._held_out import check_held_out, held_out
 
 VERSION = 1
 
@@ -79,11 +79,7 @@ def _source(config: Config, root: Path) -> _Folders | _Databases:
         found = all((root / place).is_dir() for place in places.values())
         is_database = found and (root / places["train"] / "data.mdb").is_file()
         if found and is_database == (kind is _Databases):
-            if "val" not in places and config.num_val_held_out == 0:
-                raise ValueError(
-                    f"data: {root / places['train']} has no validation part; give "
-                    "dataset.num_val_held_out, the number of its images to hold out"
-                )
+            check_held_out(config.num_val_held_out, "val" in places, root / places["train"])
             return kind(config, root, places)
     raise ValueError(
         f"data: {root} holds no LSUN {name}; allowed: {name}_train and {name}_val, as folders of "
@@ -92,22 +88,22 @@ def _source(config: Config, root: Path) -> _Folders | _Databases:
 
 
 def _split(config: Config, keys: dict[str, list[str]], where: Path) -> dict[str, list[str]]:
-    """Train and val; held-out images are the first in an order of hashes, which is the same
-    everywhere.
-    """
-    if "val" in keys:
-        return keys
-    names, count = keys["train"], config.num_val_held_out
-    if count >= len(names):
-        raise ValueError(
-            f"dataset.num_val_held_out: {count} is not allowed; {where} has {len(names)} images"
-        )
-    order = sorted(names, key=lambda name: hashlib.sha256(_bytes(name)).digest())
-    held = set(order[:count])
-    return {
-        "train": [name for name in names if name not in held],
-        "val": [name for name in names if name in held],
-    }
+    """Divide the keys into train and val; ValueError when a half has no readable images."""
+    if "val" not in keys:
+        names = keys["train"]
+        labels_N = np.zeros(len(names), np.int64)
+        is_val_N = held_out(names, labels_N, config.num_val_held_out, shown(where))
+        keys = {
+            "train": [name for name, is_val in zip(names, is_val_N, strict=True) if not is_val],
+            "val": [name for name, is_val in zip(names, is_val_N, strict=True) if is_val],
+        }
+    for half, listed in keys.items():
+        if not listed:
+            raise ValueError(
+                f"data: {shown(where)} has no readable images for {HALVES[half]}; allowed: one or "
+                "more"
+            )
+    return keys
 
 
 class _Folders:
