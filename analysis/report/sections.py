@@ -43,11 +43,12 @@ def write(
     `vectors` gives the runs' arrays to the figures that need them (a study brings its own).
     Raises ValueError in one line when the source has no rows.
     """
-    request = request or ReportRequest()
+    request, sets = request or ReportRequest(), []
     if isinstance(source, str):
-        from ...results_db.read import endpoints
+        from ...results_db.read import data_lines, endpoints
         from ..drawing.vectors import from_home
 
+        sets = data_lines(source, home)
         df = endpoints(source, wide=True, home=home)
         vectors = vectors or from_home(home)
         command, title = source, request.title or source
@@ -76,7 +77,7 @@ def write(
         ("reproduce", "How to reproduce", _reproduce(command, request)),
     ]
     sections = [(key, heading, body) for key, heading, body in sections if body]
-    content = page(title, sections, _head(title, df), library or "")
+    content = page(title, sections, _head(title, df, sets), library or "")
     index._replace(out_path, content.encode())
     return out_path
 
@@ -129,17 +130,17 @@ def _pictures(
     return pictures, not_drawn
 
 
-def _head(title: str, df: pd.DataFrame) -> Html:
+def _head(title: str, df: pd.DataFrame, data_sets: Sequence[str]) -> Html:
     states = df["status"].value_counts() if "status" in df.columns else pd.Series({"done": len(df)})
     done, diverged = int(states.get("done", 0)), int(states.get("diverged", 0))
     waiting = len(df) - done - diverged
     arms = style.arm_order(df["arm"].dropna())
-    sets = (
-        sorted(str(d) for d in df["dataset"].dropna().unique()) if "dataset" in df.columns else []
-    )
+    sets = list(data_sets)
+    if not sets and "dataset" in df.columns:
+        sets = sorted(str(d) for d in df["dataset"].dropna().unique())
     text = f"{done} finished generator runs in {_plural(len(arms), 'arm')} ({', '.join(arms)})"
     if sets:
-        text += f" on {', '.join(sets)}"
+        text += f" on {'; '.join(sets)}"
     if diverged:
         text += f"; {diverged} diverged"
     if waiting:

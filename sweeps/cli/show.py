@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from ...results_db.plan_file import data_line
 from ..planned import Plan, PlannedRun
 
 MOST_LINES = 60  # larger plans are shown by groups of runs
@@ -34,6 +35,8 @@ def plan(made: Plan, *, each_run: bool = False) -> None:
         low, high = hours(totals["gpu_hours_low"]), hours(totals["gpu_hours_high"])
         line = f"Between {low} and {high} hours at the fastest and slowest that was measured."
         console.print(line, markup=False)
+    for data in made.data:
+        console.print(f"data: {data_line(data.counts())}", markup=False)
     for warning in made.warnings[:MOST_DROPPED]:
         console.print(f"warning: {warning}", markup=False)
     if made.missing_data:

@@ -41,6 +41,7 @@ def launch(
     on: Annotated[str, typer.Option("--on", help="local, slurm or ray.")] = "local",
     sets: opt.Set = None,
     data: opt.Data = None,
+    accept_counts: opt.AcceptCounts = False,
     options: opt.Options = None,
     scale: opt.Scale = None,
     sharing: opt.Sharing = True,
@@ -95,6 +96,7 @@ def launch(
         overrides=sets or (),
         hardware=local_device(device) if on == "local" else None,
         sharing=sharing,
+        accept_counts=accept_counts,
     )
     asked = opt.asked_resources(resources, address)
     if hold:
@@ -240,6 +242,7 @@ def quickstart(
     study: Annotated[str, typer.Argument(metavar="[STUDY]", help="Any study.")] = "quickstart",
     sets: opt.Set = None,
     data: opt.Data = None,
+    accept_counts: opt.AcceptCounts = False,
     options: opt.Options = None,
     scale: opt.Scale = None,
     device: opt.Device = "auto",
@@ -258,7 +261,15 @@ def quickstart(
     grid = opt.grid_of(study, options, scale)
     settings = settings_of(device)
     hardware = local_device(device)
-    plan = partial(make_plan, grid, home=home, data=data, overrides=sets or (), hardware=hardware)
+    plan = partial(
+        make_plan,
+        grid,
+        home=home,
+        data=data,
+        overrides=sets or (),
+        hardware=hardware,
+        accept_counts=accept_counts,
+    )
     with beginning("local", home, device, workers):
         made = plan()
         totals = made.totals()

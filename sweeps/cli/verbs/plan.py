@@ -20,6 +20,7 @@ def plan(
     study: opt.Study,
     sets: opt.Set = None,
     data: opt.Data = None,
+    accept_counts: opt.AcceptCounts = False,
     options: opt.Options = None,
     scale: opt.Scale = None,
     sharing: opt.Sharing = True,
@@ -60,7 +61,13 @@ def plan(
 
     def made_for(hardware: str | None) -> Plan:
         return make_plan(
-            grid, home=home, data=data, overrides=sets or (), hardware=hardware, sharing=sharing
+            grid,
+            home=home,
+            data=data,
+            overrides=sets or (),
+            hardware=hardware,
+            sharing=sharing,
+            accept_counts=accept_counts,
         )
 
     made = made_for(hardware or local_gpu())
