@@ -89,7 +89,7 @@ def studies(home: str | os.PathLike[str] | None = None) -> list[str]:
 
 
 def data_lines(study: str, home: str | os.PathLike[str] | None = None) -> list[str]:
-    """Describe each data set of a study's current plan in a line: classes, images, those skipped."""
+    """Describe each data set of a study's plan in a line: classes, images, those skipped."""
     folder = default_home() if home is None else Path(home)
     path = current_plan_path(folder, study)
     return [] if path is None else read_plan(path).data_lines()

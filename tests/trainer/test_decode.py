@@ -464,8 +464,8 @@ def test_a_damaged_parquet_file_is_named(tmp_path, monkeypatch, name):
 
 @pytest.mark.parametrize("text", ["[]", "3", '{"info": []}', '{"info": {"features": null}}'])
 def test_metadata_of_another_form_names_no_classes(tmp_path, text):
-    path = table(tmp_path / "train.parquet", [encoded(NOISE)] * 2, [0, 1])
-    table(tmp_path / "val.parquet", [encoded(NOISE)], [0])
+    path = table(tmp_path / "train.parquet", [encoded(NOISE)] * 4, [0, 1] * 2)
+    table(tmp_path / "val.parquet", [encoded(NOISE)] * 2, [0, 1])
     metadata(path, text)
     assert parquet.describe(parquet.Config(), tmp_path).num_classes == 2
 

@@ -55,7 +55,7 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def class_folders(folder: Path) -> list[str]:
-    """Names of the folders in `folder`, through links.
+    """List the names of the folders in `folder`, through links.
 
     Raises: ValueError for a link that leads nowhere, back above itself, or to the folder of another
     class.
@@ -81,7 +81,7 @@ def class_folders(folder: Path) -> list[str]:
 
 
 def image_names(root: Path, below: str) -> list[str]:
-    """Image files anywhere under `root/below`, as names relative to `root`, sorted.
+    """List the image files anywhere under `root/below`, as names relative to `root`, sorted.
 
     Links are followed, but for those that lead back above themselves. ValueError names what cannot
     be listed and a link that leads nowhere. A link with the name of an image is listed wherever it
@@ -126,7 +126,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _place(path: str | Path) -> tuple[int, int]:
-    """Device and number of a folder, which are the same by every way to it."""
+    """Return device and number of a folder, which are the same by every way to it."""
     try:
         info = os.stat(path)
     except OSError as error:
@@ -135,7 +135,7 @@ def _place(path: str | Path) -> tuple[int, int]:
 
 
 def _line_of(folder: Path) -> frozenset[tuple[int, int]]:
-    """Places of a folder and of all folders above it."""
+    """Return the places of a folder and of all folders above it."""
     real = folder.resolve()
     return frozenset(_place(path) for path in (real, *real.parents))
 

@@ -10,10 +10,10 @@ import numpy as np
 
 
 def held_out(names: Sequence[str], labels_N: np.ndarray, count: int, where: str) -> np.ndarray:
-    """Mask of `count` images for validation: the same share of every class, by largest remainder.
+    """Return a mask of `count` images for validation, the same share of every class.
 
-    Of each class they are the first in an order of hashes of `names`, which no library version can
-    change.
+    Shares are rounded by largest remainder. Of each class the images are the first in an order of
+    hashes of `names`, which no library version can change.
     """
     if not 0 < count < len(names):
         raise ValueError(

@@ -6,7 +6,6 @@ the published models). Both halves have the same classes.
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -128,30 +127,43 @@ def _scan_at(
             )
         if not listed:
             raise ValueError(f"data: {root / part} holds no images ({', '.join(SUFFIXES)})")
+    classes = _classes(config, root, folders, _halves(config, root, names))
     check = partial(check_image_file, reading=config) if config.on_broken == "skip" else None
     listed = [name for part in names.values() for name in part]
     facts = file_facts(root, listed, check, readability(config))
     broken = {fact.name for fact in facts if fact.broken}
     good = {part: [n for n in names[part] if n not in broken] for part in names}
-    also = pixel_rules(config)
-    if config.num_val_held_out:
-        good = _halves(good["train"], config.num_val_held_out, root)
-        also += f" val {config.num_val_held_out}"
-    counts = {half: Counter(map(_class_of, good[half])) for half in good}
-    declared = {name for _, found in folders for name in found}
-    classes = classes_of(root, counts, declared, config.on_empty_class)
+    halves = _halves(config, root, good)
+    if broken:
+        classes = _classes(config, root, folders, halves)
+    also = f" val {config.num_val_held_out}" if config.num_val_held_out else ""
     return _Scan(
         classes=tuple(classes),
-        names=good,
-        digest=digest_of((fact for fact in facts if not fact.broken), also),
+        names=halves,
+        digest=digest_of((f for f in facts if not f.broken), pixel_rules(config) + also),
         skipped=len(broken),
     )
 
 
-def _halves(names: list[str], count: int, root: Path) -> dict[str, list[str]]:
-    _, labels_N = np.unique([_class_of(name) for name in names], return_inverse=True)
-    is_val_N = held_out(names, labels_N, count, shown(root / "train"))
+def _classes(
+    config: Config,
+    root: Path,
+    folders: tuple[tuple[str, tuple[str, ...]], ...],
+    halves: dict[str, list[str]],
+) -> list[str]:
+    met = {half: set(map(_class_of, names)) for half, names in halves.items()}
+    declared = {name for _, found in folders for name in found}
+    return classes_of(root, met, declared, config.on_empty_class)
+
+
+def _halves(config: Config, root: Path, names: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Divide the training images where there is no folder `val`."""
+    if not config.num_val_held_out:
+        return names
+    train = names["train"]
+    _, labels_N = np.unique([_class_of(name) for name in train], return_inverse=True)
+    is_val_N = held_out(train, labels_N, config.num_val_held_out, shown(root / "train"))
     return {
-        "train": [name for name, is_val in zip(names, is_val_N, strict=True) if not is_val],
-        "val": [name for name, is_val in zip(names, is_val_N, strict=True) if is_val],
+        "train": [name for name, is_val in zip(train, is_val_N, strict=True) if not is_val],
+        "val": [name for name, is_val in zip(train, is_val_N, strict=True) if is_val],
     }

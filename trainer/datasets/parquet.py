@@ -109,51 +109,67 @@ class _Scan:
 def _scan(config: Config, root: Path) -> _Scan:
     files = _files(root, config.num_val_held_out)
     names = {path: path.relative_to(root).as_posix() for part in files.values() for path in part}
+    ids = {path: _labels(path, config) for path in names}
+    declared = _declared_names(files["train"][0], config)
+    halves, classes = _halves(config, root, files, names, ids, declared, {})
     check = _broken_rows(config) if config.on_broken == "skip" else None
     facts = file_facts(root, names.values(), check, _rules(config))
-    skipped = {fact.name: fact.broken or () for fact in facts}
-    halves: dict[str, list[_Chosen]] = {}
-    for part, paths in files.items():
-        halves[part] = []
-        for path in paths:
-            ids_N = _labels(path, config)
-            rows_N = np.delete(np.arange(len(ids_N)), skipped[names[path]])
-            halves[part].append(_Chosen(path, rows_N, ids_N[rows_N]))
+    skipped = {fact.name: fact.broken for fact in facts if fact.broken}
+    if skipped:
+        halves, classes = _halves(config, root, files, names, ids, declared, skipped)
     # The broken rows are part of what the set is: they are left out.
-    left_out = "".join(f"{name}{rows}" for name, rows in sorted(skipped.items()) if rows)
+    left_out = "".join(f"{name}{rows}" for name, rows in sorted(skipped.items()))
     also = f"{config.image_column}\0{config.label_column}\0{left_out}{pixel_rules(config)}"
     if config.num_val_held_out:
-        halves = _held_out(halves["train"], names, config.num_val_held_out)
         also += f" val {config.num_val_held_out}"
-    ids = {part: np.concatenate([rows.labels_N for rows in halves[part]]) for part in halves}
-    for part, ids_N in ids.items():
-        if not len(ids_N):
-            raise ValueError(f"data: {shown(root)} holds no images in its {part} files")
-    declared = _declared_names(files["train"][0], config)
-    last = max(int(ids_N.max()) for ids_N in ids.values())
-    if declared and last >= len(declared):
-        raise ValueError(
-            f"data: {shown(root)} has the label {last}, its schema names {len(declared)} classes"
-        )
-    if not declared:
-        refuse_row_ids(ids["train"], files["train"][0], config.label_column)
-    met = {part: set(np.unique(ids_N).tolist()) for part, ids_N in ids.items()}
     called = dict(enumerate(declared))
-    classes = classes_of(root, met, called, config.on_empty_class, called)
-    numbered = {
-        part: [
-            _Chosen(rows.path, rows.rows_N, np.searchsorted(classes, rows.labels_N))
-            for rows in chosen
-        ]
-        for part, chosen in halves.items()
-    }
     return _Scan(
-        halves=numbered,
+        halves=halves,
         classes=classes,
         class_names=tuple(called.get(label, str(label)) for label in classes),
         digest=digest_of(facts, also),
         skipped=sum(map(len, skipped.values())),
     )
+
+
+def _halves(
+    config: Config,
+    root: Path,
+    files: dict[str, list[Path]],
+    names: dict[Path, str],
+    ids: dict[Path, np.ndarray],
+    declared: list[str],
+    skipped: dict[str, tuple[int, ...]],
+) -> tuple[dict[str, list[_Chosen]], list[int]]:
+    """Divide the rows that are not skipped, with class numbers; and the label id of each class."""
+    halves: dict[str, list[_Chosen]] = {}
+    for part, paths in files.items():
+        halves[part] = []
+        for path in paths:
+            rows_N = np.delete(np.arange(len(ids[path])), skipped.get(names[path], ()))
+            halves[part].append(_Chosen(path, rows_N, ids[path][rows_N]))
+    if config.num_val_held_out:
+        halves = _held_out(halves["train"], names, config.num_val_held_out)
+    met = {part: np.concatenate([r.labels_N for r in halves[part]]) for part in halves}
+    for part, ids_N in met.items():
+        if not len(ids_N):
+            raise ValueError(f"data: {shown(root)} holds no images in its {part} files")
+    last = max(int(ids_N.max()) for ids_N in met.values())
+    if declared and last >= len(declared):
+        raise ValueError(
+            f"data: {shown(root)} has the label {last}, its schema names {len(declared)} classes"
+        )
+    if not declared:
+        refuse_row_ids(met["train"], files["train"][0], config.label_column)
+    called = dict(enumerate(declared))
+    unique = {part: set(np.unique(ids_N).tolist()) for part, ids_N in met.items()}
+    classes = classes_of(root, unique, called, config.on_empty_class, called)
+    for part, chosen in halves.items():
+        halves[part] = [
+            _Chosen(rows.path, rows.rows_N, np.searchsorted(classes, rows.labels_N))
+            for rows in chosen
+        ]
+    return halves, classes
 
 
 def _held_out(train: list[_Chosen], names: dict[Path, str], count: int) -> dict[str, list[_Chosen]]:
@@ -362,7 +378,7 @@ def _labels(path: Path, config: Config) -> np.ndarray:
 
 
 def _declared_names(path: Path, config: Config) -> list[str]:
-    """Names of the classes in the schema's Hugging Face metadata; empty where there are none."""
+    """Read the class names in the schema's Hugging Face metadata; empty where there are none."""
     import pyarrow.parquet as pq
 
     with _naming(str(path)):
