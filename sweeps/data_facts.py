@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..trainer import parts
-from ..trainer.accounting.config import decode_part
+from ..trainer.accounting.config import DataConfig, decode_part, to_tree
 from .grid import Tree
 
 COUNTS = ("num_classes", "num_train", "num_val")
@@ -26,6 +27,7 @@ class DataFacts:
         self.missing: str | None = None  # why the study cannot be launched as it is
         self._name: str | None = None
         self._known: dict[str, dict[str, Any]] = {}  # text of a data set -> its facts
+        self._counts: dict[tuple[str, str], tuple[int, ...]] = {}  # and split -> images by class
         if data is not None:
             name, colon, folder = data.partition(":")
             if not colon or not folder:
@@ -54,6 +56,19 @@ class DataFacts:
             found = module.describe(decoded.config, Path(self.folder) if self.folder else None)
             self._known[key] = {name: getattr(found, name) for name in (*COUNTS, "digest")}
         return {**tree, "dataset": dataset, **self._known[key]}
+
+    def label_counts(self, data: DataConfig, split: str) -> tuple[int, ...] | None:
+        """Count the images of each class of "train" or "val"; None without the images."""
+        if not self._known:
+            return None
+        key = (json.dumps(to_tree(data.dataset), sort_keys=True), split)
+        if key not in self._counts:
+            module = parts.load("datasets", data.dataset.name)
+            folder = Path(self.folder) if self.folder else None
+            images = module.open_split(data.dataset.config, folder, split)
+            found = Counter(images.label(index) for index in range(len(images)))
+            self._counts[key] = tuple(found[label] for label in range(data.num_classes))
+        return self._counts[key]
 
     def _declared(self, dataset: Any, tree: Tree) -> None:
         if tree.get("digest") is None:

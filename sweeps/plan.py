@@ -15,6 +15,7 @@ from ..results_db.strict_json import canonical_json
 from ..trainer.accounting.config import KINDS, to_tree
 from ..trainer.accounting.identity import SCHEME
 from . import cost
+from .cautions import cautions
 from .data_facts import DataFacts
 from .graph import Draft, Graph
 from .grid import Grid
@@ -98,7 +99,7 @@ def make_plan(
         study=grid.name or "study",
         runs=runs,
         dropped=tuple(graph.dropped),
-        warnings=tuple(graph.warnings),
+        warnings=(*graph.warnings, *cautions(graph.drafts, facts)),
         arms=tuple(grid.arms),
         axes=tuple(axis.name for axis in grid.flat_axes()),
         primary=graph.primary,
