@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..trainer import parts
-from ..trainer.accounting.config import decode_part
+from ..trainer.accounting.config import DataConfig, decode_part, to_tree
 from .grid import Tree
 
 COUNTS = ("num_classes", "num_train", "num_val")
@@ -61,6 +62,7 @@ class DataFacts:
         self._accept_counts = accept_counts
         self._name: str | None = None
         self._known: dict[str, DataSet] = {}  # text of a data set, or of its counts -> its facts
+        self._counts: dict[tuple[str, str], tuple[int, ...]] = {}  # and split -> images by class
         if data is not None:
             name, colon, folder = data.partition(":")
             if not colon or not folder:
@@ -121,6 +123,19 @@ class DataFacts:
         text += "; accepted by --accept-counts"
         if text not in self.warnings:
             self.warnings.append(text)
+
+    def label_counts(self, data: DataConfig, split: str) -> tuple[int, ...] | None:
+        """Count the images of each class of "train" or "val"; None without the images."""
+        if all(known.skipped is None for known in self._known.values()):
+            return None
+        key = (json.dumps(to_tree(data.dataset), sort_keys=True), split)
+        if key not in self._counts:
+            module = parts.load("datasets", data.dataset.name)
+            folder = Path(self.folder) if self.folder else None
+            images = module.open_split(data.dataset.config, folder, split)
+            found = Counter(images.label(index) for index in range(len(images)))
+            self._counts[key] = tuple(found[label] for label in range(data.num_classes))
+        return self._counts[key]
 
     def _declared(self, key: str, dataset: Any, tree: Tree) -> None:
         name = _decoded(dataset).name

@@ -15,6 +15,7 @@ from ..results_db.strict_json import canonical_json
 from ..trainer.accounting.config import KINDS, to_tree
 from ..trainer.accounting.identity import SCHEME
 from . import cost
+from .cautions import cautions
 from .data_changes import changes
 from .data_facts import DataFacts
 from .graph import Draft, Graph
@@ -108,6 +109,7 @@ def make_plan(
         warnings=(
             *graph.warnings,
             *facts.warnings,
+            *cautions(graph.drafts, facts),
             *([changed["text"]] if changed is not None else []),
         ),
         data=facts.sets,

@@ -26,6 +26,7 @@ import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
 from ...trainer import parts
+from ..cautions import cautions
 from ..notebook_repr import Brief
 from .picture import DPI, INDEX, Picture, image, short_hash
 
@@ -134,10 +135,14 @@ def _make(
     if "data" in vars(module):
         table = _call(module.data, df, given)
         given["table"] = table
+    columns = _columns(module, df, config)
+    if table is not None and "note" in table.attrs:
+        read = df.loc[df["run_id"].isin(_ids_shown(table, df)), list(columns)]
+        told = [f"Caution: {text}." for text in cautions(read)]
+        table.attrs["note"] = " ".join([table.attrs["note"], *told])
     with style.paper():
         figure = _call(module.draw, df, given)
         style.settle(figure)
-    columns = _columns(module, df, config)
     return Picture(
         name=name,
         title=str(vars(module).get("TITLE", name)),
@@ -337,13 +342,14 @@ def _call(function: Callable[..., Any], df: pd.DataFrame, given: dict[str, Any])
 def _columns(module: ModuleType, df: pd.DataFrame, config: Any) -> tuple[str, ...]:
     """List the columns of `df` that the figure reads.
 
-    These are its needs, its options, and those that its config names.
+    These are its needs, its options, those that its config names, and the cautions of all.
     """
     named: list[str] = [*module.NEEDS, *vars(module).get("OPTIONAL", ()), "arm", "status"]
     if dataclasses.is_dataclass(config):
         for one in dataclasses.fields(config):
             value = getattr(config, one.name)
             named += [value] if isinstance(value, str) else []
+    named += [f"{column}_caution" for column in named]
     return tuple(sorted({column for column in named if column in df.columns} - {"run_id"}))
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from ..cautions import cautions
 from ..direction import best_row
 from ..drawing import index, panels, style
 from ..drawing.index import Picture, Vectors
@@ -190,7 +191,14 @@ def _summary(df: pd.DataFrame, comparisons: dict[str, Comparison]) -> Html:
     if len(shown) < len(df):
         words = f"The first {len(shown)} of {len(df)} end points (the table has them all)"
     every = _all_runs(shown, metrics)
+    out = Html(_cautions(df) + out)
     return Html(out + details(words, every, dense=True, paper=len(df) <= ROWS_ON_PAPER))
+
+
+def _cautions(df: pd.DataFrame) -> Html:
+    """Reasons to distrust distances, before the distances."""
+    lines = "".join(f'<p class="warn"><b>Caution.</b> {html(text)}</p>' for text in cautions(df))
+    return Html(lines)
 
 
 def _all_runs(df: pd.DataFrame, metrics: Sequence[str]) -> Html:
@@ -310,6 +318,7 @@ def _provenance(df: pd.DataFrame, comparisons: dict[str, Comparison]) -> Html:
         ("commit", "commit of the runs"),
         ("dataset", "data set"),
         ("gfcd_extractor", "classifier behind gFCD"),
+        ("gfcd_extractor_accuracy", "its accuracy on validation images"),
         ("hardware", "hardware"),
     ):
         if column in df.columns and df[column].notna().any():

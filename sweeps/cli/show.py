@@ -16,8 +16,8 @@ MOST_LINES = 60  # larger plans are shown by groups of runs
 MOST_DROPPED = 10
 
 
-def plan(made: Plan, *, each_run: bool = False) -> None:
-    """Print a plan: its runs (or groups of runs), the dropped cells, totals."""
+def plan(made: Plan, *, each_run: bool = False, missing_weights: Sequence[str] = ()) -> None:
+    """Print a plan: its runs (or groups of runs), the dropped cells, totals, what is missing."""
     console = wide_console()
     if each_run or len(made.runs) <= MOST_LINES:
         console.print(_runs_table(made))
@@ -41,6 +41,8 @@ def plan(made: Plan, *, each_run: bool = False) -> None:
         console.print(f"warning: {warning}", markup=False)
     if made.missing_data:
         console.print(f"note: {made.missing_data}; needed to launch", markup=False)
+    for line in missing_weights:
+        console.print(f"note: {line}", markup=False)
 
 
 def wide_console() -> Console:

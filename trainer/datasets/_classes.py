@@ -157,17 +157,21 @@ def classes_of(
     `labels` has those with readable images in each half, `declared` those that the set names beside
     them. ValueError names classes that a half lacks, unless `on_empty_class` allows it.
     """
-    classes, lacking = [], []
-    for label in sorted({*declared, *labels["train"], *labels["val"]}):
+    classes: list[Label] = []
+    lacking: list[tuple[Label, list[str]]] = []
+    known: set[Label] = set(declared)
+    known.update(labels["train"], labels["val"])
+    for label in sorted(known):
         without = [half for half in HALVES if label not in labels[half]]
         if not without or on_empty_class == "keep":
             classes.append(label)
         elif on_empty_class == "error" or len(without) == 1:
             lacking.append((label, without))
     if lacking:
-        label, without = lacking[0]
+        first, without = lacking[0]
         several = f" ({len(lacking)} such classes: {_listed([x for x, _ in lacking])})"
-        text = f"{label!r}" + (f" ({names[label]})" if names and label in names else "")
+        called = names.get(first) if names else None
+        text = f"{first!r}" + (f" ({called})" if called else "")
         # A class that one half has cannot be left out: its images would go without a word.
         cures = "keep or leave_out" if len(without) == 2 else "keep"
         raise ValueError(

@@ -43,7 +43,7 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reading:
-    """How the pixels of image files are read."""
+    """Options of reading the pixels of image files."""
 
     __pydantic_config__ = STRICT
 

@@ -17,11 +17,11 @@ from ...results_db.record import RunDir, read_endpoint
 from ...results_db.strict_json import read_json
 from ..accounting import stored_config
 from ..accounting.config import DataConfig, EvaluationConfig, SamplingConfig
-from ..kinds.evaluation import picture
 from ..loop import data
 from ..loop.optim import derive_seed
 from ..models.build import legal_sizes, load_generator, load_tokenizer
 from ..worker import pick_device, read_settings
+from .mosaic import picture
 from .sampler import Sampler
 
 DEFAULT_N = 8  # images of each class

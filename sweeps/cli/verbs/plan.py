@@ -39,7 +39,7 @@ def plan(
     address: opt.Address = None,
     weights: Annotated[
         list[str] | None,
-        typer.Option("--weights", metavar="FILE=PATH", help="Pretrained files, to calibrate."),
+        typer.Option("--weights", metavar="FILE=PATH", help="Path of a pretrained file."),
     ] = None,
     max_gpu_hours: opt.MaxHours = None,
     max_flops: opt.MaxFlops = None,
@@ -54,6 +54,8 @@ def plan(
     """
     from ...cost import PEAKS, check_budget, local_device, local_gpu
     from ...plan import make_plan
+    from ..weight_files import missing_weights
+    from .launch import given_weights
 
     grid = opt.grid_of(study, options, scale)
     if hardware is not None and hardware.lower() == "cpu":
@@ -83,12 +85,13 @@ def plan(
             opt.say(timing.text(), error=True)
         entries = [timing.entry for timing in timings if timing.entry is not None]
         made = made_for(hardware or (entries[0]["hardware"] if entries else local_gpu()))
+    missing = missing_weights(made.runs, given_weights(weights))
     if as_json:
-        opt.print_json(made.to_json())
+        opt.print_json(made.to_json() | {"missing_weights": missing})
     else:
         from .. import show
 
-        show.plan(made, each_run=runs)
+        show.plan(made, each_run=runs, missing_weights=missing)
     check_budget(made.totals(), max_gpu_hours, max_flops)
 
 
