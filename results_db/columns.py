@@ -92,4 +92,6 @@ WIDE_SUFFIXES: dict[str, str] = {
     "reference": "object",
     "num_samples": "Int64",
     "floor": "float64",
+    "extractor_accuracy": "float64",
+    "caution": "object",
 }

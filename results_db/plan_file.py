@@ -1,6 +1,7 @@
 """Reads a study's current plan file, which defines the study's members."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,21 @@ class PlanFile:
     hash: str
     created_at: str
     runs: tuple[PlannedRun, ...]
+    # name, classes, train, val, skipped, digest, labels, class_names of each data set
+    data: tuple[dict[str, Any], ...] = ()
+
+    def data_lines(self) -> list[str]:
+        """Describe each data set in a line for people."""
+        return [data_line(entry) for entry in self.data]
+
+
+def data_line(data: Mapping[str, Any]) -> str:
+    """Describe a data set in a line for people: its classes, images, and those left out."""
+    text = (
+        f"{data['name']}: {data['classes']:,} classes, {data['train']:,} training and "
+        f"{data['val']:,} validation images"
+    )
+    return f"{text}, {data['skipped']:,} skipped" if data["skipped"] else text
 
 
 def study_names(home: str | os.PathLike[str]) -> list[str]:
@@ -111,6 +127,7 @@ def _decoded(content: dict[str, Any]) -> PlanFile:
         hash=check_name("hash", content["hash"]),
         created_at=str(content.get("created_at", "")),
         runs=tuple(runs),
+        data=tuple(dict(entry) for entry in content.get("data") or ()),
     )
 
 

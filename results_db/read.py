@@ -16,6 +16,7 @@ from . import schema, spool
 from .columns import LONG_COLUMNS, WIDE_COLUMNS
 from .endpoint import COLUMNS, KINDS, check_name
 from .engine import opened, reading
+from .plan_file import current_plan_path, read_plan
 from .recorded_files import artifact_file
 from .rundir import RunDir, default_home
 from .state import read_endpoint
@@ -23,7 +24,15 @@ from .strict_json import canonical_json, read_json
 from .sync import ingest
 from .wide import Members, Runs, Values, wide_rows
 
-__all__ = ["LONG_COLUMNS", "WIDE_COLUMNS", "artifact", "endpoints", "flat", "studies"]
+__all__ = [
+    "LONG_COLUMNS",
+    "WIDE_COLUMNS",
+    "artifact",
+    "data_lines",
+    "endpoints",
+    "flat",
+    "studies",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -77,6 +86,13 @@ def studies(home: str | os.PathLike[str] | None = None) -> list[str]:
     """List the names of the studies that have a plan, sorted."""
     with _current(home) as engine, reading(engine) as connection:
         return sorted(row.name for row in connection.execute(select(schema.Study.name)))
+
+
+def data_lines(study: str, home: str | os.PathLike[str] | None = None) -> list[str]:
+    """Describe each data set of a study's plan in a line: classes, images, those skipped."""
+    folder = default_home() if home is None else Path(home)
+    path = current_plan_path(folder, study)
+    return [] if path is None else read_plan(path).data_lines()
 
 
 def artifact(run_id: str, name: str, home: str | os.PathLike[str] | None = None) -> Any:

@@ -3,29 +3,66 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..trainer import parts
-from ..trainer.accounting.config import Part, decode_part
+from ..trainer.accounting.config import DataConfig, Part, decode_part, to_tree
 from .grid import Tree
 
 COUNTS = ("num_classes", "num_train", "num_val")
+FACTS = (*COUNTS, "digest", "labels")  # those that are fields of a run's data
+_WORDS = {"num_classes": "classes", "num_train": "training images", "num_val": "validation images"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataSet:
+    """A data set of a plan."""
+
+    name: str
+    num_classes: int
+    num_train: int
+    num_val: int
+    skipped: int | None = None  # unreadable images left out; None: the images are not at hand
+    digest: str | None = None
+    labels: tuple[int, ...] | None = None  # ids in the data by class number; None: the same numbers
+    class_names: tuple[str, ...] = ()
+
+    def counts(self) -> dict[str, Any]:
+        """Return name and counts, as plans and `tokenlaw status` give them."""
+        return {
+            "name": self.name,
+            "classes": self.num_classes,
+            "train": self.num_train,
+            "val": self.num_val,
+            "skipped": self.skipped,
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry of a plan file."""
+        facts = {"digest": self.digest, "labels": self.labels, "class_names": self.class_names}
+        return self.counts() | facts
 
 
 class DataFacts:
     """Fills in the data of a study; `data` is NAME:FOLDER and replaces the data set.
 
     Images at hand (bundled, or in the folder) are opened once for counts and digest. Otherwise the
-    study's own counts are taken, and the digest stays null.
+    study's own counts are taken, and the digest stays null. Images whose counts are not those that
+    the study states are refused, unless `accept_counts`.
     """
 
-    def __init__(self, data: str | None = None) -> None:
+    def __init__(self, data: str | None = None, *, accept_counts: bool = False) -> None:
         self.folder: str | None = None  # goes to settings, never into ids
         self.missing: str | None = None  # why the study cannot be launched as it is
+        self.warnings: list[str] = []
+        self._accept_counts = accept_counts
         self._name: str | None = None
-        self._known: dict[str, dict[str, Any]] = {}  # text of a data set -> its facts
+        self._known: dict[str, DataSet] = {}  # text of a data set, or of its counts -> its facts
+        self._counts: dict[tuple[str, str], tuple[int, ...]] = {}  # and split -> images by class
         if data is not None:
             name, colon, folder = data.partition(":")
             if not colon or not folder:
@@ -33,6 +70,11 @@ class DataFacts:
             parts.load("datasets", name)
             self._name = name
             self.folder = str(Path(folder).expanduser().absolute())
+
+    @property
+    def sets(self) -> tuple[DataSet, ...]:
+        """Data sets that were filled in, each once."""
+        return tuple(dict.fromkeys(self._known.values()))
 
     def filled(self, tree: Tree) -> Tree:
         """Fill the data tree with the known facts of the images; ValueError if too few."""
@@ -46,18 +88,61 @@ class DataFacts:
             raise ValueError(f"data.dataset: is required; allowed: {known}")
         key = json.dumps(dataset, sort_keys=True)
         if self.folder is None and all(tree.get(name) is not None for name in COUNTS):
-            self._declared(dataset, tree)
+            self._declared(key, dataset, tree)
             return {**tree, "dataset": dataset}
         if key not in self._known:
             decoded = _decoded(dataset)
             module = parts.load("datasets", decoded.name)
             found = module.describe(decoded.config, Path(self.folder) if self.folder else None)
-            self._known[key] = {name: getattr(found, name) for name in (*COUNTS, "digest")}
-        return {**tree, "dataset": dataset, **self._known[key]}
+            self._known[key] = DataSet(
+                name=decoded.name,
+                skipped=found.skipped,
+                class_names=found.class_names,
+                **{name: getattr(found, name) for name in FACTS},
+            )
+        self._compare(tree, self._known[key])
+        facts = {name: getattr(self._known[key], name) for name in FACTS}
+        return {**tree, "dataset": dataset, **facts}
 
-    def _declared(self, dataset: object, tree: Tree) -> None:
+    def _compare(self, tree: Tree, found: DataSet) -> None:
+        """Compare the images with what the study states of them."""
+        others = [
+            f"{getattr(found, name)} {words}, the study states {tree[name]}"
+            for name, words in _WORDS.items()
+            if tree.get(name) not in (None, getattr(found, name))
+        ]
+        if tree.get("digest") not in (None, found.digest):
+            others.append(f"the digest {found.digest}, the study states {tree['digest']}")
+        if not others:
+            return
+        text = f"data: {self.folder or found.name} has {'; '.join(others)}"
+        if not self._accept_counts:
+            raise ValueError(
+                f"{text}; allowed: those, or --accept-counts to plan with these images"
+            )
+        text += "; accepted by --accept-counts"
+        if text not in self.warnings:
+            self.warnings.append(text)
+
+    def label_counts(self, data: DataConfig, split: str) -> tuple[int, ...] | None:
+        """Count the images of each class of "train" or "val"; None without the images."""
+        if all(known.skipped is None for known in self._known.values()):
+            return None
+        key = (json.dumps(to_tree(data.dataset), sort_keys=True), split)
+        if key not in self._counts:
+            module = parts.load("datasets", data.dataset.name)
+            folder = Path(self.folder) if self.folder else None
+            images = module.open_split(data.dataset.config, folder, split)
+            found = Counter(images.label(index) for index in range(len(images)))
+            self._counts[key] = tuple(found[label] for label in range(data.num_classes))
+        return self._counts[key]
+
+    def _declared(self, key: str, dataset: Any, tree: Tree) -> None:
+        name = _decoded(dataset).name
+        facts = {count: tree[count] for count in COUNTS}
+        if all(isinstance(value, int) for value in facts.values()):
+            self._known[f"{key} {facts}"] = DataSet(name=name, digest=tree.get("digest"), **facts)
         if tree.get("digest") is None:
-            name = _decoded(dataset).name
             self.missing = (
                 f"data: the {name} images of this study are not at hand; "
                 f"allowed: --data {name}:FOLDER"

@@ -16,6 +16,8 @@ from ..results_db.strict_json import DamagedError, canonical_json
 from ..trainer.accounting.config import to_tree
 from ..trainer.accounting.identity import SCHEME
 from . import cost
+from .cautions import cautions
+from .data_changes import changes
 from .data_facts import DataFacts
 from .graph import Draft, Graph
 from .grid import Grid
@@ -80,18 +82,20 @@ def make_plan(
     overrides: Iterable[str | tuple[str, Any]] = (),
     hardware: str | None = None,
     sharing: bool = True,
+    accept_counts: bool = False,
 ) -> Plan:
     """Make the plan of a study.
 
     `data` is NAME:FOLDER and replaces the study's data set; `overrides` are `path=value` or pairs,
     as `--set`; `hardware` names the device that hours are estimated for; without `sharing` every
-    run with the wsd schedule is trained alone. Raises ValueError in one line on bad input.
+    run with the wsd schedule is trained alone; `accept_counts` takes images whose counts are not
+    those that the study states. Raises ValueError in one line on bad input.
     """
     pairs = [parse_set(entry) if isinstance(entry, str) else entry for entry in overrides]
     grid = overridden(grid, pairs)
     if not sharing:
         grid = dataclasses.replace(grid, share_trunks=False)
-    facts = DataFacts(data)
+    facts = DataFacts(data, accept_counts=accept_counts)
     with collector_paused():
         graph = Graph(grid, facts, home)
         drafts = sorted(graph.drafts.items(), key=lambda item: KINDS.index(item[1].kind))
@@ -100,11 +104,22 @@ def make_plan(
         runs = tuple(
             _planned(run_id, draft, there.states[run_id], rates) for run_id, draft in drafts
         )
+    study = grid.name or "study"
+    changed = None
+    if any(run.state not in ("done", "diverged") for run in runs):
+        changed = changes(home, study, {run.id for run in runs}, facts.sets)
     return Plan(
-        study=grid.name or "study",
+        study=study,
         runs=runs,
         dropped=tuple(graph.dropped),
-        warnings=tuple(graph.warnings),
+        warnings=(
+            *graph.warnings,
+            *facts.warnings,
+            *cautions(graph.drafts, facts),
+            *([changed["text"]] if changed is not None else []),
+        ),
+        data=facts.sets,
+        data_changes=changed,
         arms=tuple(grid.arms),
         axes=tuple(axis.name for axis in grid.flat_axes()),
         primary=graph.primary,

@@ -18,6 +18,7 @@ from ..trainer.accounting import trunks
 from ..trainer.accounting.config import TRAINED_KINDS, is_segment, to_tree
 from ..trainer.accounting.identity import RunIds
 from . import cost
+from .data_facts import DataSet
 from .graph import Member
 
 PLAN_SCHEME = 1
@@ -83,6 +84,10 @@ class Plan:
     runs: tuple[PlannedRun, ...]
     dropped: tuple[tuple[dict[str, Any], str], ...] = ()  # (cell, reason)
     warnings: tuple[str, ...] = ()
+    data: tuple[DataSet, ...] = ()
+    data_changes: dict[str, Any] | None = (
+        None  # kinds and text: from the data of runs that are done
+    )
     arms: tuple[str, ...] = ()
     axes: tuple[str, ...] = ()
     primary: tuple[str, ...] = ()  # names of the primary evaluations
@@ -108,6 +113,12 @@ class Plan:
                 "hardware": self.hardware,
                 "warnings": list(self.warnings),
                 "missing_data": self.missing_data,
+                "data": self.data[0].counts() if self.data else None,
+                "data_sets": [
+                    data.counts() | {"labels": data.labels, "digest": data.digest}
+                    for data in self.data
+                ],
+                "data_changes": self.data_changes,
             }
 
     @property
@@ -152,6 +163,7 @@ class Plan:
                     # The plan keeps the estimate made before the run, not its measured values.
                     entry |= before[run.id]
             content["dropped"] = [{"cell": cell, "reason": why} for cell, why in self.dropped]
+            content["data"] = [data.to_json() for data in self.data]
             content["created_at"] = now_text()
             folder = Path(home) / "studies" / self.study
             folder.mkdir(parents=True, exist_ok=True)

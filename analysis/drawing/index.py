@@ -26,6 +26,7 @@ import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
 from ...trainer import parts
+from ..cautions import cautions
 from ..notebook_repr import Brief
 from ..request import Request
 from ..study_columns import named, study_table
@@ -136,10 +137,14 @@ def _make(
         if df.attrs["where"] is not None:
             table.attrs["note"] = f"{table.attrs['note']} Rows kept: {df.attrs['where']}."
         given["table"] = table
+    columns = _columns(module, df, config)
+    if table is not None and "note" in table.attrs:
+        read = df.loc[df["run_id"].isin(_ids_shown(table, df)), list(columns)]
+        told = [f"Caution: {text}." for text in cautions(read)]
+        table.attrs["note"] = " ".join([table.attrs["note"], *told])
     with style.paper():
         figure = _call(module.draw, df, given)
         style.settle(figure)
-    columns = _columns(module, df, config)
     return Picture(
         name=name,
         title=_title(module, name, table),
@@ -351,13 +356,14 @@ def _call(function: Callable[..., Any], df: pd.DataFrame, given: dict[str, Any])
 def _columns(module: ModuleType, df: pd.DataFrame, config: Any) -> tuple[str, ...]:
     """List the columns of `df` that the figure reads.
 
-    These are its needs, its options, and those that its config names.
+    These are its needs, its options, those that its config names, and the cautions of all.
     """
     named_columns = [*module.NEEDS, *vars(module).get("OPTIONAL", ()), "arm", "status"]
     if dataclasses.is_dataclass(config):
         for one in dataclasses.fields(config):
             value = getattr(config, one.name)
             named_columns += [value] if isinstance(value, str) else []
+    named_columns += [f"{column}_caution" for column in named_columns]
     names = {column for name in named_columns for column in (name, named(df, name))}
     return tuple(sorted({column for column in names if column in df.columns} - {"run_id"}))
 

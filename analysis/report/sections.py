@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from ..cautions import cautions
 from ..direction import best_row
 from ..drawing import index, panels, style
 from ..drawing.index import Picture, Vectors
@@ -48,11 +49,12 @@ def write(
     `asked` names the columns and rows of the table.
     Raises ValueError in one line when the source has no rows.
     """
-    request = request or ReportRequest()
+    request, sets = request or ReportRequest(), []
     if isinstance(source, str):
-        from ...results_db.read import endpoints
+        from ...results_db.read import data_lines, endpoints
         from ..drawing.vectors import from_home
 
+        sets = data_lines(source, home)
         df = endpoints(source, wide=True, home=home)
         vectors = vectors or from_home(home)
         command, title = source, request.title or source
@@ -82,7 +84,7 @@ def write(
         ("reproduce", "How to reproduce", _reproduce(command, request, asked or Request())),
     ]
     sections = [(key, heading, body) for key, heading, body in sections if body]
-    content = page(title, sections, _head(title, df), library or "")
+    content = page(title, sections, _head(title, df, sets), library or "")
     out_path.parent.mkdir(parents=True, exist_ok=True)
     index._replace(out_path, content.encode())
     return out_path
@@ -136,20 +138,20 @@ def _pictures(
     return pictures, not_drawn
 
 
-def _head(title: str, df: pd.DataFrame) -> Html:
+def _head(title: str, df: pd.DataFrame, data_sets: Sequence[str]) -> Html:
     states = df["status"].value_counts() if "status" in df.columns else pd.Series({"done": len(df)})
     done, diverged = int(states.get("done", 0)), int(states.get("diverged", 0))
     waiting = len(df) - done - diverged
     arms = style.arm_order(df["arm"].dropna())
-    sets = (
-        sorted(str(d) for d in df["dataset"].dropna().unique()) if "dataset" in df.columns else []
-    )
+    sets = list(data_sets)
+    if not sets and "dataset" in df.columns:
+        sets = sorted(str(d) for d in df["dataset"].dropna().unique())
     text = f"{done} rows"
     if df.attrs["ours"]:
         text = f"{done} finished generator runs"
     text += f" in {_plural(len(arms), 'arm')} ({', '.join(arms)})"
     if sets:
-        text += f" on {', '.join(sets)}"
+        text += f" on {'; '.join(sets)}"
     if diverged:
         text += f"; {diverged} diverged"
     if waiting:
@@ -203,7 +205,14 @@ def _summary(df: pd.DataFrame, comparisons: dict[str, Comparison]) -> Html:
     if len(shown) < len(df):
         words = f"The first {len(shown)} of {len(df)} end points (the table has them all)"
     every = _all_runs(shown, metrics)
+    out = Html(_cautions(df) + out)
     return Html(out + details(words, every, dense=True, paper=len(df) <= ROWS_ON_PAPER))
+
+
+def _cautions(df: pd.DataFrame) -> Html:
+    """Reasons to distrust distances, before the distances."""
+    lines = "".join(f'<p class="warn"><b>Caution.</b> {html(text)}</p>' for text in cautions(df))
+    return Html(lines)
 
 
 def _all_runs(df: pd.DataFrame, metrics: Sequence[str]) -> Html:
@@ -329,6 +338,7 @@ def _provenance(df: pd.DataFrame, comparisons: dict[str, Comparison]) -> Html:
         ("commit", "commit of the runs"),
         ("dataset", "data set"),
         ("gfcd_extractor", "classifier behind gFCD"),
+        ("gfcd_extractor_accuracy", "its accuracy on validation images"),
         ("hardware", "hardware"),
     ):
         if column in df.columns and df[column].notna().any():

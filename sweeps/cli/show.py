@@ -9,14 +9,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from ...results_db.plan_file import data_line
 from ..planned import Plan, PlannedRun
 
 MOST_LINES = 60  # larger plans are shown by groups of runs
 MOST_DROPPED = 10
 
 
-def plan(made: Plan, *, each_run: bool = False) -> None:
-    """Print a plan: its runs (or groups of runs), the dropped cells, totals."""
+def plan(made: Plan, *, each_run: bool = False, missing_weights: Sequence[str] = ()) -> None:
+    """Print a plan: its runs (or groups of runs), the dropped cells, totals, what is missing."""
     console = wide_console()
     if each_run or len(made.runs) <= MOST_LINES:
         console.print(_runs_table(made))
@@ -34,10 +35,14 @@ def plan(made: Plan, *, each_run: bool = False) -> None:
         low, high = hours(totals["gpu_hours_low"]), hours(totals["gpu_hours_high"])
         line = f"Between {low} and {high} hours at the fastest and slowest that was measured."
         console.print(line, markup=False)
+    for data in made.data:
+        console.print(f"data: {data_line(data.counts())}", markup=False)
     for warning in made.warnings[:MOST_DROPPED]:
         console.print(f"warning: {warning}", markup=False)
     if made.missing_data:
         console.print(f"note: {made.missing_data}; needed to launch", markup=False)
+    for line in missing_weights:
+        console.print(f"note: {line}", markup=False)
 
 
 def wide_console() -> Console:

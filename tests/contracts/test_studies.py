@@ -42,7 +42,8 @@ def numbers(name: str) -> tuple[int, int, int]:
 def test_it_plans_without_data(name):
     plan = plan_of(name)
     assert len({run.id for run in plan.runs}) == len(plan.runs)
-    assert plan.warnings == ()
+    # A data set may have few validation images; nothing else is to be warned of.
+    assert [text for text in plan.warnings if "too few" not in text] == []
     assert plan.primary
     for run in plan.runs:
         assert run.members

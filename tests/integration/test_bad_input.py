@@ -3,7 +3,6 @@ code 2 (1 for the database and the disk); and nothing is lost or half-written.""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sqlite3
 import subprocess
@@ -20,30 +19,6 @@ from tokenlaw.results_db.state import read_attempts
 from tokenlaw.sweeps.cli.app import main
 
 STUDY = str(tiny.ROOT / "tests" / "tiny_study.py")
-
-
-def contents(home: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(home)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in home.rglob("*")
-        if path.is_file()
-    }
-
-
-@pytest.fixture
-def refused(home, capsys):
-    """Runs a command that must be refused without touching the home; gives its one line."""
-
-    def run(*arguments: str, code: int = 2) -> str:
-        before = contents(home)
-        found = main([*arguments, "--home", str(home)])
-        out, err = capsys.readouterr()
-        assert (found, out) == (code, ""), err
-        assert err.startswith("error: ") and err.count("\n") == 1, err
-        assert contents(home) == before
-        return err
-
-    return run
 
 
 # ------------------------------------------------------------------ names, types, ranges, NaN

@@ -147,6 +147,8 @@ def make_study(home, name="toy"):
                             num_samples=500,
                             seed=seed,
                             floor=0.02,
+                            extractor_accuracy=0.9,
+                            caution="too few",
                         )
                         for seed in (0, 1)
                     ],

@@ -70,6 +70,7 @@ def test_wide_has_a_row_for_each_generator_and_joins_what_it_shares(home):
     assert row["gfcd_std"] == pytest.approx(math.sqrt(0.5))
     assert (row["gfcd_extractor"], row["gfcd_num_samples"]) == ("digits-clf-1", 500)
     assert row["gfcd_floor"] == 0.02
+    assert (row["gfcd_extractor_accuracy"], row["gfcd_caution"]) == (0.9, "too few")
     assert (row["psnr"], row["rfcd"], row["rfcd_floor"]) == (20.0, 0.5, 0.01)
     assert (row["codebook_usage"], row["code_entropy"]) == (0.9, 5.5)
     assert (row["codebook_size"], row["tokens_per_image"]) == (64, 16)

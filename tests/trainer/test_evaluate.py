@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 
 import measured
 import numpy as np
@@ -124,6 +125,60 @@ def test_classes_have_equal_counts(chain, monkeypatch):
     tree = SAMPLES | {"num_samples": 44, "sample_seeds": [7]}
     tiny.done(chain.home, "evaluation", tree, chain.of_generator)
     assert drawn == [index % 10 for index in range(44)]
+
+
+def test_classes_are_in_proportion_to_those_of_the_reference(chain, monkeypatch):
+    from tokenlaw.trainer.loop import data
+    from tokenlaw.trainer.sampling import sampler
+
+    drawn, real, opened = [], sampler.sample, data.open_images
+
+    def sample(generator, class_B, *rest):
+        drawn.extend(class_B.tolist())
+        return real(generator, class_B, *rest)
+
+    def open_images(*arguments):
+        images = opened(*arguments)
+        images.labels = torch.tensor([3] * (len(images) // 4) + [7] * len(images))[: len(images)]
+        return images
+
+    monkeypatch.setattr(sampler, "sample", sample)
+    monkeypatch.setattr(data, "open_images", open_images)
+    tree = SAMPLES | {"sample_seeds": [7], "label_prior": "as_reference"}
+    run = tiny.done(chain.home, "evaluation", tree, chain.of_generator)
+    assert np.bincount(drawn).tolist() == [0, 0, 0, 11, 0, 0, 0, 33]
+    (value,) = measured.values(run, "gfcd")
+    assert value["provenance"]["label_prior"] == "as_reference"
+    with Image.open(run.artifacts_path / "samples.png") as image:
+        assert image.size[1] == 2 * 16 + 2  # a row for each class that was drawn
+
+
+def test_the_prior_is_in_the_identity_and_of_generators_only(chain):
+    from tokenlaw.trainer.accounting.identity import id_tree
+
+    plain = configs.decode_run("evaluation", SAMPLES)
+    other = configs.decode_run("evaluation", SAMPLES | {"label_prior": "as_reference"})
+    assert "label_prior" not in id_tree(plain) and id_tree(other)["label_prior"] == "as_reference"
+    with pytest.raises(ValueError, match="label_prior: 'as_reference' is for generators"):
+        configs.decode_run("evaluation", RECONSTRUCTIONS | {"label_prior": "as_reference"})
+
+
+def test_a_distance_carries_its_cautions_and_the_accuracy(chain, samples, tmp_path):
+    (accuracy,) = measured.values(chain.extractor, "extractor_accuracy")
+    assert 0.1 < accuracy["provenance"]["chance"] < 0.11  # the largest class of the validation half
+    for value in measured.values(samples, "gfcd"):
+        assert value["provenance"]["extractor_accuracy"] == accuracy["value"]
+        assert value["provenance"]["label_prior"] == "balanced"
+        assert "caution" not in value["provenance"]
+    blind = measured.extractor(tmp_path, iterations=1)
+    tree = RECONSTRUCTIONS | {"metrics": [part("fcd")], "num_samples": 31}
+    parents = {**chain.of_tokenizer, "extractor": blind}
+    shutil.copytree(chain.tokenizer.path, tmp_path / "tokenizer" / chain.tokenizer.id)
+    run = tiny.done(tmp_path, "evaluation", tree, parents)
+    (value,) = measured.values(run, "rfcd")
+    told = value["provenance"]["caution"]
+    assert told.startswith("the classifier is near chance: accuracy 0.")
+    assert told.endswith("; 31 samples for 32 features: too few, the distance is biased")
 
 
 def test_reconstruction_picture_shows_originals_over_reconstructions(reconstructions):

@@ -184,7 +184,8 @@ def test_only_new_fields_have_an_id_default():
     # It is for fields that were added after runs existed. These are they.
     known = {("EvaluationConfig", "model_resolution"), ("TokenizerConfig", "trunk"),
              ("GeneratorConfig", "trunk"), ("GeneratorConfig", "float8_ffn"),
-             ("SamplingConfig", "cfg_codebook"), ("SamplingConfig", "kv_cache")}  # fmt: skip
+             ("SamplingConfig", "cfg_codebook"), ("DataConfig", "labels"),
+             ("SamplingConfig", "kv_cache"), ("EvaluationConfig", "label_prior")}  # fmt: skip
     found = {
         (cls.__name__, field.name)
         for cls in [*configs.CONFIGS.values(), configs.LlamaConfig, configs.OptimConfig,

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from tokenlaw.trainer.datasets import _files, imagefolder, lsun
+from tokenlaw.trainer.datasets._decode import decode_image
 
 NONE = "data: {} needs a folder"
 
@@ -148,7 +149,7 @@ def test_broken_files_are_remembered(folder, monkeypatch):
     [
         (lambda root: None, "needs a folder"),
         (lambda root: root / "nowhere", "nowhere is not a folder"),
-        (lambda root: root / "train", r"train/train cannot be read: No such file"),
+        (lambda root: root / "train", r"train/train is not there"),
     ],
 )
 def test_missing_folders_are_named(folder, change, message):
@@ -157,11 +158,6 @@ def test_missing_folders_are_named(folder, change, message):
 
 
 def test_layout_mistakes_are_named(folder):
-    write(folder / "val" / "n99" / "v.png", 1)
-    with pytest.raises(ValueError, match="val/n99 is a class that .*train does not have"):
-        imagefolder.describe(imagefolder.Config(), folder)
-    (folder / "val" / "n99" / "v.png").unlink()
-    (folder / "val" / "n99").rmdir()
     write(folder / "val" / "v.png", 1)
     with pytest.raises(ValueError, match=r"val/v\.png lies in no class folder"):
         imagefolder.describe(imagefolder.Config(), folder)
@@ -177,10 +173,10 @@ def test_every_mode_becomes_rgb(tmp_path):
     ):
         path = tmp_path / f"{mode}.{suffix}"
         Image.new(mode, (4, 3), 1 if mode in ("P", "1") else None).save(path)
-        assert _files.decode_image(path, str(path)).shape == (3, 4, 3)
+        assert decode_image(path, path).shape == (3, 4, 3)
     path = tmp_path / "transparent.png"
     Image.new("P", (4, 3), 1).save(path, transparency=bytes([0, 128, 255]))
-    assert _files.decode_image(path, str(path)).shape == (3, 4, 3)
+    assert decode_image(path, path).shape == (3, 4, 3)
 
 
 # ------------------------------------------------------------------------------------------ LSUN
@@ -200,7 +196,7 @@ def test_lsun_exported_folders(tmp_path):
 def test_lsun_category_without_validation_part(tmp_path):
     for index in range(10):
         write(tmp_path / "cat" / f"{index}.png", index)
-    with pytest.raises(ValueError, match="has no validation part.*num_val_held_out"):
+    with pytest.raises(ValueError, match="has no validation half.*num_val_held_out"):
         lsun.describe(lsun.Config(category="cat"), tmp_path)
     config = lsun.Config(category="cat", num_val_held_out=3)
     halves = [lsun.open_split(config, tmp_path, split) for split in ("train", "val")]

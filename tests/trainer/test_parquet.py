@@ -42,7 +42,7 @@ def folder(tmp_path):
     root = tmp_path / "set"
     write(root / "train-0.parquet", [png(i) for i in range(5)], [0, 1, 2, 0, 1], row_group_size=2)
     write(root / "train-1.parquet", [png(i) for i in range(5, 8)], [2, 0, 1])
-    write(root / "test.parquet", [png(100), png(101)], [1, 3])
+    write(root / "test.parquet", [png(100), png(101), png(102)], [1, 0, 2])
     return root
 
 
@@ -57,28 +57,36 @@ def labels(split):
 def test_rows_of_all_files_in_order(folder):
     config = parquet.Config()
     facts = parquet.describe(config, folder)
-    assert (facts.num_classes, facts.num_train, facts.num_val) == (4, 8, 2)
+    assert (facts.num_classes, facts.num_train, facts.num_val) == (3, 8, 3)
     train = parquet.open_split(config, folder, "train")
     assert shades(train) == list(range(8))
     assert labels(train) == [0, 1, 2, 0, 1, 2, 0, 1]
     assert train.image(7).shape == (3, 4, 3) and train.image(7).dtype == np.uint8
     val = parquet.open_split(config, folder, "val")
-    assert (shades(val), labels(val)) == ([100, 101], [1, 3])
+    assert (shades(val), labels(val)) == ([100, 101, 102], [1, 0, 2])
 
 
 def test_val_is_preferred_to_test_and_the_data_folder_is_found(folder, tmp_path):
-    write(folder / "validation.parquet", [png(50)], [0])
-    assert shades(parquet.open_split(parquet.Config(), folder, "val")) == [50]
+    write(folder / "validation.parquet", [png(50), png(51), png(52)], [0, 1, 2])
+    assert shades(parquet.open_split(parquet.Config(), folder, "val")) == [50, 51, 52]
     (tmp_path / "outer").mkdir()
     folder.rename(tmp_path / "outer" / "data")
     assert parquet.describe(parquet.Config(), tmp_path / "outer").num_train == 8
 
 
 def test_class_names_of_the_schema_count(tmp_path):
-    names = [f"class{i}" for i in range(10)]
-    write(tmp_path / "train.parquet", [png(1)], [2], names)
-    write(tmp_path / "test.parquet", [png(1)], [2], names)
-    assert parquet.describe(parquet.Config(), tmp_path).num_classes == 10
+    names = ["ant", "bee", "cat", "dog"]
+    for part in ("train", "test"):
+        write(tmp_path / f"{part}.parquet", [png(i) for i in range(4)], [3, 1, 1, 0], names)
+    with pytest.raises(ValueError, match=r"class 2 \(cat\) has no readable images for training"):
+        parquet.describe(parquet.Config(), tmp_path)
+    kept = parquet.describe(parquet.Config(on_empty_class="keep"), tmp_path)
+    assert (kept.num_classes, kept.labels, kept.class_names) == (4, None, tuple(names))
+    config = parquet.Config(on_empty_class="leave_out")
+    facts = parquet.describe(config, tmp_path)
+    assert (facts.num_classes, facts.labels) == (3, (0, 1, 3))
+    assert facts.class_names == ("ant", "bee", "dog")
+    assert labels(parquet.open_split(config, tmp_path, "val")) == [2, 1, 1, 0]
 
 
 def test_read_from_several_threads_with_few_groups_kept(folder, monkeypatch):
@@ -101,7 +109,7 @@ def test_broken_rows_are_named_or_left_out(folder):
         train.image(7)
     skipping = parquet.Config(on_broken="skip")
     facts = parquet.describe(skipping, folder)
-    assert (facts.num_train, facts.num_val, facts.skipped) == (7, 2, 2)
+    assert (facts.num_train, facts.num_val, facts.skipped) == (7, 3, 2)
     assert facts.digest != parquet.describe(parquet.Config(), folder).digest
     good = parquet.open_split(skipping, folder, "train")
     assert shades(good) == [0, 1, 2, 3, 4, 5, 8]
@@ -111,7 +119,7 @@ def test_broken_rows_are_named_or_left_out(folder):
 def test_digest_follows_the_contents(folder):
     digest = parquet.describe(parquet.Config(), folder).digest
     assert parquet.describe(parquet.Config(), folder).digest == digest
-    write(folder / "test.parquet", [png(100), png(102)], [1, 3])
+    write(folder / "test.parquet", [png(100), png(101), png(103)], [1, 0, 2])
     assert parquet.describe(parquet.Config(), folder).digest != digest
 
 

@@ -27,6 +27,7 @@ from pydantic_core import ErrorDetails
 
 from ...results_db.endpoint import KINDS
 from .. import parts
+from .label_prior import reference_of
 
 # Networks of a study: in trunks, and by all processes of a group together.
 TRAINED_KINDS = ("tokenizer", "generator")
@@ -112,6 +113,8 @@ class DataConfig:
     num_classes: PositiveInt  # verified when a run starts
     num_train: PositiveInt  # training images
     num_val: PositiveInt  # validation images
+    # ids in the data by class number; None: the same numbers
+    labels: tuple[CountInt, ...] | None = field(default=None, metadata={"id_default": None})
     resolution: PositiveInt  # side in pixels at which images are shown to the models
 
 
@@ -121,12 +124,10 @@ class NumericsConfig:
 
     __pydantic_config__ = STRICT
 
-    precision: Literal["fp32", "bf16"] = (
-        "fp32"  # autocast dtype; weights and optimiser state stay fp32
-    )
-    cpu_threads: PositiveInt = (
-        1  # intra-op threads on CPU: sums split over threads round differently
-    )
+    # Autocast dtype; weights and optimiser state stay fp32.
+    precision: Literal["fp32", "bf16"] = "fp32"
+    # Intra-op threads on CPU: sums split over threads round differently.
+    cpu_threads: PositiveInt = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,17 +143,15 @@ class OptimConfig:
     schedule: Literal["constant", "cosine", "linear", "multistep", "wsd"] = "constant"
     lr_end_share: Share = 0.0  # final learning rate as a share of the peak (cosine, linear, wsd)
     hold_share: Share = 0.0  # linear: share of the iterations after warm-up spent at the peak
-    milestones: tuple[
-        Share, ...
-    ] = ()  # multistep: shares of the iterations at which lr is multiplied
+    # multistep: shares of the iterations at which lr is multiplied.
+    milestones: tuple[Share, ...] = ()
     milestone_factor: Share = 0.1  # multistep: the factor
     decay_share: Share = 0.2  # wsd: share of the iterations spent in the decay
     decay_shape: Literal["1-sqrt", "linear"] = "1-sqrt"  # wsd
     beta1: Share = 0.9
     beta2: Share = 0.95
-    weight_decay: NonNegativeFloat = (
-        0.0  # adamw: on matrices only, never on norms, biases or embeddings of classes
-    )
+    # adamw: on matrices only, never on norms, biases or embeddings of classes.
+    weight_decay: NonNegativeFloat = 0.0
     clip: NonNegativeFloat = 0.0  # gradient norm limit; 0 = off
 
 
@@ -224,12 +223,10 @@ class TokenizerConfig:
     augment: Literal["none", "crop", "crop_flip"] = (
         "crop_flip"  # random square crop, horizontal flip
     )
-    crop_scale_min: Annotated[float, Field(gt=0, le=1)] = (
-        0.8  # side of the random crop as a share of the short side
-    )
-    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = (
-        None  # moving average of weights, used from then on
-    )
+    # Side of the random crop as a share of the short side.
+    crop_scale_min: Annotated[float, Field(gt=0, le=1)] = 0.8
+    # Moving average of weights, used from then on.
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     iterations: PositiveInt
     batch_size: PositiveInt  # images per iteration, over all devices
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -248,12 +245,10 @@ class CodesConfig:
     __pydantic_config__ = STRICT
 
     data: DataConfig
-    crops: Literal["center", "ten_crop", "five_crop"] = (
-        "ten_crop"  # five_crop: without the mirrored half
-    )
-    crop_ratio: Annotated[float, Field(ge=1)] = (
-        1.1  # images are resized to ratio x resolution before cropping
-    )
+    # five_crop: without the mirrored half.
+    crops: Literal["center", "ten_crop", "five_crop"] = "ten_crop"
+    # Images are resized to ratio x resolution before cropping.
+    crop_ratio: Annotated[float, Field(ge=1)] = 1.1
     num_train: PositiveInt | None = None  # first n training images of a seeded order; None = all
     batch_size: PositiveInt = 64  # crops per forward pass
     numerics: NumericsConfig = NumericsConfig()
@@ -312,9 +307,7 @@ class GeneratorConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     z_loss: NonNegativeFloat = 0.0  # weight of mean(logsumexp(logits)^2)
     mask_illegal: bool = False  # vcq: train with logits of codes >= K_t masked
-    num_train: PositiveInt | None = (
-        None  # train on the first n images of a seeded order; None = all
-    )
+    num_train: PositiveInt | None = None  # the first n images of a seeded order; None = all
     label_mode: Literal["class", "none"] = "class"  # none: one class for all (unlabelled sets)
     seed: CountInt = 0
     numerics: NumericsConfig = NumericsConfig()
@@ -368,13 +361,16 @@ class EvaluationConfig:
     subject: Literal["tokenizer", "generator"]
     data: DataConfig
     metrics: tuple[MetricPart, ...]
-    num_samples: PositiveInt | None = (
-        None  # generator: images per sample seed; tokenizer: None = whole validation set
-    )
+    # Generator: images per sample seed; tokenizer: None = whole validation set.
+    num_samples: PositiveInt | None = None
     sample_seeds: tuple[CountInt, ...] = (0,)  # generator: one distance for each
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     cfg_selection: Literal["fixed", "train_subset", "oracle"] = "fixed"  # how cfg_scale is chosen
     cfg_grid: tuple[PositiveFloat, ...] = ()  # scales tried by train_subset and oracle
+    # Generator: class counts of the samples, equal or in proportion to the reference's.
+    label_prior: Literal["balanced", "as_reference"] = field(
+        default="balanced", metadata={"id_default": "balanced"}
+    )
     # Tokenizer: side at which it encodes and decodes; None = data.resolution, to which images are
     # resized for the metrics.
     model_resolution: PositiveInt | None = field(default=None, metadata={"id_default": None})
@@ -403,6 +399,10 @@ class EvaluationConfig:
                 f"num_samples: {self.num_samples} is not allowed; the validation set has "
                 f"{self.data.num_val} images"
             )
+        if self.label_prior == "as_reference":
+            if self.subject == "tokenizer":
+                raise ValueError("label_prior: 'as_reference' is for generators; allowed: balanced")
+            reference_of(self.metrics)
         if self.subject == "generator" and self.num_samples is None:
             raise ValueError("num_samples: is required for a generator")
         if self.subject == "generator" and self.model_resolution is not None:

@@ -28,6 +28,8 @@ class Facts:
     num_train: int
     num_val: int
     skipped: int = 0  # images that cannot be read and are left out of all counts
+    labels: tuple[int, ...] | None = None  # ids in the data by class number; None: the same numbers
+    class_names: tuple[str, ...] = ()  # by class number, where the data have names
 
 
 class Split(Protocol):

@@ -1,4 +1,4 @@
-"""Image files of data sets on disk: decoding, content hashes that are kept, and one digest of all.
+"""Image files of data sets on disk: content hashes that are kept, and one digest of all.
 
 Hashing a large set takes as long as reading it, so the hash of each file is kept under
 $TOKENLAW_HOME/cache by its path, size and modification time; a second check only asks the file
@@ -7,9 +7,11 @@ system for those.
 
 from __future__ import annotations
 
+import errno
 import hashlib
-import io
 import os
+import re
+import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,14 +20,20 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image
 
 from ...results_db.record import default_home
+from ._decode import ReadError, Reading, decode_image, shown
 
-SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp")
 KEEP_EVERY = 512  # files between two writes of the cache
 _T = TypeVar("_T")
 _THREADS = min(16, (os.cpu_count() or 1) * 2)
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # a link that leads nowhere
+
+# size, mtime_ns, sha256, which images are broken (by which rules), name in escapes
+_LINE = re.compile(
+    rb"(\d+)\t(-?\d+)\t([0-9a-f]{64})\t(?:-|[\d,]*|([0-9a-f]{8}):([\d,]*))\t"
+    rb"((?:[ -\[\]-~]|\\[\\tnr]|\\x[0-9a-f]{2}|\\u[0-9a-f]{4}|\\U00(?:0[0-9a-f]|10)[0-9a-f]{4})+)"
+)
 
 
 def need_folder(dataset: str, folder: Path | None) -> Path:
@@ -46,29 +54,6 @@ def need_split(split: str) -> None:
         raise ValueError(f"split: {split!r}, allowed: train, val")
 
 
-def decode_image(source: bytes | Path, name: str) -> np.ndarray:
-    """Decode an image into uint8 RGB [H, W, 3]. ValueError names a file that cannot be read."""
-    try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            # Pillow warns of palettes with transparency unless alpha is made explicit first.
-            palette = image.mode == "P" and "transparency" in image.info
-            return np.asarray((image.convert("RGBA") if palette else image).convert("RGB"))
-    # Pillow's decoders raise all of these on damaged files.
-    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise ValueError(f"data: {name} cannot be read as an image: {error}") from error
-
-
-def image_names(root: Path, below: str) -> list[str]:
-    """Image files anywhere under `root/below`, as names relative to `root`, sorted."""
-    found = []
-    for parent, _, files in os.walk(root / below):
-        prefix = Path(parent).relative_to(root).as_posix()
-        found += [
-            f"{prefix}/{file}" for file in files if os.path.splitext(file)[1].lower() in SUFFIXES
-        ]
-    return sorted(found)
-
-
 @dataclass(frozen=True, slots=True)
 class FileFact:
     """Name, size and hash of one file of a set, and its broken images."""
@@ -80,28 +65,36 @@ class FileFact:
 
 
 def file_facts(
-    root: Path, names: Iterable[str], check: Callable[[Path, str], tuple[int, ...]] | None = None
+    root: Path,
+    names: Iterable[str],
+    check: Callable[[Path, str], tuple[int, ...]] | None = None,
+    rules: str = "",
 ) -> list[FileFact]:
     """Size and hash of every file, in the order of `names`, from the cache where it still holds.
 
-    `check` tells which images of a file cannot be read; without it nothing is decoded. ValueError
-    names a file that is missing.
+    `check` tells which images of a file cannot be read; without it nothing is decoded. Its findings
+    hold as long as `rules` is the same. ValueError names a file that is missing.
     """
     path = _cache_path(root)
+    rule = hashlib.sha256(rules.encode()).hexdigest()[:8]
     known = _read_cache(path)
     facts: list[FileFact] = []
     fresh: list[str] = []
 
     def look(name: str) -> tuple[FileFact, str | None]:
         file = root / name
-        try:
-            info = file.stat()
-        except OSError as error:
-            raise ValueError(f"data: {file} cannot be read: {error.strerror}") from error
+        info = _regular(file)
+        if info is None:
+            # A check of images finds it broken; any other raises, and so does a plain read.
+            if check is not None and (missing := check(file, name)):
+                return FileFact(name, 0, "", missing), None
+            decode_image(file, file)
+            raise ValueError(f"data: {shown(file)} changed while it was read")
         kept = known.get(name)
         sha256 = broken = None
         if kept is not None and kept[:2] == (info.st_size, info.st_mtime_ns):
-            sha256, broken = kept[2], kept[3]
+            sha256 = kept[2]
+            broken = kept[4] if kept[3] == rule else None
         if sha256 is not None and check is None:
             # What is broken was perhaps found for another config; this one did not ask.
             return FileFact(name, info.st_size, sha256, None), None
@@ -112,7 +105,7 @@ def file_facts(
         if check is not None:
             broken = check(file, name)
         fact = FileFact(name, info.st_size, sha256, broken)
-        return fact, _cache_line(fact, info.st_mtime_ns)
+        return fact, _cache_line(fact, info.st_mtime_ns, rule)
 
     names = list(names)
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -130,14 +123,23 @@ def digest_of(facts: Iterable[FileFact], also: str = "") -> str:
     """Hash (sha256) the sorted names, sizes and content hashes of files, and `also`."""
     digest = hashlib.sha256(also.encode())
     for fact in sorted(facts, key=lambda fact: fact.name):
-        digest.update(f"{fact.name}\0{fact.size}\0{fact.sha256}\n".encode())
+        line = f"{fact.name}\0{fact.size}\0{fact.sha256}\n"
+        digest.update(line.encode("utf-8", "surrogateescape"))  # names may be any bytes
     return digest.hexdigest()
 
 
-def check_image_file(path: Path, name: str) -> tuple[int, ...]:
-    """Check a file of one image: the `check` of `file_facts`."""
+def check_image_file(path: Path, name: str, reading: Reading | None = None) -> tuple[int, ...]:
+    """Check a file of one image: the `check` of `file_facts`.
+
+    ReadError where the machine cannot read a file that is there.
+    """
     try:
-        decode_image(path, name)
+        decode_image(path, path, reading)
+    except ReadError as error:
+        assert isinstance(error.__cause__, OSError)
+        if error.__cause__.errno not in _GONE:
+            raise
+        return (0,)
     except ValueError:
         return (0,)
     return ()
@@ -146,18 +148,32 @@ def check_image_file(path: Path, name: str) -> tuple[int, ...]:
 class FileSplit:
     """Images that are one file each."""
 
-    def __init__(self, root: Path, names: list[str], labels_N: np.ndarray) -> None:
+    def __init__(
+        self, root: Path, names: list[str], labels_N: np.ndarray, reading: Reading | None = None
+    ) -> None:
         self._root, self._names, self._labels_N = root, names, labels_N
+        self._reading = reading
 
     def __len__(self) -> int:
         return len(self._names)
 
     def image(self, index: int) -> np.ndarray:
         path = self._root / self._names[index]
-        return decode_image(path, str(path))
+        return decode_image(path, path, self._reading)
 
     def label(self, index: int) -> int:
         return int(self._labels_N[index])
+
+
+def _regular(path: Path) -> os.stat_result | None:
+    """Return the facts of a regular file; None for a broken link, a pipe, a device."""
+    try:
+        info = path.stat()
+    except OSError as error:
+        if error.errno in _GONE:
+            return None
+        raise ReadError(f"data: {shown(path)} cannot be read: {error.strerror}") from error
+    return info if stat.S_ISREG(info.st_mode) else None
 
 
 def _sha256(path: Path) -> str:
@@ -165,37 +181,40 @@ def _sha256(path: Path) -> str:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise ValueError(f"data: {path} cannot be read: {error.strerror}") from error
+        raise ReadError(f"data: {shown(path)} cannot be read: {error.strerror}") from error
 
 
 def _cache_path(root: Path) -> Path:
-    key = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
+    key = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
     return default_home() / "cache" / "files" / f"{key}.tsv"
 
 
-def _cache_line(fact: FileFact, mtime_ns: int) -> str:
-    broken = "-" if fact.broken is None else ",".join(map(str, fact.broken))
+def _cache_line(fact: FileFact, mtime_ns: int, rule: str) -> str:
+    broken = "-" if fact.broken is None else f"{rule}:{','.join(map(str, fact.broken))}"
     name = fact.name.encode("unicode_escape").decode("ascii")  # no tabs or line breaks
     return f"{fact.size}\t{mtime_ns}\t{fact.sha256}\t{broken}\t{name}\n"
 
 
-def _read_cache(path: Path) -> dict[str, tuple[int, int, str, tuple[int, ...] | None]]:
-    """Read name -> size, mtime_ns, sha256, broken; a line torn by a crash is no entry."""
+def _read_cache(path: Path) -> dict[str, tuple[int, int, str, str, tuple[int, ...] | None]]:
+    """Read name -> size, mtime_ns, sha256, rule, broken images by that rule.
+
+    A line that a crash or a full disk tore is no entry, whatever its bytes.
+    """
     known = {}
     try:
-        text = path.read_text()
+        content = path.read_bytes()
     except FileNotFoundError:
         return {}
-    for line in text.splitlines(keepends=True):
-        fields = line.split("\t")
-        if len(fields) != 5 or not line.endswith("\n") or len(fields[2]) != 64:
+    for line in content.split(b"\n")[:-1]:
+        if (fields := _LINE.fullmatch(line)) is None:
             continue
-        size, mtime_ns, sha256, broken, name = fields
+        size, mtime_ns, sha256, rule, broken, name = fields.groups()
         images = None
-        if broken != "-":
-            images = tuple(int(index) for index in broken.split(",") if index)
-        name = name[:-1].encode("ascii").decode("unicode_escape")
-        known[name] = (int(size), int(mtime_ns), sha256, images)
+        if rule is not None:
+            images = tuple(int(index) for index in broken.split(b",") if index)
+        text = name.decode("unicode_escape")
+        rule = (rule or b"").decode()
+        known[text] = (int(size), int(mtime_ns), sha256.decode(), rule, images)
     return known
 
 
@@ -204,8 +223,13 @@ def _append(path: Path, lines: list[str]) -> None:
     if lines:
         path.parent.mkdir(parents=True, exist_ok=True)
         # A line that a crash tore ends here, at the cost of an empty line.
-        with open(path, "ab", buffering=0) as file:
-            file.write(("\n" + "".join(lines)).encode())
+        left = ("\n" + "".join(lines)).encode()
+        try:
+            with open(path, "ab", buffering=0) as file:
+                while left:
+                    left = left[file.write(left) :]
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error
         lines.clear()
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..accounting.config import STRICT, CountInt
 from . import Facts, Split
+from ._held_out import held_out
 
 VERSION = 1
 
@@ -100,22 +101,8 @@ def _validation(labels_N: np.ndarray, split_seed: int) -> np.ndarray:
     """Mask of the validation images: NUM_VAL in all, shared over the classes by largest remainder,
     chosen by hash order, which no library version can change.
     """
-    counts = np.bincount(labels_N, minlength=NUM_CLASSES)
-    shares = counts * NUM_VAL / len(labels_N)
-    quotas = np.floor(shares).astype(int)
-    for label in np.argsort(quotas - shares, kind="stable")[: NUM_VAL - quotas.sum()]:
-        quotas[label] += 1
-    order = sorted(
-        range(len(labels_N)),
-        key=lambda index: hashlib.sha256(f"digits {split_seed} {index}".encode()).digest(),
-    )
-    mask_N = np.zeros(len(labels_N), dtype=bool)
-    for index in order:
-        label = labels_N[index]
-        if quotas[label] > 0:
-            quotas[label] -= 1
-            mask_N[index] = True
-    return mask_N
+    names = [f"digits {split_seed} {index}" for index in range(len(labels_N))]
+    return held_out(names, labels_N, NUM_VAL, "digits")
 
 
 @cache

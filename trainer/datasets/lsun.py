@@ -9,10 +9,9 @@ LSUN has no classes: every label is 0.
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,22 +21,23 @@ from pydantic import Field
 from ...results_db.record import default_home
 from ..accounting.config import STRICT, CountInt
 from . import Facts, Split
+from ._classes import HALVES, image_names
+from ._decode import Reading, decode_image, pixel_rules, readability, shown
 from ._files import (
     FileSplit,
     check_image_file,
-    decode_image,
     digest_of,
     file_facts,
-    image_names,
     need_folder,
     need_split,
 )
+from ._held_out import check_held_out, held_out
 
 VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config:
+class Config(Reading):
     """The category, and its split where LSUN does not give one."""
 
     __pydantic_config__ = STRICT
@@ -79,11 +79,7 @@ def _source(config: Config, root: Path) -> _Folders | _Databases:
         found = all((root / place).is_dir() for place in places.values())
         is_database = found and (root / places["train"] / "data.mdb").is_file()
         if found and is_database == (kind is _Databases):
-            if "val" not in places and config.num_val_held_out == 0:
-                raise ValueError(
-                    f"data: {root / places['train']} has no validation part; give "
-                    "dataset.num_val_held_out, the number of its images to hold out"
-                )
+            check_held_out(config.num_val_held_out, "val" in places, root / places["train"])
             return kind(config, root, places)
     raise ValueError(
         f"data: {root} holds no LSUN {name}; allowed: {name}_train and {name}_val, as folders of "
@@ -92,22 +88,22 @@ def _source(config: Config, root: Path) -> _Folders | _Databases:
 
 
 def _split(config: Config, keys: dict[str, list[str]], where: Path) -> dict[str, list[str]]:
-    """Train and val; held-out images are the first in an order of hashes, which is the same
-    everywhere.
-    """
-    if "val" in keys:
-        return keys
-    names, count = keys["train"], config.num_val_held_out
-    if count >= len(names):
-        raise ValueError(
-            f"dataset.num_val_held_out: {count} is not allowed; {where} has {len(names)} images"
-        )
-    order = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
-    held = set(order[:count])
-    return {
-        "train": [name for name in names if name not in held],
-        "val": [name for name in names if name in held],
-    }
+    """Divide the keys into train and val; ValueError when a half has no readable images."""
+    if "val" not in keys:
+        names = keys["train"]
+        labels_N = np.zeros(len(names), np.int64)
+        is_val_N = held_out(names, labels_N, config.num_val_held_out, shown(where))
+        keys = {
+            "train": [name for name, is_val in zip(names, is_val_N, strict=True) if not is_val],
+            "val": [name for name, is_val in zip(names, is_val_N, strict=True) if is_val],
+        }
+    for half, listed in keys.items():
+        if not listed:
+            raise ValueError(
+                f"data: {shown(where)} has no readable images for {HALVES[half]}; allowed: one or "
+                "more"
+            )
+    return keys
 
 
 class _Folders:
@@ -119,8 +115,9 @@ class _Folders:
         for split, place in places.items():
             if not names[split]:
                 raise ValueError(f"data: {root / place} holds no images")
-        check = check_image_file if config.on_broken == "skip" else None
-        self._facts = file_facts(root, [n for part in names.values() for n in part], check)
+        check = partial(check_image_file, reading=config) if config.on_broken == "skip" else None
+        listed = [n for part in names.values() for n in part]
+        self._facts = file_facts(root, listed, check, readability(config))
         broken = {fact.name for fact in self._facts if fact.broken}
         self.skipped = len(broken)
         good = {split: [n for n in part if n not in broken] for split, part in names.items()}
@@ -131,11 +128,11 @@ class _Folders:
 
     def digest(self) -> str:
         good = (fact for fact in self._facts if not fact.broken)
-        return digest_of(good, f"val {len(self._keys['val'])}")
+        return digest_of(good, f"val {len(self._keys['val'])}{pixel_rules(self._config)}")
 
     def open(self, split: str) -> Split:
         names = self._keys[split]
-        return FileSplit(self._root, names, np.zeros(len(names), np.int64))
+        return FileSplit(self._root, names, np.zeros(len(names), np.int64), self._config)
 
 
 class _Databases:
@@ -144,8 +141,8 @@ class _Databases:
     def __init__(self, config: Config, root: Path, places: dict[str, str]) -> None:
         self._config, self._root, self._places = config, root, places
         names = [f"{place}/data.mdb" for place in places.values()]
-        check = _broken_entries if config.on_broken == "skip" else None
-        self._facts = file_facts(root, names, check)
+        check = partial(_broken_entries, reading=config) if config.on_broken == "skip" else None
+        self._facts = file_facts(root, names, check, readability(config))
         keys, self.skipped = {}, 0
         for split, fact in zip(places, self._facts, strict=True):
             listed = _database_keys((root / fact.name).parent, fact.sha256)
@@ -159,18 +156,19 @@ class _Databases:
 
     def digest(self) -> str:
         left_out = [fact.broken for fact in self._facts if fact.broken]
-        return digest_of(self._facts, f"val {len(self._keys['val'])} {left_out or ''}")
+        also = f"val {len(self._keys['val'])} {left_out or ''}{pixel_rules(self._config)}"
+        return digest_of(self._facts, also)
 
     def open(self, split: str) -> Split:
         place = self._places.get(split, self._places["train"])
-        return _Entries(self._root / place, self._keys[split])
+        return _Entries(self._root / place, self._keys[split], self._config)
 
 
 class _Entries:
     """Some entries of one database."""
 
-    def __init__(self, path: Path, keys: list[str]) -> None:
-        self._path, self._keys = path, keys
+    def __init__(self, path: Path, keys: list[str], reading: Reading) -> None:
+        self._path, self._keys, self._reading = path, keys, reading
         self._database: Any = None
         self._lock = threading.Lock()
 
@@ -182,11 +180,11 @@ class _Entries:
             if self._database is None:
                 self._database = _open_database(self._path)
         with self._database.begin(write=False) as reading:
-            encoded = reading.get(self._keys[index].encode())
+            encoded = reading.get(_bytes(self._keys[index]))
         name = f"{self._path} key {self._keys[index]}"
         if encoded is None:
-            raise ValueError(f"data: {name} is missing")
-        return decode_image(bytes(encoded), name)
+            raise ValueError(f"data: {shown(name)} is missing")
+        return decode_image(bytes(encoded), name, self._reading)
 
     def label(self, index: int) -> int:
         return 0
@@ -209,11 +207,11 @@ def _database_keys(path: Path, sha256: str) -> list[str]:
     """Sorted keys; listing millions takes minutes, so the list is kept beside the file hashes."""
     kept = default_home() / "cache" / "files" / f"lmdb-{sha256[:16]}.txt"
     try:
-        return kept.read_text().split()
+        return [key for key in _text(kept.read_bytes()).split("\n") if key]
     except FileNotFoundError:
         pass
     with _open_database(path).begin(write=False) as reading:
-        keys = sorted(bytes(key).decode() for key in reading.cursor().iternext(values=False))
+        keys = sorted(_text(bytes(key)) for key in reading.cursor().iternext(values=False))
     _keep_keys(kept, keys)
     return keys
 
@@ -222,17 +220,25 @@ def _keep_keys(path: Path, keys: list[str]) -> None:
     from ...results_db.durable import replace_fast
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_fast(path, "\n".join(keys).encode())
+    replace_fast(path, _bytes("\n".join(keys)))
 
 
-def _broken_entries(path: Path, name: str) -> tuple[int, ...]:
+def _text(key: bytes) -> str:
+    return key.decode("utf-8", "surrogateescape")  # names may be any bytes
+
+
+def _bytes(key: str) -> bytes:
+    return key.encode("utf-8", "surrogateescape")
+
+
+def _broken_entries(path: Path, name: str, reading: Reading) -> tuple[int, ...]:
     """Find the places, among the sorted keys, of the images that cannot be decoded."""
-    with _open_database(path.parent).begin(write=False) as reading:
-        keys = sorted(bytes(key) for key in reading.cursor().iternext(values=False))
+    with _open_database(path.parent).begin(write=False) as entries:
+        keys = sorted(_text(bytes(key)) for key in entries.cursor().iternext(values=False))
         bad = []
         for place, key in enumerate(keys):
             try:
-                decode_image(bytes(reading.get(key)), f"{path} key {key!r}")
+                decode_image(bytes(entries.get(_bytes(key))), f"{path} key {key}", reading)
             except ValueError:
                 bad.append(place)
     return tuple(bad)

@@ -11,22 +11,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
 from ...results_db import processes
 from ...results_db.strict_json import canonical_json
 from .. import kernels, parts
-from ..accounting import directions, flops
+from ..accounting import directions, flops, label_prior
 from ..accounting.config import (
     CodesConfig,
     EvaluationConfig,
@@ -45,6 +42,7 @@ from ..metrics import Batch, Context, Distance, Metric, Value
 from ..models.build import legal_sizes, load_generator, load_tokenizer
 from ..run import Preempted, Result, Run
 from ..sampling import draw
+from ..sampling.mosaic import picture
 from ..sampling.sampler import Sampler
 
 if TYPE_CHECKING:
@@ -107,21 +105,6 @@ def in_pieces(network: Callable[[Tensor], Tensor], x: Tensor, side: int) -> Tens
     neighbours.
     """
     return torch.cat([network(piece) for piece in x.split(max(1, PIXELS // side**2))])
-
-
-def picture(rows: list[Tensor]) -> bytes:
-    """Encode rows of uint8 images [B, 3, H, W] as PNG, two white pixels between them."""
-    gap = 2
-    side = rows[0].shape[-1]
-    width = max(len(row) for row in rows) * (side + gap) - gap
-    canvas = np.full((len(rows) * (side + gap) - gap, width, 3), 255, np.uint8)
-    for y, row in enumerate(rows):
-        for x, image_CHW in enumerate(row.cpu().numpy()):
-            top, left = y * (side + gap), x * (side + gap)
-            canvas[top : top + side, left : left + side] = image_CHW.transpose(1, 2, 0)
-    buffer = io.BytesIO()
-    Image.fromarray(canvas).save(buffer, "png")
-    return buffer.getvalue()
 
 
 class _Tensors(nn.Module):
@@ -213,7 +196,7 @@ class _Reconstructions:
 
 
 class _Samples:
-    """A generator's images: equal class counts, one seed per image."""
+    """A generator's images: class counts as `label_prior` says, one seed per image."""
 
     def __init__(self, run: Run) -> None:
         config: EvaluationConfig = run.config
@@ -235,16 +218,27 @@ class _Samples:
         self._decode = _quick(run, tokenizer)[1] if compiled else tokenizer.decode
         self._sampler = Sampler(self._generator, self._sizes)
         self._classes = self._generator.num_classes
-        rows = spread(self._classes, min(self._classes, GRID_ROWS)).tolist()
-        places = [
-            [label + column * self._classes for column in range(GRID_COLUMNS)] for label in rows
+        self._label_N = self._labels()
+        rows = spread(self._classes, min(self._classes, GRID_ROWS))
+        shown = rows[torch.isin(rows, self._label_N)].tolist() or self._label_N[:1].tolist()
+        self._rows = [
+            (self._label_N == label).nonzero()[:GRID_COLUMNS, 0].tolist() for label in shown
         ]
-        self._rows = [[index for index in row if index < self.num] for row in places]
         self.keep = [index for row in self._rows for index in row]
+
+    def _labels(self) -> Tensor:
+        """Return the class of each sample [num]."""
+        counts = [1] * self._classes
+        if self._config.label_prior == "as_reference" and self._classes > 1:
+            split, wanted = label_prior.reference_of(self._config.metrics)
+            images = data.open_images(self._config.data, self._run.settings, split)
+            label_N = images.labels[train_subset(len(images), wanted)]
+            counts = label_N.bincount(minlength=self._classes).tolist()
+        return torch.tensor(label_prior.sample_labels(self.num, counts))
 
     def batch(self, a_pass: Pass, first: int, last: int) -> Batch:
         assert a_pass.cfg_scale is not None
-        label_B = torch.arange(first, last) % self._classes
+        label_B = self._label_N[first:last]
         # The seeds do not depend on the run: generators are compared on the same random numbers.
         seeds = [derive_seed("sample", a_pass.seed, index) for index in range(first, last)]
         how = dataclasses.replace(self._config.sampling, cfg_scale=a_pass.cfg_scale)
@@ -260,8 +254,7 @@ class _Samples:
 
     def rows(self, kept: dict[int, tuple[Tensor, Tensor | None]]) -> list[Tensor]:
         """Return one row per class."""
-        rows = [row for row in self._rows if row]
-        return [torch.stack([kept[index][0] for index in row]) for row in rows]
+        return [torch.stack([kept[index][0] for index in row]) for row in self._rows]
 
     def columns(self) -> dict[str, Any]:
         """Return the FLOPs of one image: generator with its guidance, and the decoder."""
@@ -407,7 +400,8 @@ class _Evaluation:
                 tree = dataclasses.asdict(value) | {"better": better}
                 if a_pass.seed is not None:
                     tree["provenance"] |= {"seed": a_pass.seed, "cfg_scale": a_pass.cfg_scale}
-                    tree["provenance"]["cfg_selection"] = self._config.cfg_selection
+                    for name in ("cfg_selection", "label_prior"):
+                        tree["provenance"][name] = getattr(self._config, name)
                 trees.append(tree)
         (done.tried_values.append(trees) if a_pass.selecting else done.values.extend(trees))
         self._run.log({"step": number, "cfg_scale": a_pass.cfg_scale, "values": trees})

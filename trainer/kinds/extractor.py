@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -137,7 +138,12 @@ def main(run: Run) -> Result:
         metric="extractor_accuracy",
         value=accuracy,
         unit="share",
-        provenance={"extractor": name, "reference": "val images", "num_samples": len(val)},
+        provenance={
+            "extractor": name,
+            "reference": "val images",
+            "num_samples": len(val),
+            "chance": val.labels.bincount().max().item() / len(val),  # always the largest class
+        },
     )
     return Result(values=[value])
 
@@ -158,6 +164,8 @@ class Extractor:
     train_mu_D: np.ndarray  # float64, of all training images
     train_sigma_DD: np.ndarray
     val_ND: Tensor  # float32, on the CPU
+    accuracy: float  # on the validation images
+    chance: float  # that of always saying their largest class
 
     @torch.inference_mode()
     def features(self, image_BCHW: Tensor) -> Tensor:
@@ -178,6 +186,7 @@ def load_extractor(path: Path, device: torch.device) -> Extractor:
     run_dir = RunDir(path)
     config: ExtractorConfig = stored_config.read(run_dir).config
     model = Classifier(config.width, config.data.num_classes)
+    measured = _endpoint(run_dir)["values"][0]
     checkpoints.load_weights(run_dir, {"extractor": model})
     return Extractor(
         name=extractor_name(run_dir, config),
@@ -186,16 +195,24 @@ def load_extractor(path: Path, device: torch.device) -> Extractor:
         train_mu_D=_artifact(run_dir, "train_mu.npy"),
         train_sigma_DD=_artifact(run_dir, "train_sigma.npy"),
         val_ND=torch.from_numpy(_artifact(run_dir, "val_features.npy")),
+        accuracy=measured["value"],
+        # Runs of before it was recorded: classes of one size.
+        chance=measured["provenance"].get("chance", 1 / config.data.num_classes),
     )
 
 
 def _artifact(run_dir: RunDir, name: str) -> np.ndarray:
     """Load an artifact that the run's endpoint lists, after its hash was compared."""
+    path = artifact_file(run_dir, _endpoint(run_dir), name)
+    vector: np.ndarray = np.load(path, allow_pickle=False)
+    return vector
+
+
+def _endpoint(run_dir: RunDir) -> dict[str, Any]:
     endpoint = read_endpoint(run_dir)
     if endpoint is None:
         raise DamagedError(f"{run_dir.path}: the extractor run has no endpoint")
-    vector: np.ndarray = np.load(artifact_file(run_dir, endpoint, name), allow_pickle=False)
-    return vector
+    return endpoint
 
 
 def _augment(x_BCHW: Tensor, config: ExtractorConfig, seed: int) -> Tensor:

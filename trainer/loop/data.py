@@ -236,7 +236,7 @@ def open_images(data: DataConfig, settings: Settings, split: str) -> Images:
     location = settings.locations.get("data")
     folder = Path(location) if location else None
     facts = module.describe(data.dataset.config, folder)
-    for name in ("digest", "num_classes", "num_train", "num_val"):
+    for name in ("digest", "num_classes", "num_train", "num_val", "labels"):
         declared, found = getattr(data, name), getattr(facts, name)
         if declared != found:
             raise ValueError(

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ...results_db.durable import remove_folder, stage_folder, verify_folder
 from ...results_db.strict_json import DamagedError, canonical_json
+from ..accounting.caution import caution, few_samples
 from . import Batch, Context, Distance, Value
 from ._frechet import Statistics, distance, given, library, statistics
 from ._paired import check_uint8, pair
@@ -42,6 +43,12 @@ class Real:
     features_ND: Tensor  # of at most PRECISION_IMAGES of them
     num: int
     name: str  # as in provenance
+    of: int | None = None  # images behind the statistics, where these are more than `num`
+
+    @property
+    def size(self) -> int:
+        """Number of images behind the statistics."""
+        return self.num if self.of is None else self.of
 
 
 class NetworkDistance(Distance):
@@ -105,9 +112,14 @@ class NetworkDistance(Distance):
         if tokenizer:
             value = distance(statistics(features_ND), statistics(collected["references"]))
             same = common | {"reference": "same images", "reference_num": len(features_ND)}
+            same |= caution(few_samples(len(features_ND), self.network.width))
             return [Value(metric=name, value=value, unit="1", provenance=same)]
         real = self.real()
         against = common | {"reference": real.name, "reference_num": real.num}
+        against |= caution(
+            few_samples(len(features_ND), self.network.width),
+            few_samples(real.size, self.network.width, "reference images"),
+        )
         value = distance(statistics(features_ND), real.statistics)
         values = [Value(metric=name, value=value, unit="1", provenance=against)]
         return values + self.beside(features_ND, collected["logits"], real, common)

@@ -28,6 +28,7 @@ SHA256 = {
     "clip-vit-b-16": "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f",
     "clip-vit-l-14": "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836",
 }
+WIDTH = {"clip-vit-b-32": 512, "clip-vit-b-16": 512, "clip-vit-l-14": 768}  # features
 _INSTEAD = (
     "the metric fcd works without a file, on a classifier that is trained on the data set itself"
 )
@@ -45,6 +46,14 @@ class Config:
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{8,64}$")] | None = (
         None  # first digits of the network file's sha256; None: the published file's
     )
+
+    def features(self, extractor_width: int) -> int:
+        """Return the dimension of the features: the network's image embeddings."""
+        return WIDTH[self.network]
+
+    def reference_images(self) -> tuple[str, int | None]:
+        """Return the split that samples are compared with, and how many of its images."""
+        return ("train", self.train_images) if self.reference == "train_subset" else ("val", None)
 
     def weights(self) -> dict[str, str]:
         """Return the files to load, with the first digits of their sha256."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from ..accounting.caution import caution, few_samples, near_chance
 from ..accounting.config import STRICT
 from . import Batch, Context, Distance, Value
 from ._frechet import Statistics, distance, given, library, statistics
@@ -48,6 +49,14 @@ class Config:
     reference: Literal["train", "val"] = "train"  # gfcd only; rfcd takes the same images' originals
     precision_recall: bool = False  # generator: fcd_precision, fcd_recall (k = 3) against val
     classifier_score: bool = False  # generator: as the Inception score, from the classifier
+
+    def features(self, extractor_width: int) -> int:
+        """Return the dimension of the features: that of the study's classifier."""
+        return extractor_width
+
+    def reference_images(self) -> tuple[str, int | None]:
+        """Return the split that samples are compared with, and how many of its images."""
+        return self.reference, None
 
 
 class Metric(Distance):
@@ -117,6 +126,8 @@ class Metric(Distance):
             "reference": reference,
             "num_samples": num,
             "library": library(),
+            "extractor_accuracy": self._extractor.accuracy,
+            **self._caution(num),
         }
         if num < 2:
             why = {"undefined": f"a covariance needs 2 images, there is {num}"}
@@ -132,6 +143,18 @@ class Metric(Distance):
         if not tokenizer and self._config.classifier_score:
             values.append(self._score(features_ND, common))
         return values
+
+    def _caution(self, num: int) -> dict[str, str]:
+        extractor, reasons = self._extractor, []
+        if self._context.stage == "generator":
+            train = self._config.reference == "train"
+            real = extractor.config.data.num_train if train else len(extractor.val_ND)
+            reasons.append(few_samples(real, extractor.config.width, "reference images"))
+        return caution(
+            near_chance(extractor.accuracy, extractor.chance, len(extractor.val_ND)),
+            few_samples(num, extractor.config.width),
+            *reasons,
+        )
 
     def _stack(self, pieces: list[Tensor]) -> Tensor:
         return torch.cat(pieces) if pieces else torch.zeros(0, self._extractor.config.width)

@@ -38,7 +38,9 @@ BETTER = {
     "recall": "higher",
 }
 
+ADM_IMAGES = 10_000  # behind the statistics of a reference file, at least
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"  # TensorFlow's 2015 graph, ported
+WIDTH = 2048  # features
 SPLITS = 10  # of the Inception score
 _INSTEAD = (
     "the metric fcd works without a file, on a classifier that is trained on the data set itself"
@@ -71,6 +73,16 @@ class Config:
                 f"adm_sha256: {self.adm_sha256!r} is not allowed with reference "
                 f"{self.reference!r}; adm_npz needs it, the others have no such file"
             )
+
+    def features(self, extractor_width: int) -> int:
+        """Return the dimension of the features: the Inception network's."""
+        return WIDTH
+
+    def reference_images(self) -> tuple[str, int | None] | None:
+        """Return the split that samples are compared with, and how many; None: a file of others."""
+        if self.reference == "adm_npz":
+            return None
+        return ("train", self.train_images) if self.reference == "train_subset" else ("val", None)
 
     def weights(self) -> dict[str, str]:
         """Return the files to load, with the first digits of their sha256."""
@@ -151,7 +163,9 @@ class Metric(NetworkDistance):
             pieces = [self._outputs(batch)[0] for batch in images_NCHW.contiguous().split(64)]
             features_ND = torch.cat(pieces)
         name = f"{self._adm.name} {self.config.adm_sha256[:8]}"
-        return Real(statistics=real, features_ND=features_ND, num=len(features_ND), name=name)
+        # The file does not say how many images its statistics are of; ADM's have at least 10,000.
+        num = len(features_ND)
+        return Real(statistics=real, features_ND=features_ND, num=num, name=name, of=ADM_IMAGES)
 
 
 def _load(config: Config, context: Context) -> Network:
@@ -170,7 +184,7 @@ def _load(config: Config, context: Context) -> Network:
     return Network(
         name=name,
         outputs=lambda image_BCHW: network(image_BCHW.to(context.device)),
-        width=2048,
+        width=WIDTH,
         logits=1008,
     )
 

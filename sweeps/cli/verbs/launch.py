@@ -41,6 +41,7 @@ def launch(
     on: Annotated[str, typer.Option("--on", help="local, slurm or ray.")] = "local",
     sets: opt.Set = None,
     data: opt.Data = None,
+    accept_counts: opt.AcceptCounts = False,
     options: opt.Options = None,
     scale: opt.Scale = None,
     sharing: opt.Sharing = True,
@@ -103,6 +104,7 @@ def launch(
         overrides=sets or (),
         hardware=local_device(device) if on == "local" else None,
         sharing=sharing,
+        accept_counts=accept_counts,
     )
     asked = opt.asked_resources(resources, address)
     if hold:
@@ -142,12 +144,9 @@ def settings_of(
     """Build settings.json of every run: how and where it runs, never what it computes."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise ValueError(f"--device: {device!r} is unknown; allowed: auto, cpu, cuda, cuda:N")
-    found = opt.pairs("--weights", weights)
     settings: dict[str, Any] = {"device": device, "locations": {}}
-    if found:
-        settings["locations"] = {
-            "weights": {name: str(Path(str(path)).absolute()) for name, path in found.items()}
-        }
+    if found := given_weights(weights):
+        settings["locations"] = {"weights": found}
     if checkpoint_seconds is not None:
         settings["checkpoint_seconds"] = checkpoint_seconds
     if compile_models is not None:
@@ -155,6 +154,12 @@ def settings_of(
     if activation_memory is not None:
         settings["activation_memory"] = activation_memory
     return settings
+
+
+def given_weights(weights: list[str] | None) -> dict[str, str]:
+    """Return the paths of pretrained files by name, from FILE=PATH."""
+    found = opt.pairs("--weights", weights)
+    return {name: str(Path(str(path)).absolute()) for name, path in found.items()}
 
 
 def beginning(
@@ -206,8 +211,14 @@ def launched(
     from ....slurm.launch import launch as run_launch
     from ....trainer import parts
     from ...plan import Overtaken
+    from ..weight_files import missing_weights
 
     executor = parts.load("executors", on).Executor
+    runs = () if made.missing_data else made.runs
+    for line in missing_weights(runs, settings["locations"].get("weights")):
+        if on == "local":
+            raise ValueError(line)
+        opt.say(f"note: {line}, where it runs", error=True)  # other places have files of their own
     for plans_left in reversed(range(_PLANS)):
         try:
             return run_launch(
@@ -249,6 +260,7 @@ def quickstart(
     study: Annotated[str, typer.Argument(metavar="[STUDY]", help="Any study.")] = "quickstart",
     sets: opt.Set = None,
     data: opt.Data = None,
+    accept_counts: opt.AcceptCounts = False,
     options: opt.Options = None,
     scale: opt.Scale = None,
     device: opt.Device = "auto",
@@ -267,7 +279,15 @@ def quickstart(
     grid = opt.grid_of(study, options, scale)
     settings = settings_of(device)
     hardware = local_device(device)
-    plan = partial(make_plan, grid, home=home, data=data, overrides=sets or (), hardware=hardware)
+    plan = partial(
+        make_plan,
+        grid,
+        home=home,
+        data=data,
+        overrides=sets or (),
+        hardware=hardware,
+        accept_counts=accept_counts,
+    )
     with beginning("local", home, device, workers):
         made = plan()
         totals = made.totals()

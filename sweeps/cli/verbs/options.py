@@ -58,6 +58,10 @@ Data = Annotated[
     str | None,
     typer.Option("--data", metavar="NAME:FOLDER", help="Data set to use, e.g. parquet:FOLDER."),
 ]
+AcceptCounts = Annotated[
+    bool,
+    typer.Option("--accept-counts", help="Take images whose counts are not the study's."),
+]
 Options = Annotated[
     list[str] | None,
     typer.Option("--option", metavar="NAME=VALUE", help="Keyword argument of the study function."),

@@ -20,6 +20,7 @@ def plan(
     study: opt.Study,
     sets: opt.Set = None,
     data: opt.Data = None,
+    accept_counts: opt.AcceptCounts = False,
     options: opt.Options = None,
     scale: opt.Scale = None,
     sharing: opt.Sharing = True,
@@ -38,7 +39,7 @@ def plan(
     address: opt.Address = None,
     weights: Annotated[
         list[str] | None,
-        typer.Option("--weights", metavar="FILE=PATH", help="Pretrained files, to calibrate."),
+        typer.Option("--weights", metavar="FILE=PATH", help="Path of a pretrained file."),
     ] = None,
     max_gpu_hours: opt.MaxHours = None,
     max_flops: opt.MaxFlops = None,
@@ -53,6 +54,8 @@ def plan(
     """
     from ...cost import PEAKS, check_budget, local_device, local_gpu
     from ...plan import make_plan
+    from ..weight_files import missing_weights
+    from .launch import given_weights
 
     grid = opt.grid_of(study, options, scale)
     if hardware is not None and hardware.lower() == "cpu":
@@ -60,7 +63,13 @@ def plan(
 
     def made_for(hardware: str | None) -> Plan:
         return make_plan(
-            grid, home=home, data=data, overrides=sets or (), hardware=hardware, sharing=sharing
+            grid,
+            home=home,
+            data=data,
+            overrides=sets or (),
+            hardware=hardware,
+            sharing=sharing,
+            accept_counts=accept_counts,
         )
 
     made = made_for(hardware or local_gpu())
@@ -76,12 +85,13 @@ def plan(
             opt.say(timing.text(), error=True)
         entries = [timing.entry for timing in timings if timing.entry is not None]
         made = made_for(hardware or (entries[0]["hardware"] if entries else local_gpu()))
+    missing = missing_weights(made.runs, given_weights(weights))
     if as_json:
-        opt.print_json(made.to_json())
+        opt.print_json(made.to_json() | {"missing_weights": missing})
     else:
         from .. import show
 
-        show.plan(made, each_run=runs)
+        show.plan(made, each_run=runs, missing_weights=missing)
     check_budget(made.totals(), max_gpu_hours, max_flops)
 
 

@@ -108,6 +108,7 @@ def results_text(frame: pd.DataFrame, *, wide: bool) -> str:
     """Format the table for a terminal: the columns that matter, three or four digits."""
     from rich.console import Console
 
+    from ....analysis.cautions import cautions
     from .. import show
 
     shown: list[str] = []
@@ -127,7 +128,8 @@ def results_text(frame: pd.DataFrame, *, wide: bool) -> str:
     with console.capture() as capture:
         console.print(show.table(columns, rows))
     lines = [line.rstrip() for line in capture.get().splitlines()]
-    return "\n".join([*lines, f"{len(frame)} rows; --format csv has every column"]) + "\n"
+    lines.append(f"{len(frame)} rows; --format csv has every column")
+    return "\n".join([*lines, *(f"caution: {text}" for text in cautions(frame))]) + "\n"
 
 
 def _cell(value: Any) -> str:

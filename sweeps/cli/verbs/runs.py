@@ -31,7 +31,10 @@ def sample(
     classes: Annotated[
         str | None, typer.Option("--classes", help="Class numbers, e.g. 207,388; default: first 8.")
     ] = None,
-    n: Annotated[int, typer.Option("--n", min=1, help="Images of each class.")] = 8,
+    n: Annotated[
+        int | None,
+        typer.Option("--n", min=1, help="Images of each class; default: 8, or what there is."),
+    ] = None,
     cfg: Annotated[
         float | None, typer.Option("--cfg", min=0, help="Guidance scale; default: the study's.")
     ] = None,

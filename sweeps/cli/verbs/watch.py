@@ -31,12 +31,15 @@ def status(
 
     name = opt.source_name(study)
     while True:
-        found = study_status(home, watching.study_plan(home, name))
+        made = watching.study_plan(home, name)
+        found = study_status(home, made)
         lines = list(found.lines)
         if as_json:
-            opt.print_json(_status_json(name, lines))
+            opt.print_json(_status_json(name, lines) | {"data": list(made.data)})
         else:
             opt.say(_status_text(name, lines, each_run=runs))
+            for text in made.data_lines():
+                opt.say(f"data: {text}")
         for note in found.notes:
             opt.say(f"note: {note}", error=True)
         if not watch or found.over:
