@@ -120,12 +120,9 @@ class NumericsConfig:
 
     __pydantic_config__ = STRICT
 
-    precision: Literal["fp32", "bf16"] = (
-        "fp32"  # autocast dtype; weights and optimiser state stay fp32
-    )
-    cpu_threads: PositiveInt = (
-        1  # intra-op threads on CPU: sums split over threads round differently
-    )
+    # autocast dtype; weights and optimiser state stay fp32
+    precision: Literal["fp32", "bf16"] = "fp32"
+    cpu_threads: PositiveInt = 1  # on CPU: sums split over threads round differently
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,18 +138,25 @@ class OptimConfig:
     schedule: Literal["constant", "cosine", "linear", "multistep", "wsd"] = "constant"
     lr_end_share: Share = 0.0  # final learning rate as a share of the peak (cosine, linear, wsd)
     hold_share: Share = 0.0  # linear: share of the iterations after warm-up spent at the peak
-    milestones: tuple[
-        Share, ...
-    ] = ()  # multistep: shares of the iterations at which lr is multiplied
+    # multistep: shares of the iterations at which lr is multiplied
+    milestones: tuple[Share, ...] = ()
     milestone_factor: Share = 0.1  # multistep: the factor
     decay_share: Share = 0.2  # wsd: share of the iterations spent in the decay
     decay_shape: Literal["1-sqrt", "linear"] = "1-sqrt"  # wsd
     beta1: Share = 0.9
     beta2: Share = 0.95
-    weight_decay: NonNegativeFloat = (
-        0.0  # adamw: on matrices only, never on norms, biases or embeddings of classes
-    )
-    clip: NonNegativeFloat = 0.0  # gradient norm limit; 0 = off
+    weight_decay: NonNegativeFloat = 0.0  # adamw: on matrices, never on norms and biases
+    # At the last iteration, by half a cosine over all of them (VAR, IBQ); None: the same always.
+    weight_decay_end: NonNegativeFloat | None = field(default=None, metadata={"id_default": None})
+    # Decay codebooks, embeddings of codes and classes, and learned positions too (LlamaGen, IBQ).
+    decay_embeddings: bool = field(default=False, metadata={"id_default": False})
+    clip: NonNegativeFloat = 0.0  # limit of the norm of this optimiser's gradients; 0 = off
+
+    def __post_init__(self) -> None:
+        for setting in ("weight_decay_end", "decay_embeddings"):
+            value = getattr(self, setting)
+            if self.name != "adamw" and value is not None and value is not False:
+                raise ValueError(f"{setting}: {value} needs name adamw, not {self.name}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -220,15 +224,12 @@ class TokenizerConfig:
     reconstruction_weight: NonNegativeFloat = 1.0
     perceptual: LossPart | None = None  # trainer/losses with ROLE "perceptual"
     adversarial: LossPart | None = None  # trainer/losses with ROLE "adversarial"
-    augment: Literal["none", "crop", "crop_flip"] = (
-        "crop_flip"  # random square crop, horizontal flip
-    )
-    crop_scale_min: Annotated[float, Field(gt=0, le=1)] = (
-        0.8  # side of the random crop as a share of the short side
-    )
-    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = (
-        None  # moving average of weights, used from then on
-    )
+    # random square crop, horizontal flip
+    augment: Literal["none", "crop", "crop_flip"] = "crop_flip"
+    # side of the random crop as a share of the short side
+    crop_scale_min: Annotated[float, Field(gt=0, le=1)] = 0.8
+    # moving average of weights, used from then on
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     iterations: PositiveInt
     batch_size: PositiveInt  # images per iteration, over all devices
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -247,12 +248,10 @@ class CodesConfig:
     __pydantic_config__ = STRICT
 
     data: DataConfig
-    crops: Literal["center", "ten_crop", "five_crop"] = (
-        "ten_crop"  # five_crop: without the mirrored half
-    )
-    crop_ratio: Annotated[float, Field(ge=1)] = (
-        1.1  # images are resized to ratio x resolution before cropping
-    )
+    # five_crop: without the mirrored half
+    crops: Literal["center", "ten_crop", "five_crop"] = "ten_crop"
+    # images are resized to ratio x resolution before cropping
+    crop_ratio: Annotated[float, Field(ge=1)] = 1.1
     num_train: PositiveInt | None = None  # first n training images of a seeded order; None = all
     batch_size: PositiveInt = 64  # crops per forward pass
     numerics: NumericsConfig = NumericsConfig()
@@ -280,7 +279,9 @@ class LlamaConfig:
     rope_cls: Literal["zero", "identity"] = "zero"  # row of the class token: zero is LlamaGen's
     qk_norm: bool = True  # LayerNorm on per-head queries and keys before the rotation
     adaln: bool = False  # class-conditioned adaptive norms (IBQ, VAR)
-    adaln_gain_init: PositiveFloat = 1e-3  # IBQ: scale of the initial AdaLN weights
+    adaln_gain_init: PositiveFloat = 1e-3  # scale of the initial AdaLN weights of the two gates
+    # That of scales, shifts and the final AdaLN (IBQ, VAR: 0.5); None: as the gates.
+    adaln_scale_init: NonNegativeFloat | None = field(default=None, metadata={"id_default": None})
     token_dropout: Share = 0.1
     residual_dropout: Share = 0.1
     ffn_dropout: Share = 0.1
@@ -297,6 +298,8 @@ class LlamaConfig:
                 f"heads: head size {self.width // self.heads} must be a multiple of {quarter} "
                 f"for {self.position}"
             )
+        if self.adaln_scale_init is not None and not self.adaln:
+            raise ValueError(f"adaln_scale_init: {self.adaln_scale_init} needs adaln true")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -311,9 +314,7 @@ class GeneratorConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     z_loss: NonNegativeFloat = 0.0  # weight of mean(logsumexp(logits)^2)
     mask_illegal: bool = False  # vcq: train with logits of codes >= K_t masked
-    num_train: PositiveInt | None = (
-        None  # train on the first n images of a seeded order; None = all
-    )
+    num_train: PositiveInt | None = None  # train on the first n of a seeded order; None = all
     label_mode: Literal["class", "none"] = "class"  # none: one class for all (unlabelled sets)
     seed: CountInt = 0
     numerics: NumericsConfig = NumericsConfig()
@@ -367,9 +368,8 @@ class EvaluationConfig:
     subject: Literal["tokenizer", "generator"]
     data: DataConfig
     metrics: tuple[MetricPart, ...]
-    num_samples: PositiveInt | None = (
-        None  # generator: images per sample seed; tokenizer: None = whole validation set
-    )
+    # generator: images per sample seed; tokenizer: None = whole validation set
+    num_samples: PositiveInt | None = None
     sample_seeds: tuple[CountInt, ...] = (0,)  # generator: one distance for each
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     cfg_selection: Literal["fixed", "train_subset", "oracle"] = "fixed"  # how cfg_scale is chosen

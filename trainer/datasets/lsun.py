@@ -2,7 +2,8 @@
 
 FOLDER holds CATEGORY_train and CATEGORY_val with image files at any depth, or the published
 databases CATEGORY_train_lmdb and CATEGORY_val_lmdb. Object categories (cat, horse, ..) have one
-part only, called CATEGORY or CATEGORY_lmdb: `num_val_held_out` images of it are for validation.
+part only, called CATEGORY or CATEGORY_lmdb. `num_val_held_out` images of the training part are for
+validation instead of a validation part: a scene category has 300 images there.
 
 LSUN has no classes: every label is 0.
 """
@@ -43,7 +44,8 @@ class Config:
     __pydantic_config__ = STRICT
 
     category: Annotated[str, Field(pattern="^[a-z0-9_]+$")] = "bedroom"  # as in its file names
-    num_val_held_out: CountInt = 0  # validation images where there is no validation part
+    # Validation images, held out of the training part; 0: the validation part.
+    num_val_held_out: CountInt = 0
     on_broken: Literal["error", "skip"] = "error"  # skip: all are decoded once, the bad left out
 
 
@@ -84,6 +86,8 @@ def _source(config: Config, root: Path) -> _Folders | _Databases:
                     f"data: {root / places['train']} has no validation part; give "
                     "dataset.num_val_held_out, the number of its images to hold out"
                 )
+            if config.num_val_held_out > 0:
+                places = {"train": places["train"]}
             return kind(config, root, places)
     raise ValueError(
         f"data: {root} holds no LSUN {name}; allowed: {name}_train and {name}_val, as folders of "

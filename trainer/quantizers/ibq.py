@@ -9,7 +9,7 @@ T = B*N, D width, K codes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ from ..accounting.flops import Cost
 from . import Quantized
 from ._entropy import entropy_penalty
 from ._lookup import exact_fp32, token_chunks
-from ._nearest_codebook import batch_stats
+from ._nearest_codebook import BetaSide, batch_stats, weights_of
 
 BETTER = {"train_soft": "lower"}
 VERSION = 1
@@ -36,7 +36,7 @@ class Config:
     codebook_size: PositiveInt = 16384  # codes K; the largest model: 262144
     dim: PositiveInt = 256  # width of a code
     beta: NonNegativeFloat = 0.25  # weight of one side of the hard quantisation loss
-    beta_side: Literal["codebook", "commitment"] = "codebook"  # published code, or the paper
+    beta_side: BetaSide = "codebook"  # published code, or the paper
     entropy_weight: NonNegativeFloat = 0.05  # weight of the entropy penalty
     entropy_tau: PositiveFloat = 0.01  # temperature of the penalty's softmax
 
@@ -124,8 +124,7 @@ class Quantizer(nn.Module):
             z_TD = z_BND.float().flatten(0, 1)
             z_q_TD, code_T = index_backpropagation(z_TD, self.codebook_KD)
             e_TD = self.lookup(code_T)
-            on_codebook = config.beta if config.beta_side == "codebook" else 1.0
-            on_latents = config.beta if config.beta_side == "commitment" else 1.0
+            on_codebook, on_latents = weights_of(config.beta, config.beta_side)
             losses = {
                 "soft": (1.0, F.mse_loss(z_q_TD, z_TD)),
                 "commitment": (on_latents, F.mse_loss(z_TD, e_TD.detach())),
