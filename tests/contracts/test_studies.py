@@ -18,6 +18,7 @@ from tokenlaw.sweeps.planned import Plan
 from tokenlaw.sweeps.study import load_study, names
 from tokenlaw.trainer import parts
 from tokenlaw.trainer.accounting import counts as count
+from tokenlaw.trainer.accounting.learning_rate import learning_rate, weight_decay
 
 STUDIES = names()
 # Those that stay without data; the others are ours, for small machines.
@@ -218,10 +219,25 @@ def test_crt_dataset_size():
 
 
 def test_crt_lsun():
-    assert numbers("crt_lsun") == (6, 6, 6)
+    assert numbers("crt_lsun") == (6, 6, 18)
     images = {run.axes["category"]: run.config.data.num_train for run in runs("crt_lsun", "codes")}
-    assert images == {"cat": 1_647_266, "horse": 1_990_340, "bedroom": 3_033_042}
-    assert {run.config.label_mode for run in runs("crt_lsun", "generator")} == {"none"}
+    assert images == {"cat": 1_647_266, "horse": 1_990_340, "bedroom": 3_023_042}
+    # Distances of equally many images, all of them held out of the training part.
+    for run in plan_of("crt_lsun").runs:
+        if run.kind != "generator":
+            data = run.config.data
+            assert data.num_val == data.dataset.config.num_val_held_out == 10_000
+    generators = runs("crt_lsun", "generator")
+    assert {run.config.label_mode for run in generators} == {"none"}
+    # Table 3: 111M, 340M and 740M for every category and tokenizer.
+    assert sorted(
+        (run.arm, run.axes["category"], run.axes["size"]) for run in generators
+    ) == sorted(
+        (arm, category, size)
+        for arm in ("vq", "crt")
+        for category in images
+        for size in ("111M", "343M", "775M")
+    )
 
 
 def test_crt_opt():
@@ -268,6 +284,30 @@ def test_ibq_scaling():
         gan = run.config.adversarial.config
         assert (gan.objective, gan.generator_objective) == ("hinge", "non_saturating")
         assert (gan.weight, gan.lecam_weight, gan.start_iteration) == (0.1, 0.05, 0)
+    for run in runs("ibq_scaling", "tokenizer"):
+        config, size = run.config, run.axes["codebook_size"]
+        # Random crops over the full short side, never mirrored; the average has no warm-up.
+        assert (config.augment, config.crop_scale_min, config.ema_decay) == ("crop", 1.0, 0.999)
+        epoch = 5_005  # iterations
+        length, drops = (280, [250]) if size == 8_192 else (330, [250, 300])
+        assert config.iterations == length * epoch
+        rates = [learning_rate(config.optim, step, config.iterations) for step in (
+            0, *(d * epoch + late for d in drops for late in (-1, 0)))]  # fmt: skip
+        expected = [1e-4, 1e-4, 1e-5, 1e-5, 1e-6][: 1 + 2 * len(drops)]
+        assert rates == pytest.approx(expected)
+        blocks = (
+            config.tokenizer.config.num_res_blocks_encoder,
+            config.tokenizer.config.num_res_blocks_decoder,
+        )
+        assert blocks == ((4, 5) if run.arm == "ibq" else (2, 3))
+        assert config.quantizer.config.beta_side == "codebook"
+    for run in runs("ibq_scaling", "generator"):
+        optim, steps = run.config.optim, run.config.iterations
+        ends = [weight_decay(optim, step, steps) for step in (0, steps - 1)]
+        assert ends == pytest.approx([0.05, 0.08 if run.axes["size"] == "2.1B" else 0.05])
+        assert optim.decay_embeddings
+        assert run.config.model.adaln_scale_init == 0.5
+    assert {run.config.crops for run in runs("ibq_scaling", "codes")} == {"five_crop"}
     epochs = {size: round(found[1]) for size, found in sizes.items()}
     assert epochs == {"342M": 300, "649M": 350, "1.1B": 400, "2.1B": 450}
 
@@ -283,6 +323,8 @@ def test_vcq_schedules():
         "vcq-power": "power",
         "vcq-cosine-11264": "cosine",
     }
+    # The paper leaves biases and norms undecayed; the numerals of its rates are own choices.
+    assert {r.config.optim.decay_embeddings for r in runs("vcq_schedules", "generator")} == {True}
     means = {
         arm: sum(run.config.quantizer.config.codebook_sizes(256)) / 256
         for arm, run in tokenizers.items()
