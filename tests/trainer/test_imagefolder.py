@@ -283,6 +283,11 @@ def test_lsun_databases(database, monkeypatch):
     monkeypatch.setitem(sys.modules, "lmdb", fake_lmdb(entries))
     facts = lsun.describe(lsun.Config(), database)
     assert (facts.num_train, facts.num_val) == (3, 1)
+    held_out = lsun.Config(num_val_held_out=1)
+    facts = lsun.describe(held_out, database)
+    assert (facts.num_train, facts.num_val) == (2, 1)
+    kept = [lsun.open_split(held_out, database, split)._keys for split in ("train", "val")]
+    assert sorted(sum(kept, [])) == ["k1", "k2", "k3"]
     train = lsun.open_split(lsun.Config(), database, "train")
     assert [int(train.image(i)[0, 0, 0]) for i in range(2)] == [1, 2]
     with pytest.raises(ValueError, match="bedroom_train_lmdb key k3 cannot be read"):
