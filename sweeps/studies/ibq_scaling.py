@@ -39,16 +39,22 @@ GENERATORS = {
 }
 
 
+def training(size: int) -> tuple[int, list[float]]:
+    """Return iterations, and the shares of them after which the rate falls, of a codebook size."""
+    epochs, drops = CODEBOOKS[size]
+    return _imagenet.epochs(epochs, TOKENIZER_BATCH), [drop / epochs for drop in drops]
+
+
 def codebooks() -> Axis:
     """Make the axis of codebook sizes, each with the length of its training."""
-    levels = {
-        size: {
+    levels: dict[int, dict[str, Any]] = {}
+    for size in CODEBOOKS:
+        iterations, milestones = training(size)
+        levels[size] = {
             "tokenizer.quantizer.codebook_size": size,
-            "tokenizer.iterations": _imagenet.epochs(epochs, TOKENIZER_BATCH),
-            "tokenizer.optim.milestones": [drop / epochs for drop in drops],
+            "tokenizer.iterations": iterations,
+            "tokenizer.optim.milestones": milestones,
         }
-        for size, (epochs, drops) in CODEBOOKS.items()
-    }
     return Axis("codebook_size", levels)
 
 
@@ -70,6 +76,7 @@ def generator_sizes() -> Axis:
 
 
 def study(adm_sha256: str | None = None) -> Grid:
+    iterations, milestones = training(16_384)
     return Grid(
         data=_imagenet.DATA,
         tokenizer={
@@ -90,11 +97,13 @@ def study(adm_sha256: str | None = None) -> Grid:
             "augment": "crop",
             "crop_scale_min": 1.0,
             "ema_decay": 0.999,
+            "iterations": iterations,
             "batch_size": TOKENIZER_BATCH,
             "optim": {
                 "name": "adam",
                 "lr_peak": 1e-4,
                 "schedule": "multistep",
+                "milestones": milestones,
                 "milestone_factor": 0.1,
                 "beta1": 0.5,
                 "beta2": 0.9,
