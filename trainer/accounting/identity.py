@@ -108,7 +108,8 @@ def _hashed(config: Any) -> list[tuple[str, Any]]:
 def _clips_parts(config: TokenizerConfig) -> bool:
     """Tell if gradients of a discriminator or regulariser are clipped.
 
-    Once they never were, whatever the settings: such runs are others, by a name in their ids.
+    The code that made the first ids never clipped them, whatever the settings. The mark gives new
+    ids to the runs that clipping changes, and leaves all others theirs.
     """
     parts = [part.config for part in (config.regularizer, config.adversarial) if part is not None]
     # A part in the wrong place, which has no optimiser, is refused when the run begins.
