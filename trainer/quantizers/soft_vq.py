@@ -101,7 +101,7 @@ class _SoftAssignment(torch.autograd.Function):
 
 
 def soft_assignment(z_TD: Tensor, codebook_KD: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Return (z_q_TD, code_T) of fp32 latents: the weighted mean of the codes, and the likeliest."""
+    """Return (z_q_TD, code_T) of fp32 latents: the weighted mean of codes, and the likeliest."""
     return _SoftAssignment.apply(z_TD, codebook_KD, temperature)
 
 
