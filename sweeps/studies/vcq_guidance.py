@@ -1,4 +1,4 @@
-"""How much of the gain of growing codebooks is the guidance that knows their size? (VCQ, Table 8)
+"""Sampling of growing codebooks with guidance that knows their size, and without. (VCQ, Table 8)
 
 Paper: VCQ (arXiv 2605.06207). The generator B on the cosine schedule of `vcq_schedules` is sampled
 with the cosine-power guidance times the codebook's factor (Eq. 4; gFID 4.79), and with the
