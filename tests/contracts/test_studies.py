@@ -159,13 +159,14 @@ def test_crt_codebook():
 
 
 def test_crt_tokens():
-    assert numbers("crt_tokens") == (1, 3, 189)
-    resolutions = {run.axes["tokens_per_image"]: run for run in runs("crt_tokens", "codes")}
-    assert {n: run.config.data.resolution for n, run in resolutions.items()} == {
-        256: 256,
-        400: 320,
-        576: 384,
-    }
+    assert numbers("crt_tokens") == (2, 6, 378)
+    for arm in ("vq", "crt"):
+        codes = [run for run in runs("crt_tokens", "codes") if run.arm == arm]
+        assert {run.axes["tokens_per_image"]: run.config.data.resolution for run in codes} == {
+            256: 256,
+            400: 320,
+            576: 384,
+        }
     for run in runs("crt_tokens", "evaluation"):
         assert run.config.data.resolution == 256
     tokens = 576
@@ -188,6 +189,8 @@ def test_studies_share_their_runs():
         shared = {run.id for run in plan_of(name).runs if run.axes.get(axis) == value}
         assert len(shared) >= 63 + 63
         assert shared <= main
+    both = {run.id for run in runs("crt_tokens", "generator") if run.id in main}
+    assert both == {run.id for run in runs("crt_main", "generator")}
     tokenizers = {run.id for run in runs("crt_dataset_size", "tokenizer")}
     assert tokenizers == {run.id for run in runs("crt_main", "tokenizer")}
 
@@ -310,6 +313,48 @@ def test_ibq_scaling():
     assert {run.config.crops for run in runs("ibq_scaling", "codes")} == {"five_crop"}
     epochs = {size: round(found[1]) for size, found in sizes.items()}
     assert epochs == {"342M": 300, "649M": 350, "1.1B": 400, "2.1B": 450}
+
+
+def test_ibq_ablation_moves_one_thing_at_a_time():
+    points = {
+        (run.arm, run.axes["codebook_dim"], run.axes["tokenizer_blocks"]): run
+        for run in runs("ibq_ablation", "tokenizer")
+    }
+    assert set(points) == {
+        *(("ibq", dim, 4) for dim in (32, 64, 128, 256)),
+        *(("ibq", 256, blocks) for blocks in (1, 2)),
+        *((arm, 256, 2) for arm in ("ibq-single", "vq")),
+        *(("lfq", 14, 4), ("soft-vq", 256, 4)),
+    }
+    # The counts of the paper's nets: 4 blocks in the encoder and 5 in the decoder, and 1 and 2.
+    assert points["ibq", 256, 4].params == 110_982_019
+    assert points["ibq", 256, 1].params == 58_619_779
+    full, single = (points[arm, 256, 2].config.quantizer.config for arm in ("ibq", "ibq-single"))
+    assert full.double_quantisation
+    assert single == dataclasses.replace(full, double_quantisation=False)
+    for run in points.values():
+        quantizer = run.config.quantizer.config
+        assert (quantizer.num_codes, quantizer.dim) == (16_384, run.axes["codebook_dim"])
+    shared = {points["ibq", 256, 4].id} | {
+        run.id
+        for run in runs("ibq_ablation", "generator")
+        if run.arm == "ibq" and (run.axes["codebook_dim"], run.axes["tokenizer_blocks"]) == (256, 4)
+    }
+    assert len(shared) == 2
+    assert shared <= {run.id for run in plan_of("ibq_scaling").runs}
+
+
+def test_vcq_guidance_differs_from_vcq_schedules_in_one_evaluation():
+    known = {run.id for run in plan_of("vcq_schedules").runs}
+    (new,) = (run for run in plan_of("vcq_guidance").runs if run.id not in known)
+    assert new.arm == "vcq-cosine-plain-guidance"
+    (size_aware,) = (
+        run.config.sampling
+        for run in runs("vcq_guidance", "evaluation")
+        if run.arm == "vcq-cosine" and run.config.sampling.cfg_scale > 1
+    )
+    assert size_aware.cfg_codebook == "log"
+    assert new.config.sampling == dataclasses.replace(size_aware, cfg_codebook="none")
 
 
 def test_vcq_schedules():

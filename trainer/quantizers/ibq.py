@@ -8,7 +8,7 @@ T = B*N, D width, K codes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -39,6 +39,9 @@ class Config:
     beta_side: BetaSide = "codebook"  # published code, or the paper
     entropy_weight: NonNegativeFloat = 0.05  # weight of the entropy penalty
     entropy_tau: PositiveFloat = 0.01  # temperature of the penalty's softmax
+    # With the plain code's two terms beside the soft one; the paper's ablation without them has
+    # `soft` alone (inferred: the text at hand names the rows and not their losses).
+    double_quantisation: bool = field(default=True, metadata={"id_default": True})
 
     @property
     def num_codes(self) -> int:
@@ -105,6 +108,7 @@ def index_backpropagation(z_TD: Tensor, codebook_KD: Tensor) -> tuple[Tensor, Te
 class Quantizer(nn.Module):
     """Losses of "double quantisation", means over all entries: `soft` |z_q - z|^2 through the
     softmax, `commitment` |sg z_q' - z|^2 and `codebook` |z_q' - sg z|^2 with the plain code z_q'.
+    Without it `soft` alone.
 
     Neither latents nor codes are normalised.
     """
@@ -123,13 +127,12 @@ class Quantizer(nn.Module):
         with exact_fp32(z_BND.device):
             z_TD = z_BND.float().flatten(0, 1)
             z_q_TD, code_T = index_backpropagation(z_TD, self.codebook_KD)
-            e_TD = self.lookup(code_T)
-            on_codebook, on_latents = weights_of(config.beta, config.beta_side)
-            losses = {
-                "soft": (1.0, F.mse_loss(z_q_TD, z_TD)),
-                "commitment": (on_latents, F.mse_loss(z_TD, e_TD.detach())),
-                "codebook": (on_codebook, F.mse_loss(e_TD, z_TD.detach())),
-            }
+            losses = {"soft": (1.0, F.mse_loss(z_q_TD, z_TD))}
+            if config.double_quantisation:
+                e_TD = self.lookup(code_T)
+                on_codebook, on_latents = weights_of(config.beta, config.beta_side)
+                losses["commitment"] = (on_latents, F.mse_loss(z_TD, e_TD.detach()))
+                losses["codebook"] = (on_codebook, F.mse_loss(e_TD, z_TD.detach()))
             if config.entropy_weight > 0 and self.training:
                 penalty = entropy_penalty(z_TD, self.codebook_KD, config.entropy_tau, "dot")
                 losses["entropy"] = (config.entropy_weight, penalty)
