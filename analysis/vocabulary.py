@@ -56,7 +56,6 @@ LABELS: Final[dict[str, str]] = {
     "tokenizer_params": "tokenizer parameters",
     "num_train": "training images",
     "cfg_scale": "guidance scale",
-    "linear_probe": "linear probe accuracy",
 }
 
 

@@ -120,6 +120,7 @@ def make_step(
         with bf16:
             own, _ = adversarial.discriminator_loss(x_BCHW, y_BCHW.detach())
         (0.5 * own.float()).backward()
+        clip_gradients(adversarial.parameters(), config.optim.clip)
         optimizers[1].step()
         optimizers[1].zero_grad(set_to_none=True)
         return total.detach(), own.detach()

@@ -1,4 +1,4 @@
-"""Size of the tokenizer: reconstruction, generation, loss and probe against its parameters."""
+"""Size of the tokenizer: reconstruction, generation and loss against its parameters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..drawing import panels, style
 
 NEEDS = ("arm", "run_id", "tokenizer_params")
 OPTIONAL = (
-    *("rfid", "rfcd", "lpips", "val_loss", "linear_probe", "codebook_size", "tokens_per_image"),
+    *("rfid", "rfcd", "lpips", "val_loss", "codebook_size", "tokens_per_image"),
     *("params", "params_non_embedding", "size", "flops_train", "family", "semantic_weight"),
     *(f"{name}{end}" for name in panels.DISTANCES for end in ("", "_std", "_extractor")),
 )
@@ -37,12 +37,12 @@ def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
     if config.distance or any(_has(kept, d) for d in panels.DISTANCES):
         metrics.append(panels.distance_column(kept, "tokenizer_scaling", config.distance))
     loss = panels.loss_column(kept, "tokenizer_scaling")
-    metrics += [c for c in (loss, "linear_probe") if _has(kept, c)]
+    metrics += [loss] if _has(kept, loss) else []
     if not metrics:
         raise ValueError("tokenizer_scaling: the table has no metric of tokenizer or generator")
     rows: list[dict[str, object]] = []
     for metric in metrics:
-        of_generator = metric in (loss, "linear_probe", *panels.DISTANCES)
+        of_generator = metric in (loss, *panels.DISTANCES)
         for line in style.arm_order(kept["line"]):
             mine = kept[kept["line"] == line]
             parts = panels.sizes_of(mine) if of_generator else [("", mine)]
@@ -52,15 +52,9 @@ def data(df: pd.DataFrame, config: Config = Config()) -> pd.DataFrame:
                     runs, "tokenizer_params", metric, panel=metric, group=line, series=size
                 )
     table = panels.tidy(rows)
-    linear = ("linear_probe",)
     table.attrs.update(
         axes={
-            metric: (
-                "tokenizer parameters",
-                panels.axis_name(kept, metric),
-                "log",
-                "linear" if metric in linear else "log",
-            )
+            metric: ("tokenizer parameters", panels.axis_name(kept, metric), "log", "log")
             for metric in metrics
         },
         note="; ".join(panels.axis_name(kept, metric) for metric in metrics) + ".",
@@ -97,12 +91,11 @@ def draw(df: pd.DataFrame, config: Config = Config(), table: pd.DataFrame | None
         rows = 1 if count <= 3 else 2
         width = style.DOUBLE if count > 1 else style.SINGLE
         fig, found = style.figure(width, 1.95 * rows, panels=count, rows=rows)
-        for index, (panel, (x_label, y_label, _, scale)) in enumerate(labels.items()):
+        for index, (panel, (x_label, y_label, *_)) in enumerate(labels.items()):
             ax = found[index]
             panels.draw_sweep(ax, table, looks, panel=panel, dashes=dashes)
             style.log_axis(ax, "x", pad=0.08)
-            if scale == "log":
-                style.log_axis(ax, "y", pad=0.08)
+            style.log_axis(ax, "y", pad=0.08)
             ax.set(xlabel=x_label, ylabel=style.short(y_label))
             style.panel_letter(ax, index)
         keys = [(style.line_key(dashes[size]), f"generator {size}") for size in sizes]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,8 @@ from ..drawing import panels, style
 from ..notebook_repr import Brief
 from ..published import read
 from .page import Html, number
+
+QUALITIES = ("inception_score", "precision", "recall")  # what the papers print beside a gFID
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
@@ -32,9 +35,9 @@ def all_tables(df: pd.DataFrame) -> list[Table]:
 
 
 def by_size(df: pd.DataFrame) -> Table | None:
-    """Distance of generated images by arm and generator size (CRT Table 2).
+    """Distance and quality of generated images by arm and generator size (CRT Table 2).
 
-    A cell is the arm's longest-trained finished run of that size, averaged over training seeds.
+    A row is the arm's longest-trained finished run of that size, averaged over training seeds.
     """
     distance = _distance(df)
     if distance is None or "size" not in df.columns or df["size"].dropna().nunique() < 2:
@@ -44,37 +47,29 @@ def by_size(df: pd.DataFrame) -> Table | None:
         return None
     order = ["params"] if "params" in done.columns else ["size"]
     sizes = list(done.sort_values(order)["size"].drop_duplicates())
-    reconstruction = distance.replace("g", "r", 1)
+    columns = [distance.replace("g", "r", 1), distance, *_qualities(done, distance, QUALITIES)]
     rows = []
-    for arm in style.arm_order(done["arm"]):
-        mine = done[done["arm"] == arm]
-        row: list[Any] = [arm, _mean(mine, reconstruction)]
-        row += [_longest(mine[mine["size"] == size], distance) for size in sizes]
-        rows.append(tuple(row))
-    note = f"{panels.axis_name(done, distance)} of the longest-trained run of each size."
-    marked: tuple[int, ...] = ()
+    for arm, size in itertools.product(style.arm_order(done["arm"]), sizes):
+        mine = done[(done["arm"] == arm) & (done["size"] == size)]
+        if len(mine):
+            rows.append((arm, str(size), *[_longest(mine, column) for column in columns]))
+    ours = len(rows)
     if distance == "gfid":
-        published = read("crt_table2")
-        names = [c.removeprefix("gfid_") for c in published.columns if c.startswith("gfid_")]
-        sizes += [f"{name} (published)" for name in names]
-        rows = [(*row, *[None] * len(names)) for row in rows]
-        first = len(rows)
-        for _, line in published.iterrows():
-            blank = [None] * (len(sizes) - len(names))
-            values = [float(line[f"gfid_{name}"]) for name in names]
-            rows.append((f"{line['tokenizer']} (CRT paper)", float(line["rfid"]), *blank, *values))
-        marked = tuple(range(first, len(rows)))
+        rows += _published("crt_table2", columns)
     return Table(
         title="Generation by tokenizer and generator size (CRT Table 2)",
-        heads=("arm", style.name_of(reconstruction), *map(str, sizes)),
+        heads=("arm", "size", *map(style.name_of, columns)),
         rows=tuple(rows),
-        note=note,
-        marked=marked,
+        note=f"{panels.axis_name(done, distance)} of the longest-trained run of each size.",
+        marked=tuple(range(ours, len(rows))),
     )
 
 
 def by_dataset(df: pd.DataFrame) -> Table | None:
-    """Distances by data set and arm (CRT Table 3: LSUN, FID and CLIP-FID)."""
+    """Distances and quality by data set and arm (CRT Table 3: LSUN, FID and CLIP-FID).
+
+    The paper's rows of a category follow ours of the same name, where both are FID.
+    """
     distance = _distance(df)
     # The LSUN categories are one data set each in the paper, an axis in a study.
     of = next((c for c in ("category", "dataset") if c in df.columns and df[c].nunique() > 1), None)
@@ -82,18 +77,44 @@ def by_dataset(df: pd.DataFrame) -> Table | None:
         return None
     done = _finished(df, distance)
     columns = [c for c in panels.DISTANCES if c in done.columns and done[c].notna().any()]
-    keys = [of, "arm"] + (["size"] if "size" in done.columns else [])
-    rows = []
-    for key, mine in done.groupby(keys, sort=True, dropna=False):
-        rows.append((*map(str, key), *[_longest(mine, column) for column in columns]))
+    columns = [distance.replace("g", "r", 1), *columns, *_qualities(done, distance, QUALITIES[1:])]
+    keys = ["arm"] + (["size"] if "size" in done.columns else [])
     arms = style.arm_order(done["arm"])
-    rows.sort(key=lambda row: (row[0], row[2:3], arms.index(row[1])))
+    rows: list[tuple[Any, ...]] = []
+    marked: list[int] = []
+    for name, of_set in done.groupby(of, sort=True):
+        groups = sorted(
+            of_set.groupby(keys, sort=True, dropna=False),
+            key=lambda group: (group[0][1:], arms.index(group[0][0])),
+        )
+        for key, mine in groups:
+            rows.append((str(name), *map(str, key), *[_longest(mine, c) for c in columns]))
+        if distance == "gfid":
+            published = _published("crt_table3", columns, category=str(name))
+            marked += range(len(rows), len(rows) + len(published))
+            rows += [(str(name), *row[: len(keys)], *row[2:]) for row in published]
     return Table(
         title="Other data sets (CRT Table 3)",
-        heads=("data set", *keys[1:], *[style.name_of(column) for column in columns]),
+        heads=("data set", *keys, *[style.name_of(column) for column in columns]),
         rows=tuple(rows),
         note="The longest-trained run of each kind; different networks share no scale.",
+        marked=tuple(marked),
     )
+
+
+def _qualities(done: pd.DataFrame, distance: str, names: Sequence[str]) -> list[str]:
+    """List the columns of quality that runs have, or that stand in the papers beside a gFID."""
+    return [c for c in names if distance == "gfid" or (c in done.columns and done[c].notna().any())]
+
+
+def _published(table: str, columns: Sequence[str], **chosen: str) -> list[tuple[Any, ...]]:
+    """Return the rows of a published table: arm, size, and its values of `columns`, or None."""
+    rows = []
+    for line in read(table).to_dict("records"):
+        if all(line[name] == value for name, value in chosen.items()):
+            values = [float(line[c]) if c in line else None for c in columns]
+            rows.append((f"{line['tokenizer']} (CRT paper)", line["size"], *values))
+    return rows
 
 
 def _finished(df: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -112,7 +133,7 @@ def _longest(runs: pd.DataFrame, column: str) -> Any:
     """The mean over training seeds of the longest-trained runs, with the spread over sample
     seeds.
     """
-    runs = runs[runs[column].notna()]
+    runs = runs[runs[column].notna()] if column in runs.columns else runs[:0]
     if not len(runs):
         return None
     if "flops_train" in runs.columns and runs["flops_train"].notna().any():
@@ -122,8 +143,3 @@ def _longest(runs: pd.DataFrame, column: str) -> Any:
     if spread in runs.columns and runs[spread].notna().any():
         return Html(f"{number(value, 3)} &plusmn; {number(float(runs[spread].mean()), 2)}")
     return number(value, 3)
-
-
-def _mean(runs: pd.DataFrame, column: str) -> float | None:
-    values: Sequence[float] = runs[column].dropna() if column in runs.columns else []
-    return float(sum(values) / len(values)) if len(values) else None

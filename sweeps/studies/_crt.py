@@ -1,9 +1,10 @@
 """The recipe of CRT (arXiv 2412.16326), which its studies share.
 
 What the paper leaves open, and what is taken here: weight decay 0.05 and clipping at 1.0 of stage 2
-(LlamaGen's), no dropout but the class's (the only one it names), weight clipping for its
-Wasserstein loss (the paper it cites), crop and flip of stage 1 (LlamaGen's), no moving average of
-weights. Each is a field: `--set generator.model.residual_dropout=0.1`.
+(LlamaGen's, which decays embeddings too: here `decay_embeddings` is off), no dropout but the
+class's (the only one it names), weight clipping for its Wasserstein loss (the paper it cites), crop
+and flip of stage 1 (LlamaGen's), no moving average of weights. Each is a field: `--set
+generator.model.residual_dropout=0.1`. docs/recipes has every field, with its source.
 """
 
 from typing import Any

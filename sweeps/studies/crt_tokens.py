@@ -1,10 +1,11 @@
 """The best number of tokens for an image (CRT, Figs. 4, 5, 14).
 
-Paper: arXiv 2412.16326. One tokenizer, trained at 256 px, encodes at R = 16 sqrt(n) px for n = 256,
-400 and 576 tokens; images are decoded at R and brought down to 256 px (bicubic) to be measured. The
-z-loss, which the paper uses in some of the runs of 576 tokens, is on in all of them.
+Paper: arXiv 2412.16326. The plain tokenizer and the CRT one, trained at 256 px, encode at
+R = 16 sqrt(n) px for n = 256, 400 and 576 tokens; images are decoded at R and brought down to 256
+px (bicubic) to be measured. The z-loss, which the paper uses in some of the runs of 576 tokens, is
+on in all of them.
 
-Command: tokenlaw launch crt_tokens --on slurm --data imagefolder:IMAGENET. Expected cost: 2.0e22
+Command: tokenlaw launch crt_tokens --on slurm --data imagefolder:IMAGENET. Expected cost: 4.1e22
 train FLOPs; the runs of 256 tokens are those of crt_main.
 """
 
@@ -30,7 +31,7 @@ def study(adm_sha256: str | None = None) -> Grid:
         codes=_crt.CODES,
         generator=_crt.GENERATOR,
         evaluations=_crt.evaluations(adm_sha256),
-        arms={"vq": _crt.VQ},
+        arms=_crt.ARMS,
         axes=(
             Axis(
                 "tokens_per_image",

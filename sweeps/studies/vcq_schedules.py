@@ -4,14 +4,21 @@ Paper: VCQ (arXiv 2605.06207), its Base group. Constant 16,384 and 8,192 codes, 
 codes by a linear, cosine and power-2.5 schedule; cosine to 11,264 is its Large group's. Tokenizer:
 L1, LPIPS, PatchGAN 0.1 on images changed by DiffAugment (the discriminator's own loss has weight
 1), AdamW with 13k warm-up, 65k at the peak, linear decay, 1.3M iterations x 256. Generators 12x768,
-24x1024, 32x1280, 1.0M iterations x 512, 10k warm-up, 50k at the peak.
-Guidance has the scales and exponents of its Table 7: a cosine-power schedule times the codebook's
-factor (its Eq. 4), which is 1 where the codebook is constant. Without guidance its temperature is
-below 1, .85 to .95.
+24x1024, 32x1280, 1.0M iterations x 512, 10k warm-up, 50k at the peak. Guidance has the scales and
+exponents of its Table 7: a cosine-power schedule times the codebook's factor (its Eq. 4), which is
+1 where the codebook is constant. Without guidance its temperature is below 1, .85 to .95.
 
 The paper's tokenizer is a 1D transformer (TiTok's); here the sequence is the raster of the
-convolutional f16 one, so the numbers are not the paper's. Learning rates, the form of the
-adversarial loss and its start are not stated: 1e-4, hinge, 20k.
+convolutional f16 one, so the numbers are not the paper's.
+
+The paper states learning rates, betas, and the weight decays of both stages, but these numerals are
+not legible in the copy that we read. Own choices in their place: peak 1e-4, final rate 0, betas
+(.9, .95), weight decay 1e-4 (tokenizer) and .05 (generator, where it is on all but biases and
+norms). Own choices where the paper is silent: hinge, from iteration 20k on, clipping the tokenizer
+and its discriminator at 1 (it states 1 for generators), no QK-norm. "Peak at 50k (65k) steps" is
+read as so many iterations at the peak after the warm-up; the other reading, up to that iteration,
+is `--set generator.optim.hold_share=0.0404` (40k) and `--set tokenizer.optim.hold_share=0.0404`
+(52k). Whoever has the paper: put its values in with `--set`; docs/vcq.md lists them.
 
 Command: tokenlaw launch vcq_schedules --on slurm --data imagefolder:IMAGENET. Expected cost: 7.9e21
 train FLOPs.
@@ -118,6 +125,7 @@ def study(adm_sha256: str | None = None) -> Grid:
                 "schedule": "linear",
                 "hold_share": 50_000 / (GENERATOR_ITERATIONS - 10_000),
                 "weight_decay": 0.05,
+                "decay_embeddings": True,
                 "clip": 1.0,
             },
             "numerics": _imagenet.BF16,

@@ -234,7 +234,6 @@ def _tokenizers(rng: np.random.Generator) -> list[dict[str, Any]]:
                     rfcd=7.0 - 1.1 * index,
                     tokenizer_params=int(params),
                     semantic_weight=semantic,
-                    linear_probe=0.6 + (0.03 * index if semantic else -0.02 * index),
                     lpips=0.24 - 0.02 * index,
                 )
             )

@@ -511,3 +511,18 @@ def test_what_is_doubtful_about_the_published_numbers_is_said() -> None:
     assert system.loc["LlamaGen-B", "doubt"].str.contains("swap").all()
     with pytest.raises(ValueError, match="crt_table2"):
         published.read("nothing")
+
+
+def test_published_tables_hold_every_row_of_the_papers() -> None:
+    cells = published.read("crt_table3")
+    assert cells.groupby(["category", "tokenizer"])["size"].agg(list).map(
+        tuple
+    ).unique().tolist() == [("111M", "340M", "740M")]
+    assert len(cells) == 18 and cells.drop(columns="doubt").notna().all(axis=None)
+    ablation = published.read("ibq_ablation")
+    ibq = ablation[(ablation["quantizer"] == "ibq") & ~ablation["source"].str.contains("Table 9")]
+    assert ibq[["rfid", "lpips", "usage"]].notna().all(axis=None)
+    by_blocks = ibq[ibq["row"].str.startswith("residual blocks")].set_index("tokenizer_blocks")
+    assert by_blocks["rfid"].to_dict() == {1: 1.80, 2: 1.55, 4: 1.37}
+    plain = published.read("vcq_results").set_index("tokenizer")
+    assert plain.loc["cosine 16384 with plain cosine guidance", "gfid"] == 7.61

@@ -224,20 +224,38 @@ def test_a_poor_table_still_gives_a_page(tmp_path: Path) -> None:
 
 def test_table_2_puts_published_rows_beside_ours_only_for_fid() -> None:
     ours = report_tables.by_size(fixture_table.table("system"))
-    assert ours is not None and ours.marked
-    assert ours.rows[-1][0] == "CRT (CRT paper)"
-    assert ours.rows[-1][-5:] == (4.34, 2.94, 2.75, 2.55, 2.35)
+    assert ours is not None
+    assert ours.heads == ("arm", "size", "rFID", "gFID", "Inception score", "precision", "recall")
+    published = [ours.rows[index] for index in ours.marked]
+    assert len(published) == 10 and len(ours.rows) == 10 + 2 * len(fixture_table.SIZES)
+    # The row of the paper's largest generator on CRT codes, every column.
+    assert published[-1] == ("CRT (CRT paper)", "740M", 2.36, 2.35, 259.12, 0.81, 0.59)
+    assert published[0] == ("VQ baseline (CRT paper)", "111M", 2.21, 4.90, 180.65, 0.82, 0.51)
+    assert ours.rows[0][4:] == ("180", "0.800", "0.550")
     made_with_our_classifier = report_tables.by_size(fixture_table.table())
     assert made_with_our_classifier is not None
     assert not made_with_our_classifier.marked
-    assert len(made_with_our_classifier.rows) == 3
+    assert len(made_with_our_classifier.heads) == 4
+    assert len(made_with_our_classifier.rows) == 3 * len(fixture_table.SIZES)
 
 
-def test_table_3_has_a_row_per_data_set_arm_and_size() -> None:
+def test_table_3_has_ours_and_the_papers_rows_of_each_data_set() -> None:
     found = report_tables.by_dataset(fixture_table.table("lsun"))
     assert found is not None
-    assert len(found.rows) == 12
-    assert found.heads[:3] == ("data set", "arm", "size")
+    assert found.heads[:4] == ("data set", "arm", "size", "rFID")
+    assert found.heads[-2:] == ("precision", "recall")
+    assert len(found.rows) == 3 * (4 + 6) and len(found.marked) == 3 * 6
+    by_set = [row[0] for row in found.rows]
+    assert by_set == sorted(by_set)
+    bedroom = dict(zip(found.heads, found.rows[9], strict=True))
+    assert bedroom["arm"] == "CRT (CRT paper)" and bedroom["size"] == "740M"
+    assert (bedroom["rFID"], bedroom["gFID"], bedroom["gFID on CLIP features"]) == (1.39, 2.22, 8.5)
+    assert (bedroom["precision"], bedroom["recall"]) == (0.58, 0.57)
+    only_cats = fixture_table.table("lsun").replace({"dataset": {"horse": "a", "bedroom": "b"}})
+    table = report_tables.by_dataset(only_cats)
+    assert table is not None and {table.rows[index][0] for index in table.marked} == {"cat"}
+    ours_alone = report_tables.by_dataset(fixture_table.table("lsun").drop(columns="gfid"))
+    assert ours_alone is not None and not ours_alone.marked
     assert report_tables.by_dataset(fixture_table.table()) is None
 
 

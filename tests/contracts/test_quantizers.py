@@ -54,9 +54,12 @@ def test_shapes_types_and_code_range(module: ModuleType, shape: tuple[int, int])
 def test_looking_codes_up_gives_what_the_decoder_took(module: ModuleType) -> None:
     config = module.Config()
     quantizer = module.Quantizer(config)
-    out = quantizer(torch.randn(2, 16, config.dim), 0)
-    assert torch.equal(quantizer.lookup(out.code_BN), out.z_q_BND)
-    assert len(out.code_BN.unique()) > 1
+    z_BND = torch.randn(2, 16, config.dim)
+    for training in (True, False):
+        out = quantizer.train(training)(z_BND, 0)
+        soft = training and getattr(module, "SOFT_WHILE_TRAINING", False)
+        assert torch.equal(quantizer.lookup(out.code_BN), out.z_q_BND) != soft
+        assert len(out.code_BN.unique()) > 1
 
 
 def test_the_gradient_reaches_the_latents(module: ModuleType) -> None:

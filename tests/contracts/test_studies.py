@@ -18,6 +18,7 @@ from tokenlaw.sweeps.planned import Plan
 from tokenlaw.sweeps.study import load_study, names
 from tokenlaw.trainer import parts
 from tokenlaw.trainer.accounting import counts as count
+from tokenlaw.trainer.accounting.learning_rate import learning_rate, weight_decay
 
 STUDIES = names()
 # Those that stay without data; the others are ours, for small machines.
@@ -159,13 +160,14 @@ def test_crt_codebook():
 
 
 def test_crt_tokens():
-    assert numbers("crt_tokens") == (1, 3, 189)
-    resolutions = {run.axes["tokens_per_image"]: run for run in runs("crt_tokens", "codes")}
-    assert {n: run.config.data.resolution for n, run in resolutions.items()} == {
-        256: 256,
-        400: 320,
-        576: 384,
-    }
+    assert numbers("crt_tokens") == (2, 6, 378)
+    for arm in ("vq", "crt"):
+        codes = [run for run in runs("crt_tokens", "codes") if run.arm == arm]
+        assert {run.axes["tokens_per_image"]: run.config.data.resolution for run in codes} == {
+            256: 256,
+            400: 320,
+            576: 384,
+        }
     for run in runs("crt_tokens", "evaluation"):
         assert run.config.data.resolution == 256
     tokens = 576
@@ -188,6 +190,8 @@ def test_studies_share_their_runs():
         shared = {run.id for run in plan_of(name).runs if run.axes.get(axis) == value}
         assert len(shared) >= 63 + 63
         assert shared <= main
+    both = {run.id for run in runs("crt_tokens", "generator") if run.id in main}
+    assert both == {run.id for run in runs("crt_main", "generator")}
     tokenizers = {run.id for run in runs("crt_dataset_size", "tokenizer")}
     assert tokenizers == {run.id for run in runs("crt_main", "tokenizer")}
 
@@ -219,10 +223,25 @@ def test_crt_dataset_size():
 
 
 def test_crt_lsun():
-    assert numbers("crt_lsun") == (6, 6, 6)
+    assert numbers("crt_lsun") == (6, 6, 18)
     images = {run.axes["category"]: run.config.data.num_train for run in runs("crt_lsun", "codes")}
-    assert images == {"cat": 1_647_266, "horse": 1_990_340, "bedroom": 3_033_042}
-    assert {run.config.label_mode for run in runs("crt_lsun", "generator")} == {"none"}
+    assert images == {"cat": 1_647_266, "horse": 1_990_340, "bedroom": 3_023_042}
+    # Distances of equally many images, all of them held out of the training part.
+    for run in plan_of("crt_lsun").runs:
+        if run.kind != "generator":
+            data = run.config.data
+            assert data.num_val == data.dataset.config.num_val_held_out == 10_000
+    generators = runs("crt_lsun", "generator")
+    assert {run.config.label_mode for run in generators} == {"none"}
+    # Table 3: 111M, 340M and 740M for every category and tokenizer.
+    assert sorted(
+        (run.arm, run.axes["category"], run.axes["size"]) for run in generators
+    ) == sorted(
+        (arm, category, size)
+        for arm in ("vq", "crt")
+        for category in images
+        for size in ("111M", "343M", "775M")
+    )
 
 
 def test_crt_opt():
@@ -269,8 +288,74 @@ def test_ibq_scaling():
         gan = run.config.adversarial.config
         assert (gan.objective, gan.generator_objective) == ("hinge", "non_saturating")
         assert (gan.weight, gan.lecam_weight, gan.start_iteration) == (0.1, 0.05, 0)
+    for run in runs("ibq_scaling", "tokenizer"):
+        config, size = run.config, run.axes["codebook_size"]
+        # Random crops over the full short side, never mirrored; the average has no warm-up.
+        assert (config.augment, config.crop_scale_min, config.ema_decay) == ("crop", 1.0, 0.999)
+        epoch = 5_005  # iterations
+        length, drops = (280, [250]) if size == 8_192 else (330, [250, 300])
+        assert config.iterations == length * epoch
+        rates = [learning_rate(config.optim, step, config.iterations) for step in (
+            0, *(d * epoch + late for d in drops for late in (-1, 0)))]  # fmt: skip
+        expected = [1e-4, 1e-4, 1e-5, 1e-5, 1e-6][: 1 + 2 * len(drops)]
+        assert rates == pytest.approx(expected)
+        blocks = (
+            config.tokenizer.config.num_res_blocks_encoder,
+            config.tokenizer.config.num_res_blocks_decoder,
+        )
+        assert blocks == ((4, 5) if run.arm == "ibq" else (2, 3))
+        assert config.quantizer.config.beta_side == "codebook"
+    for run in runs("ibq_scaling", "generator"):
+        optim, steps = run.config.optim, run.config.iterations
+        ends = [weight_decay(optim, step, steps) for step in (0, steps - 1)]
+        assert ends == pytest.approx([0.05, 0.08 if run.axes["size"] == "2.1B" else 0.05])
+        assert optim.decay_embeddings
+        assert run.config.model.adaln_scale_init == 0.5
+    assert {run.config.crops for run in runs("ibq_scaling", "codes")} == {"five_crop"}
     epochs = {size: round(found[1]) for size, found in sizes.items()}
     assert epochs == {"342M": 300, "649M": 350, "1.1B": 400, "2.1B": 450}
+
+
+def test_ibq_ablation_moves_one_thing_at_a_time():
+    points = {
+        (run.arm, run.axes["codebook_dim"], run.axes["tokenizer_blocks"]): run
+        for run in runs("ibq_ablation", "tokenizer")
+    }
+    assert set(points) == {
+        *(("ibq", dim, 4) for dim in (32, 64, 128, 256)),
+        *(("ibq", 256, blocks) for blocks in (1, 2)),
+        *((arm, 256, 2) for arm in ("ibq-single", "vq")),
+        *(("lfq", 14, 4), ("soft-vq", 256, 4)),
+    }
+    # The counts of the paper's nets: 4 blocks in the encoder and 5 in the decoder, and 1 and 2.
+    assert points["ibq", 256, 4].params == 110_982_019
+    assert points["ibq", 256, 1].params == 58_619_779
+    full, single = (points[arm, 256, 2].config.quantizer.config for arm in ("ibq", "ibq-single"))
+    assert full.double_quantisation
+    assert single == dataclasses.replace(full, double_quantisation=False)
+    for run in points.values():
+        quantizer = run.config.quantizer.config
+        assert (quantizer.num_codes, quantizer.dim) == (16_384, run.axes["codebook_dim"])
+    shared = {points["ibq", 256, 4].id} | {
+        run.id
+        for run in runs("ibq_ablation", "generator")
+        if run.arm == "ibq" and (run.axes["codebook_dim"], run.axes["tokenizer_blocks"]) == (256, 4)
+    }
+    assert len(shared) == 2
+    assert shared <= {run.id for run in plan_of("ibq_scaling").runs}
+
+
+def test_vcq_guidance_differs_from_vcq_schedules_in_one_evaluation():
+    known = {run.id for run in plan_of("vcq_schedules").runs}
+    (new,) = (run for run in plan_of("vcq_guidance").runs if run.id not in known)
+    assert new.arm == "vcq-cosine-plain-guidance"
+    (size_aware,) = (
+        run.config.sampling
+        for run in runs("vcq_guidance", "evaluation")
+        if run.arm == "vcq-cosine" and run.config.sampling.cfg_scale > 1
+    )
+    assert size_aware.cfg_codebook == "log"
+    assert new.config.sampling == dataclasses.replace(size_aware, cfg_codebook="none")
 
 
 def test_vcq_schedules():
@@ -284,6 +369,8 @@ def test_vcq_schedules():
         "vcq-power": "power",
         "vcq-cosine-11264": "cosine",
     }
+    # The paper leaves biases and norms undecayed; the numerals of its rates are own choices.
+    assert {r.config.optim.decay_embeddings for r in runs("vcq_schedules", "generator")} == {True}
     means = {
         arm: sum(run.config.quantizer.config.codebook_sizes(256)) / 256
         for arm, run in tokenizers.items()

@@ -182,6 +182,8 @@ def test_its_optimiser_follows_the_tokenizers_rate_as_adamw() -> None:
     assert (own.lr_peak, own.warmup_iterations, own.beta2) == (3e-4, 7, 0.9)
     given = OptimConfig(lr_peak=1e-2)
     assert Config(optim=given).optim_for(tokenizer) is given
+    scheduled = OptimConfig(weight_decay=0.05, weight_decay_end=0.08)
+    assert Config().optim_for(scheduled).weight_decay_end is None
 
 
 def test_overhead_at_256_tokens_is_that_of_the_page() -> None:

@@ -118,6 +118,33 @@ def test_initial_weights_follow_the_recipe():
             assert spread == pytest.approx(0.02, rel=0.2), name
 
 
+def test_initial_gates_may_be_smaller_than_scales_and_shifts():
+    # SEED-Voken: both gates x alng, all other rows and the final AdaLN x 0.5.
+    generator = build(
+        shuffled=False, width=96, adaln=True, adaln_gain_init=1e-3, adaln_scale_init=0.5
+    )
+    spreads = [block.adaln.weight.unflatten(0, (6, -1)).std((1, 2)) for block in generator.blocks]
+    scale1, shift1, gate1, scale2, shift2, gate2 = torch.stack(spreads).mean(0).tolist()
+    assert [scale1, shift1, scale2, shift2] == pytest.approx([0.01] * 4, rel=0.05)
+    assert [gate1, gate2] == pytest.approx([2e-5] * 2, rel=0.05)
+    assert generator.final_adaln.weight.std().item() == pytest.approx(0.01, rel=0.05)
+    # The rows that are called gates are those that shut a block.
+    with torch.no_grad():
+        for block in generator.blocks:
+            block.adaln.weight.unflatten(0, (2, 3, -1))[:, 2].zero_()
+    x_BTD = torch.randn(2, 5, 96)
+    block = generator.blocks[0].eval()
+    assert torch.equal(block(x_BTD, generator.rope[:5], torch.randn(2, 96)), x_BTD)
+    # As it was: one scale for all, the same draws.
+    before, equal = (
+        build(shuffled=False, width=96, adaln=True, adaln_gain_init=0.25, **changes)
+        for changes in ({}, {"adaln_scale_init": 0.25})
+    )
+    assert all(map(torch.equal, before.parameters(), equal.parameters()))
+    with pytest.raises(ValueError, match=r"^adaln_scale_init: 0.5 needs adaln true$"):
+        build(adaln_scale_init=0.5)
+
+
 # --------------------------------------------------------------------------------------- causality
 
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tokenlaw.trainer.accounting.identity import id_tree
 from tokenlaw.trainer.quantizers import _lookup
 from tokenlaw.trainer.quantizers.ibq import Config, Quantizer, index_backpropagation
 
@@ -112,3 +113,14 @@ def test_at_262144_codes_memory_is_tiles_not_tokens_by_codes(
         torch.stack([w * v for w, v in out.losses.values()]).sum().backward()
     assert z_BND.grad is not None and torch.isfinite(z_BND.grad).all()
     assert max(sizes) <= codes * dim, "a whole tokens x codes tensor would be four times that"
+
+
+def test_without_double_quantisation_the_soft_term_is_alone_and_ids_stay() -> None:
+    config = Config(codebook_size=20, dim=6, double_quantisation=False, entropy_weight=0.0)
+    quantizer, z_BND = Quantizer(config), torch.randn(1, 5, 6)
+    out = quantizer(z_BND, 0)
+    z_q, _ = dense(z_BND[0], quantizer.codebook_KD)
+    assert list(out.losses) == ["soft"]
+    assert out.losses["soft"][1].item() == pytest.approx((z_q - z_BND[0]).square().mean().item())
+    assert "double_quantisation" not in id_tree(Config())
+    assert id_tree(config)["double_quantisation"] is False

@@ -155,6 +155,26 @@ def test_a_field_that_is_in_no_id_does_not_change_one():
     assert sorted(made.values()) == [2, 3]
 
 
+@pytest.mark.parametrize(
+    ("changes", "clipped"),
+    [
+        ({}, False),
+        ({"regularizer": tiny.CRT}, False),
+        ({"adversarial": None, "optim": {"clip": 1.0}}, False),
+        ({"optim": {"clip": 1.0}}, True),
+        ({"adversarial": None, "regularizer": tiny.CRT, "optim": {"clip": 1.0}}, True),
+        ({"adversarial": {**tiny.PATCHGAN, "optim": {"clip": 0.5}}}, True),
+        ({"adversarial": None, "regularizer": {**tiny.CRT, "optim": {"clip": 0.5}}}, True),
+        ({"adversarial": {**tiny.PATCHGAN, "optim": {}}, "optim": {"clip": 1.0}}, False),
+    ],
+)
+def test_tokenizers_whose_parts_are_clipped_are_new_runs(changes, clipped):
+    # Such a clip did nothing when ids of that form were made.
+    tree = id_tree(decode_run("tokenizer", tiny.tokenizer(**changes)))
+    assert ("clips_parts" in tree) is clipped
+    assert list(tree) == sorted(tree)
+
+
 def test_many_ids_are_those_that_are_made_alone():
     def config(**changes):
         return decode_run("generator", tiny.generator() | changes)
@@ -185,7 +205,9 @@ def test_only_new_fields_have_an_id_default():
     known = {("EvaluationConfig", "model_resolution"), ("TokenizerConfig", "trunk"),
              ("GeneratorConfig", "trunk"), ("GeneratorConfig", "float8_ffn"),
              ("SamplingConfig", "cfg_codebook"), ("DataConfig", "labels"),
-             ("SamplingConfig", "kv_cache"), ("EvaluationConfig", "label_prior")}  # fmt: skip
+             ("SamplingConfig", "kv_cache"), ("EvaluationConfig", "label_prior"),
+             ("OptimConfig", "weight_decay_end"), ("OptimConfig", "decay_embeddings"),
+             ("LlamaConfig", "adaln_scale_init")}  # fmt: skip
     found = {
         (cls.__name__, field.name)
         for cls in [*configs.CONFIGS.values(), configs.LlamaConfig, configs.OptimConfig,

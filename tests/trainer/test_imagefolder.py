@@ -193,6 +193,21 @@ def test_lsun_exported_folders(tmp_path):
     assert train.label(3) == 0
 
 
+def test_lsun_images_held_out_replace_the_validation_part(tmp_path):
+    for index in range(8):
+        write(tmp_path / "bedroom_train" / f"{index}.png", index)
+    write(tmp_path / "bedroom_val" / "v.png", 50)
+    config = lsun.Config(num_val_held_out=3)
+    facts = lsun.describe(config, tmp_path)
+    assert (facts.num_train, facts.num_val) == (5, 3)
+    halves = [lsun.open_split(config, tmp_path, split) for split in ("train", "val")]
+    shades = [[int(half.image(i)[0, 0, 0]) for i in range(len(half))] for half in halves]
+    assert sorted(shades[0] + shades[1]) == list(range(8))
+    assert facts.digest != lsun.describe(lsun.Config(), tmp_path).digest
+    with pytest.raises(ValueError, match="num_val_held_out: 8 is not allowed"):
+        lsun.describe(lsun.Config(num_val_held_out=8), tmp_path)
+
+
 def test_lsun_category_without_validation_part(tmp_path):
     for index in range(10):
         write(tmp_path / "cat" / f"{index}.png", index)
@@ -264,6 +279,11 @@ def test_lsun_databases(database, monkeypatch):
     monkeypatch.setitem(sys.modules, "lmdb", fake_lmdb(entries))
     facts = lsun.describe(lsun.Config(), database)
     assert (facts.num_train, facts.num_val) == (3, 1)
+    held_out = lsun.Config(num_val_held_out=1)
+    facts = lsun.describe(held_out, database)
+    assert (facts.num_train, facts.num_val) == (2, 1)
+    kept = [lsun.open_split(held_out, database, split)._keys for split in ("train", "val")]
+    assert sorted(sum(kept, [])) == ["k1", "k2", "k3"]
     train = lsun.open_split(lsun.Config(), database, "train")
     assert [int(train.image(i)[0, 0, 0]) for i in range(2)] == [1, 2]
     with pytest.raises(ValueError, match="bedroom_train_lmdb key k3 cannot be read"):

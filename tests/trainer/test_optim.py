@@ -6,7 +6,12 @@ import torch
 from torch import nn
 
 from tokenlaw.trainer.accounting.config import LlamaConfig, OptimConfig
-from tokenlaw.trainer.accounting.learning_rate import cosine_ramp, learning_rate, wsd_decay_start
+from tokenlaw.trainer.accounting.learning_rate import (
+    cosine_ramp,
+    learning_rate,
+    weight_decay,
+    wsd_decay_start,
+)
 from tokenlaw.trainer.loop.optim import (
     Diverged,
     FiniteWatch,
@@ -50,8 +55,44 @@ def test_weight_decay_is_on_matrices_only():
         "final_adaln.weight",
         "head.weight",
     }
-    assert decayed_names(vq.Quantizer(vq.Config(codebook_size=4, dim=2)), optim(weight_decay=0.1)) \
-        == set()  # fmt: skip
+    tables = {"code_embedding.weight", "class_embedding.weight", "positions"}
+    every = optim(weight_decay=0.05, decay_embeddings=True)
+    assert decayed_names(generator, every) == names | tables
+    # Which are all parameters of two dimensions, as LlamaGen and SEED-Voken choose them.
+    assert names | tables == {name for name, p in generator.named_parameters() if p.ndim >= 2}
+    quantizer = vq.Quantizer(vq.Config(codebook_size=4, dim=2))
+    assert decayed_names(quantizer, optim(weight_decay=0.1)) == set()
+    assert decayed_names(quantizer, every) == {"codebook_KD"}
+
+
+def test_scheduled_weight_decay_follows_a_half_cosine():
+    config = optim(weight_decay=0.05, weight_decay_end=0.08, warmup_iterations=40)
+    found = [weight_decay(config, step, 101) for step in range(101)]
+    # VAR: end + (start - end) (1 + cos(pi step / (iterations - 1))) / 2, from the first iteration
+    # on, and reached at the last.
+    assert found == pytest.approx(
+        [0.08 - 0.03 * (1 + math.cos(math.pi * step / 100)) / 2 for step in range(101)]
+    )
+    assert (found[0], found[50], found[100]) == pytest.approx((0.05, 0.065, 0.08))
+    assert weight_decay(config, 0, 1) == 0.05
+    assert {weight_decay(optim(weight_decay=0.1), step, 9) for step in range(9)} == {0.1}
+    layer = nn.Linear(2, 2)
+    optimizer = make_optimizer(layer, dataclasses.replace(config, warmup_iterations=0))
+    set_learning_rate(optimizer, config, 50, 101)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [pytest.approx(0.065), 0]
+    # From none at all: the group is known by its parameters, not by its decay.
+    rising = optim(weight_decay_end=0.1)
+    optimizer = make_optimizer(layer, rising)
+    set_learning_rate(optimizer, rising, 8, 9)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [pytest.approx(0.1), 0]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("weight_decay_end", 0.08), ("decay_embeddings", True)]
+)
+def test_a_decay_that_adam_does_not_have_is_refused(setting, value):
+    with pytest.raises(ValueError, match=f"^{setting}: {value} needs name adamw, not adam$"):
+        OptimConfig(name="adam", **{setting: value})
 
 
 def test_adam_has_no_decay_and_adamw_decays_by_the_learning_rate():

@@ -4,6 +4,7 @@ import json
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file
 
 from tokenlaw.results_db.record import read_endpoint
 from tokenlaw.trainer.accounting import flops
@@ -109,6 +110,48 @@ def test_the_discriminator_learns_and_is_clipped(home):
     for name, parameter in loss.named_parameters():
         assert not torch.equal(parameter, first[name]), name
         assert parameter.abs().max() <= 0.005 + 1e-9, name
+
+
+def test_clipping_reaches_every_optimiser_by_its_own_setting(home):
+    """Adam divides by its eps = 1e-8: gradients cut to a norm of 1e-12 move nothing."""
+    tree = tiny.tokenizer(
+        iterations=5,
+        regularizer=tiny.CRT | {"weight_decay": 0.0},
+        adversarial=tiny.PATCHGAN | {"objective": "hinge"},
+        optim={"name": "adam", **tiny.ADAM},
+    )
+
+    def moved(**changes):
+        """Tell which modules differ from their state before the first iteration."""
+        run_dir = train(home, tree | changes, checkpoint_steps=1)
+        found = [folder for _, _, folder in checkpoints.checkpoints(run_dir)]
+        assert len(found) >= 2  # the last two are kept: iterations 4 and 5
+        names = ("autoencoder", "regularizer", "adversarial")
+        states = [
+            {name: load_file(folder / f"{name}.safetensors") for name in names} for folder in found
+        ]
+        return {
+            name: max(
+                (states[0][name][key] - states[1][name][key]).abs().max().item()
+                for key in states[0][name]
+                if not key.startswith("ema_")
+            )
+            > 1e-6
+            for name in names
+        }
+
+    def own(part, clip):
+        return {part: {**tree[part], "optim": {"name": "adam", **tiny.ADAM, "clip": clip}}}
+
+    every = dict.fromkeys(("autoencoder", "regularizer", "adversarial"), True)
+    assert moved() == every
+    assert moved(**own("adversarial", 1e-12)) == every | {"adversarial": False}
+    assert moved(**own("regularizer", 1e-12)) == every | {"regularizer": False}
+    # Parts without settings of their own have the tokenizer's.
+    small = {"name": "adam", **tiny.ADAM, "clip": 1e-12}
+    assert moved(optim=small) == dict.fromkeys(every, False)
+    free = own("adversarial", 0.0) | own("regularizer", 0.0)
+    assert moved(optim=small, **free) == every | {"autoencoder": False}
 
 
 def test_adaptive_weight_multiplies_the_generators_loss(home):

@@ -216,6 +216,10 @@ def test_branch_points():
     assert gan() == 6  # a constant rate
     assert gan(schedule="cosine") == 0
     assert gan(schedule="wsd", decay_share=0.5) == 4
+    # A weight decay that changes up to the last iteration depends on their number from the first.
+    assert gan(name="adamw", weight_decay=0.1, weight_decay_end=0.2) == 0
+    scheduled = {**GENERATOR["optim"], "weight_decay_end": 0.2}
+    assert trunks.branch_point(config_of("generator", GENERATOR, optim=scheduled)) == 0
 
 
 # ------------------------------------------------------------------------------------ what is wrong

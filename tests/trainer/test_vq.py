@@ -90,6 +90,27 @@ def test_losses_and_values_are_the_formulas(normalised: bool) -> None:
         assert value.item() == pytest.approx((expected - z).square().mean().item(), rel=1e-5)
 
 
+def test_beta_may_be_on_the_codebook_side() -> None:
+    # taming's and SEED-Voken's VectorQuantizer2 with legacy=True.
+    torch.manual_seed(1)
+    z_BND = torch.randn(1, 5, 6)
+    codebook_KD = torch.randn(7, 6)
+    quantizer = Quantizer(
+        Config(codebook_size=7, dim=6, l2_normalize=False, beta=0.3, beta_side="codebook")
+    )
+    with torch.no_grad():
+        quantizer.codebook_KD.copy_(codebook_KD)
+    z_leaf_BND = z_BND.clone().requires_grad_()
+    losses = quantizer(z_leaf_BND, 0).losses
+    torch.stack([weight * value for weight, value in losses.values()]).sum().backward()
+    z, codes = z_BND.clone().requires_grad_(), codebook_KD.clone().requires_grad_()
+    z_q = codes[torch.cdist(z_BND, codebook_KD).argmin(-1)]
+    loss = (z_q.detach() - z).pow(2).mean() + 0.3 * (z_q - z.detach()).pow(2).mean()
+    loss.backward()
+    torch.testing.assert_close(z_leaf_BND.grad, z.grad)
+    torch.testing.assert_close(quantizer.codebook_KD.grad, codes.grad)
+
+
 def test_each_loss_moves_its_own_side_and_the_decoder_moves_the_latents() -> None:
     quantizer = Quantizer(Config(codebook_size=32, dim=6, l2_normalize=False))
     z_BND = torch.randn(2, 9, 6, requires_grad=True)

@@ -150,9 +150,18 @@ class OptimConfig:
     decay_shape: Literal["1-sqrt", "linear"] = "1-sqrt"  # wsd
     beta1: Share = 0.9
     beta2: Share = 0.95
-    # adamw: on matrices only, never on norms, biases or embeddings of classes.
-    weight_decay: NonNegativeFloat = 0.0
-    clip: NonNegativeFloat = 0.0  # gradient norm limit; 0 = off
+    weight_decay: NonNegativeFloat = 0.0  # adamw: on matrices, never on norms and biases
+    # At the last iteration, by half a cosine over all of them (VAR, IBQ); None: the same always.
+    weight_decay_end: NonNegativeFloat | None = field(default=None, metadata={"id_default": None})
+    # Decay codebooks, embeddings of codes and classes, and learned positions too (LlamaGen, IBQ).
+    decay_embeddings: bool = field(default=False, metadata={"id_default": False})
+    clip: NonNegativeFloat = 0.0  # limit of the norm of this optimiser's gradients; 0 = off
+
+    def __post_init__(self) -> None:
+        for setting in ("weight_decay_end", "decay_embeddings"):
+            value = getattr(self, setting)
+            if self.name != "adamw" and value is not None and value is not False:
+                raise ValueError(f"{setting}: {value} needs name adamw, not {self.name}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -276,7 +285,9 @@ class LlamaConfig:
     rope_cls: Literal["zero", "identity"] = "zero"  # row of the class token: zero is LlamaGen's
     qk_norm: bool = True  # LayerNorm on per-head queries and keys before the rotation
     adaln: bool = False  # class-conditioned adaptive norms (IBQ, VAR)
-    adaln_gain_init: PositiveFloat = 1e-3  # IBQ: scale of the initial AdaLN weights
+    adaln_gain_init: PositiveFloat = 1e-3  # scale of the initial AdaLN weights of the two gates
+    # That of scales, shifts and the final AdaLN (IBQ, VAR: 0.5); None: as the gates.
+    adaln_scale_init: NonNegativeFloat | None = field(default=None, metadata={"id_default": None})
     token_dropout: Share = 0.1
     residual_dropout: Share = 0.1
     ffn_dropout: Share = 0.1
@@ -293,6 +304,8 @@ class LlamaConfig:
                 f"heads: head size {self.width // self.heads} must be a multiple of {quarter} "
                 f"for {self.position}"
             )
+        if self.adaln_scale_init is not None and not self.adaln:
+            raise ValueError(f"adaln_scale_init: {self.adaln_scale_init} needs adaln true")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 from ...results_db.state import TRUNK
 from ...results_db.strict_json import canonical_json
-from .config import Part, is_segment
+from .config import Part, TokenizerConfig, is_segment
 
 SCHEME = 1  # number of the identity scheme: raised only if the hashed text changes its form
 
@@ -94,12 +94,27 @@ def _hashed(config: Any) -> list[tuple[str, Any]]:
     how a result is reached and not which.
     """
     cls: type = type(config)
-    return [
+    fields = [
         (prefix, value)
         for name, prefix, default in _fields(cls)
         for value in (getattr(config, name),)
         if default is _ALWAYS or value != default
     ]
+    if isinstance(config, TokenizerConfig) and _clips_parts(config):
+        fields = sorted([*fields, ('"clips_parts":', True)], key=lambda pair: pair[0])
+    return fields
+
+
+def _clips_parts(config: TokenizerConfig) -> bool:
+    """Tell if gradients of a discriminator or regulariser are clipped.
+
+    The code that made the first ids never clipped them, whatever the settings. The mark gives new
+    ids to the runs that clipping changes, and leaves all others theirs.
+    """
+    parts = [part.config for part in (config.regularizer, config.adversarial) if part is not None]
+    # A part in the wrong place, which has no optimiser, is refused when the run begins.
+    trained = [part for part in parts if hasattr(part, "optim_for")]
+    return any(part.optim_for(config.optim).clip > 0 for part in trained)
 
 
 @cache

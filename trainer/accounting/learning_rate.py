@@ -1,4 +1,4 @@
-"""Learning rates and loss weights as pure functions of the step. No torch."""
+"""Learning rates, weight decays and loss weights as pure functions of the step. No torch."""
 
 from __future__ import annotations
 
@@ -43,6 +43,18 @@ def learning_rate(optim: OptimConfig, step: int, iterations: int) -> float:
         shape = 1 - math.sqrt(share) if optim.decay_shape == "1-sqrt" else 1 - share
         return end + (optim.lr_peak - end) * shape
     raise ValueError(f"optim.schedule: {optim.schedule!r} is unknown")
+
+
+def weight_decay(optim: OptimConfig, step: int, iterations: int) -> float:
+    """Return the weight decay of iteration `step` (0-based) of `iterations`.
+
+    With `weight_decay_end` half a cosine leads there from `weight_decay`, and the last iteration
+    has it, also where the learning rate warms up (VAR).
+    """
+    if optim.weight_decay_end is None:
+        return optim.weight_decay
+    share = 0.5 + 0.5 * math.cos(math.pi * step / max(1, iterations - 1))
+    return optim.weight_decay_end + (optim.weight_decay - optim.weight_decay_end) * share
 
 
 def wsd_decay_start(optim: OptimConfig, iterations: int) -> int:

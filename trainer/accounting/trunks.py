@@ -40,7 +40,9 @@ def branch_point(config: Config) -> int:
         return 0
     points = []
     for optim in optimizers(config):
-        if optim.schedule == "wsd":
+        if optim.weight_decay_end is not None:  # follows the number of iterations from the first on
+            points.append(0)
+        elif optim.schedule == "wsd":
             points.append(wsd_decay_start(optim, config.iterations))
         elif optim.schedule != "constant":
             points.append(0)

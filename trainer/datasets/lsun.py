@@ -2,7 +2,8 @@
 
 FOLDER holds CATEGORY_train and CATEGORY_val with image files at any depth, or the published
 databases CATEGORY_train_lmdb and CATEGORY_val_lmdb. Object categories (cat, horse, ..) have one
-part only, called CATEGORY or CATEGORY_lmdb: `num_val_held_out` images of it are for validation.
+part only, called CATEGORY or CATEGORY_lmdb. `num_val_held_out` images of the training part are for
+validation instead of a validation part: a scene category has 300 images there.
 
 LSUN has no classes: every label is 0.
 """
@@ -43,7 +44,8 @@ class Config(Reading):
     __pydantic_config__ = STRICT
 
     category: Annotated[str, Field(pattern="^[a-z0-9_]+$")] = "bedroom"  # as in its file names
-    num_val_held_out: CountInt = 0  # validation images where there is no validation part
+    # Validation images, held out of the training part; 0: the validation part.
+    num_val_held_out: CountInt = 0
     on_broken: Literal["error", "skip"] = "error"  # skip: all are decoded once, the bad left out
 
 
@@ -79,6 +81,8 @@ def _source(config: Config, root: Path) -> _Folders | _Databases:
         found = all((root / place).is_dir() for place in places.values())
         is_database = found and (root / places["train"] / "data.mdb").is_file()
         if found and is_database == (kind is _Databases):
+            if config.num_val_held_out > 0:
+                places = {"train": places["train"]}
             check_held_out(config.num_val_held_out, "val" in places, root / places["train"])
             return kind(config, root, places)
     raise ValueError(

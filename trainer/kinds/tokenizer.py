@@ -246,12 +246,11 @@ def main(run: Run) -> Result:
             losses["generator"] = (gan_weight, value)
         total = torch.stack([weight * value.float() for weight, value in losses.values()]).sum()
         gradients.backward(total)
-        parameters = list(autoencoder.parameters())
-        norm = clip_gradients(parameters, config.optim.clip)
         watch.check(step, "stage-1 loss", total)
-        watch.check(step, "gradient norm", norm)
-        for name in ("autoencoder", "regularizer"):
+        for name in ("regularizer", "autoencoder"):  # each clipped by its own setting
             if name in optimizers:
+                norm = clip_gradients(modules[name].parameters(), settings_of[name].clip)
+                watch.check(step, "gradient norm", norm)
                 optimizers[name].step()
         for optimizer in optimizers.values():
             optimizer.zero_grad(set_to_none=True)
@@ -267,6 +266,7 @@ def main(run: Run) -> Result:
                 adversarial_gradients.backward(discriminator_loss)
             watch.check(step, "discriminator loss", discriminator_loss)
             if "adversarial" in optimizers:
+                clip_gradients(adversarial.parameters(), settings_of["adversarial"].clip)
                 optimizers["adversarial"].step()
                 optimizers["adversarial"].zero_grad(set_to_none=True)
             adversarial.after_step()

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ..accounting.config import OptimConfig
-from ..accounting.learning_rate import learning_rate
+from ..accounting.learning_rate import learning_rate, weight_decay
 from ..fast_start.adamw import AdamW
 
 
@@ -31,35 +31,40 @@ def derive_seed(*parts: object) -> int:
 
 
 def make_optimizer(module: nn.Module, optim: OptimConfig) -> AdamW:
-    """Adam or AdamW over a module; weight decay on matrices only, never on gains, biases,
-    tables."""
+    """Make Adam or AdamW over a module.
+
+    Weight decay is on matrices, and with `decay_embeddings` on tables; never on gains and biases.
+    """
     return optimizer_of(list(module.named_parameters()), optim)
 
 
 def optimizer_of(named: list[tuple[str, nn.Parameter]], optim: OptimConfig) -> AdamW:
     """Make the optimiser of `make_optimizer` for a list of named parameters."""
     trainable = [(name, p) for name, p in named if p.requires_grad]
-    decayed = [p for name, p in trainable if _is_decayed(name, p)]
-    others = [p for name, p in trainable if not _is_decayed(name, p)]
-    groups = [
-        {"params": decayed, "weight_decay": optim.weight_decay if optim.name == "adamw" else 0.0}
-    ]
-    groups.append({"params": others, "weight_decay": 0.0})
-    groups = [group for group in groups if group["params"]]
+    matrices = [p for name, p in trainable if _is_decayed(name, p, optim)]
+    others = [p for name, p in trainable if not _is_decayed(name, p, optim)]
     # Adam without decay is AdamW with decay 0.
+    decay = optim.weight_decay if optim.name == "adamw" else 0.0
+    groups = [
+        {"params": matrices, "weight_decay": decay, "decayed": True},
+        {"params": others, "weight_decay": 0.0, "decayed": False},
+    ]
+    groups = [group for group in groups if group["params"]]
     return AdamW(groups, lr=optim.lr_peak, betas=(optim.beta1, optim.beta2), eps=1e-8)
 
 
-def _is_decayed(name: str, parameter: nn.Parameter) -> bool:
+def _is_decayed(name: str, parameter: nn.Parameter, optim: OptimConfig) -> bool:
     table = "embedding" in name or "codebook" in name or name.endswith("positions")
-    return parameter.ndim >= 2 and not table
+    return parameter.ndim >= 2 and (optim.decay_embeddings or not table)
 
 
 def set_learning_rate(optimizer: AdamW, optim: OptimConfig, step: int, iterations: int) -> float:
-    """Set and return the learning rate of iteration `step`."""
+    """Set and return the learning rate of iteration `step`; set a scheduled weight decay too."""
     lr = learning_rate(optim, step, iterations)
     for group in optimizer.param_groups:
         group["lr"] = lr
+        if group["decayed"] and optim.weight_decay_end is not None:
+            group["weight_decay"] = weight_decay(optim, step, iterations)
     return lr
 
 

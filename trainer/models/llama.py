@@ -244,6 +244,18 @@ class Generator(nn.Module):
         with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
             for _ in pool.map(fill, *zip(*self.named_parameters(), strict=True)):
                 pass
+        if self.config.adaln_scale_init is not None:
+            self._rescale_adaln(self.config.adaln_scale_init / self.config.adaln_gain_init)
+
+    @torch.no_grad()
+    def _rescale_adaln(self, factor: float) -> None:
+        """Multiply all that AdaLN makes of a class, except the two gates of a block."""
+        *of_blocks, final = self.adalns
+        for layer in of_blocks:
+            assert layer is not None
+            layer.weight.unflatten(0, (2, 3, -1))[:, :2].mul_(factor)  # scale, shift, gate
+        assert final is not None
+        final.weight.mul_(factor)
 
     def use_float8(self) -> None:
         """From now on feed-forward layers train by 8-bit products."""

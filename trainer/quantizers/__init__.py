@@ -7,6 +7,8 @@ many of the codes each position may take), and a final `Quantizer(nn.Module)`:
     Quantizer(config)
     forward(z_BND, step) -> Quantized
     lookup(code_BN) -> z_q_BND                            codes to what the decoder takes
+
+A part whose decoder takes something else while it trains says so: `SOFT_WHILE_TRAINING = True`.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ Shapes: B images, N tokens, D width, K codes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from ._lookup import code_stats, mean_norm, nearest, nearest_prefix, straight_th
 from ._rotation import rotate
 
 BETTER = {"train_codebook": "lower", "train_commitment": "lower", "train_z_norm": None}
+BetaSide = Literal["codebook", "commitment"]
 
 
 def initial_codebook(num_codes: int, dim: int, l2_normalize: bool) -> Tensor:
@@ -26,6 +28,11 @@ def initial_codebook(num_codes: int, dim: int, l2_normalize: bool) -> Tensor:
 def on_sphere(vector: Tensor, l2_normalize: bool) -> Tensor:
     """Convert to fp32, of unit length if so asked: the form of codes and latents in comparisons."""
     return F.normalize(vector.float(), dim=-1) if l2_normalize else vector.float()
+
+
+def weights_of(beta: float, side: BetaSide) -> tuple[float, float]:
+    """Return the weights of the codebook and of the commitment term: beta on one side, 1 else."""
+    return (beta, 1.0) if side == "codebook" else (1.0, beta)
 
 
 def quantize(

@@ -8,8 +8,8 @@ T = B*N, D width, K codes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ from ..accounting.flops import Cost
 from . import Quantized
 from ._entropy import entropy_penalty
 from ._lookup import exact_fp32, token_chunks
-from ._nearest_codebook import batch_stats
+from ._nearest_codebook import BetaSide, batch_stats, weights_of
 
 BETTER = {"train_soft": "lower"}
 VERSION = 1
@@ -36,9 +36,12 @@ class Config:
     codebook_size: PositiveInt = 16384  # codes K; the largest model: 262144
     dim: PositiveInt = 256  # width of a code
     beta: NonNegativeFloat = 0.25  # weight of one side of the hard quantisation loss
-    beta_side: Literal["codebook", "commitment"] = "codebook"  # published code, or the paper
+    beta_side: BetaSide = "codebook"  # published code, or the paper
     entropy_weight: NonNegativeFloat = 0.05  # weight of the entropy penalty
     entropy_tau: PositiveFloat = 0.01  # temperature of the penalty's softmax
+    # With the plain code's two terms beside the soft one; the paper's ablation without them has
+    # `soft` alone (inferred: the text at hand names the rows and not their losses).
+    double_quantisation: bool = field(default=True, metadata={"id_default": True})
 
     @property
     def num_codes(self) -> int:
@@ -106,6 +109,7 @@ def index_backpropagation(z_TD: Tensor, codebook_KD: Tensor) -> tuple[Tensor, Te
 class Quantizer(nn.Module):
     """Losses of "double quantisation", means over all entries: `soft` |z_q - z|^2 through the
     softmax, `commitment` |sg z_q' - z|^2 and `codebook` |z_q' - sg z|^2 with the plain code z_q'.
+    Without it `soft` alone.
 
     Neither latents nor codes are normalised.
     """
@@ -124,14 +128,12 @@ class Quantizer(nn.Module):
         with exact_fp32(z_BND.device):
             z_TD = z_BND.float().flatten(0, 1)
             z_q_TD, code_T = index_backpropagation(z_TD, self.codebook_KD)
-            e_TD = self.lookup(code_T)
-            on_codebook = config.beta if config.beta_side == "codebook" else 1.0
-            on_latents = config.beta if config.beta_side == "commitment" else 1.0
-            losses = {
-                "soft": (1.0, F.mse_loss(z_q_TD, z_TD)),
-                "commitment": (on_latents, F.mse_loss(z_TD, e_TD.detach())),
-                "codebook": (on_codebook, F.mse_loss(e_TD, z_TD.detach())),
-            }
+            losses = {"soft": (1.0, F.mse_loss(z_q_TD, z_TD))}
+            if config.double_quantisation:
+                e_TD = self.lookup(code_T)
+                on_codebook, on_latents = weights_of(config.beta, config.beta_side)
+                losses["commitment"] = (on_latents, F.mse_loss(z_TD, e_TD.detach()))
+                losses["codebook"] = (on_codebook, F.mse_loss(e_TD, z_TD.detach()))
             if config.entropy_weight > 0 and self.training:
                 penalty = entropy_penalty(z_TD, self.codebook_KD, config.entropy_tau, "dot")
                 losses["entropy"] = (config.entropy_weight, penalty)

@@ -28,7 +28,7 @@ Bits = Annotated[int, Field(ge=1, le=24)]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """Defaults are Open-MAGVIT2's, at 2^14 codes."""
+    """Defaults are Open-MAGVIT2's, at 2^14 codes; it takes the usage entropy over all codes."""
 
     __pydantic_config__ = STRICT
 
@@ -36,7 +36,9 @@ class Config:
     beta: NonNegativeFloat = 0.25  # weight of the commitment; less than this is advised against
     entropy_weight: NonNegativeFloat = 0.1  # weight of the entropy penalty
     entropy_tau: PositiveFloat = 0.01  # temperature of the soft assignment
-    group_bits: Bits = 9  # usage entropy is over groups of so many bits: 18 bits as 2 x 2^9 codes
+    # Usage entropy is over all codes together while they have so few bits; else over groups of at
+    # most so many, which do not see that groups depend on one another.
+    group_bits: Bits = 18
 
     @property
     def dim(self) -> int:

@@ -6,7 +6,7 @@ the plain codebook of taming. Shapes: B images, N tokens, D width, K codes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,7 +16,14 @@ from ..accounting.flops import Cost
 from . import Quantized
 from ._entropy import entropy_penalty
 from ._lookup import exact_fp32
-from ._nearest_codebook import batch_stats, initial_codebook, on_sphere, quantize
+from ._nearest_codebook import (
+    BetaSide,
+    batch_stats,
+    initial_codebook,
+    on_sphere,
+    quantize,
+    weights_of,
+)
 
 VERSION = 1
 
@@ -30,7 +37,9 @@ class Config:
     codebook_size: PositiveInt = 16384  # codes K
     dim: PositiveInt = 8  # width of a code; taming: 256
     l2_normalize: bool = True  # latents and codes on the unit sphere; taming: False
-    beta: NonNegativeFloat = 0.25  # weight of the commitment term, which moves the latents
+    beta: NonNegativeFloat = 0.25  # weight of one of the two terms
+    # The term that beta is on: latents to codes, or codes to latents (taming's and IBQ's code).
+    beta_side: BetaSide = field(default="commitment", metadata={"id_default": "commitment"})
     rotation_trick: bool = False  # rotate gradients to the code instead of copying them (GigaTok)
     entropy_weight: NonNegativeFloat = 0.0  # weight of the entropy penalty (GigaTok XL: 0.005)
     entropy_tau: PositiveFloat = 0.01  # temperature of the entropy penalty's softmax
@@ -79,9 +88,10 @@ class Quantizer(nn.Module):
             z_q_BND, code_BN, codebook_loss, commitment_loss = quantize(
                 unit_BND, codebook_KD, config.rotation_trick
             )
+            on_codebook, on_latents = weights_of(config.beta, config.beta_side)
             losses = {
-                "codebook": (1.0, codebook_loss),
-                "commitment": (config.beta, commitment_loss),
+                "codebook": (on_codebook, codebook_loss),
+                "commitment": (on_latents, commitment_loss),
             }
             if config.entropy_weight > 0:
                 penalty = entropy_penalty(

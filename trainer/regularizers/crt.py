@@ -90,7 +90,9 @@ class Config:
         """
         if self.optim is not None:
             return self.optim
-        return dataclasses.replace(tokenizer, name="adamw", weight_decay=self.weight_decay)
+        return dataclasses.replace(
+            tokenizer, name="adamw", weight_decay=self.weight_decay, weight_decay_end=None
+        )
 
     def weight_at(self, step: int) -> float:
         """Return lambda of iteration `step`."""
