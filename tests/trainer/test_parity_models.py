@@ -159,7 +159,7 @@ def test_the_rotation_trick_is_a_matrix() -> None:
 SHAPES = {
     "rope_2d": {},
     "rope_2d, identity": {"rope_cls": "identity"},
-    "rope_1d, no norm": {"position": "rope_1d", "qk_norm": False},
+    "rope_1d, no norm": {"position": "rope_1d", "rope_cls": "identity", "qk_norm": False},
     "learned": {"position": "learned"},
     "adaln": {"adaln": True, "qk_norm": False},
 }

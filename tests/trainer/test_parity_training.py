@@ -122,7 +122,7 @@ def test_stage_2(codes_run: RunDir) -> None:
 # ----------------------------------------------------------------------------------------- stage 1
 
 ITERATIONS, BATCH, PEAK, DECAY, CLIP, AVERAGED = 30, 8, 3e-4, 0.1, 0.5, 0.9
-GAN_START, GAN_WEIGHT, LECAM, LECAM_DECAY = 4, 0.2, 0.1, 0.9
+GAN_START, GAN_RAMP, GAN_WEIGHT, LECAM, LECAM_DECAY = 4, 12, 0.2, 0.1, 0.9
 LAMBDA, RAMP, CAUSAL_DECAY = 4.0, 10, 0.1
 BASE = {"lr_peak": PEAK, "warmup_iterations": 3, "schedule": "cosine", "beta1": 0.9, "beta2": 0.95}
 
@@ -130,7 +130,12 @@ BASE = {"lr_peak": PEAK, "warmup_iterations": 3, "schedule": "cosine", "beta1": 
 def stage_1_tree() -> dict:
     gan = {
         **{"objective": "hinge", "adaptive": True, "gate_discriminator": True, "n_layers": 1},
-        **{"weight": GAN_WEIGHT, "start_iteration": GAN_START, "ramp_iterations": 0, "ndf": 4},
+        **{
+            "weight": GAN_WEIGHT,
+            "start_iteration": GAN_START,
+            "ramp_iterations": GAN_RAMP,
+            "ndf": 4,
+        },
         **{"lecam_weight": LECAM, "lecam_decay": LECAM_DECAY},
         # Of its own, so that neither the decay nor the clipping of the tokenizer's is meant.
         "optim": {**BASE, "name": "adam", "clip": 0.0},
@@ -190,13 +195,15 @@ def test_stage_1(tmp_path: Path) -> None:
         y, pixels, quantized, of_encoder, of_model = autoencoder_losses(x, w, causal, turn, step)
         total, shown = pixels + quantized + of_encoder, pixels + quantized + of_model
         seen = {}
-        if step >= GAN_START:
+        ramp = min(1.0, max(0.0, (step - GAN_START) / GAN_RAMP))
+        gate = GAN_WEIGHT * (1 - math.cos(math.pi * ramp)) / 2
+        if gate > 0:
             frozen = {name: p.detach() for name, p in critic.items()}
             gan = -formulas.patchgan(y, frozen, strided=1).mean()
             last = w["tokenizer.decoder.12.weight"]  # to pixels
             seen["adaptive_weight"] = formulas.adaptive(pixels, gan, last)
-            total = total + GAN_WEIGHT * seen["adaptive_weight"] * gan
-            shown = shown + GAN_WEIGHT * seen["adaptive_weight"] * gan
+            total = total + gate * seen["adaptive_weight"] * gan
+            shown = shown + gate * seen["adaptive_weight"] * gan
         total.backward()
         of_model.backward()
         seen["grad_norm"] = torch.nn.utils.clip_grad_norm_(w.values(), CLIP).item()
@@ -204,13 +211,13 @@ def test_stage_1(tmp_path: Path) -> None:
         step_at(optimizers[1], lr)
         for name, p in w.items():
             average[name] = AVERAGED * average[name] + (1 - AVERAGED) * p.detach()
-        if step >= GAN_START:
+        if gate > 0:
             real, fake = (formulas.patchgan(i, critic, strided=1) for i in (x, y.detach()))
             mean_real = LECAM_DECAY * mean_real + (1 - LECAM_DECAY) * real.mean().item()
             mean_fake = LECAM_DECAY * mean_fake + (1 - LECAM_DECAY) * fake.mean().item()
             of_critic = formulas.hinge(real, fake)
             of_critic = of_critic + LECAM * formulas.lecam(real, fake, mean_real, mean_fake)
-            (GAN_WEIGHT * of_critic).backward()
+            (gate * of_critic).backward()
             step_at(optimizers[2], lr)
             seen["discriminator"] = of_critic.item()
         expected.append({"loss": shown.item(), "crt": of_model.item(), **seen})
