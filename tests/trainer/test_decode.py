@@ -501,13 +501,16 @@ def test_every_flipped_byte_of_a_parquet_file_is_named_or_harmless(tmp_path):
 # ------------------------------------------------------------------------------------------- memory
 
 SMALL = """
-import resource, sys
+import sys
 from pathlib import Path
 from tokenlaw.trainer.datasets import parquet
 from tokenlaw.trainer.datasets._decode import decode_image
 import pyarrow.parquet
 folder = Path(sys.argv[1])
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peak():  # of this program alone; getrusage has the peak of the process that started it
+    (line,) = (x for x in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in x)
+    return int(line.split()[1])
+before = peak()
 for path in sorted(folder.glob("*.img")):
     try:
         decode_image(path, path)
@@ -521,7 +524,7 @@ for path in sorted(folder.glob("set-*")):
         parquet.open_split(parquet.Config(), path, "train").image(0)
     except ValueError as error:
         print(error)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+print((peak() - before) // 1024)
 """
 
 
@@ -574,3 +577,25 @@ def test_a_larger_image_is_read_where_the_study_allows_it():
         decode_image(content, "x")
     with contextlib.suppress(MemoryError):
         assert decode_image(content, "x", Reading(max_pixels=100_000_000)).shape == (9000, 9000, 3)
+
+
+def test_kept_pixels_are_those_of_the_rules(tmp_path, monkeypatch):
+    from tokenlaw.trainer.accounting import config as configs
+    from tokenlaw.trainer.loop import data
+    from tokenlaw.trainer.run import Settings
+
+    for half in ("train", "val"):
+        (tmp_path / half / "a").mkdir(parents=True)
+        (tmp_path / half / "a" / "0.png").write_bytes(encoded(RAMP))
+    facts = imagefolder.describe(imagefolder.Config(), tmp_path)
+    counts = {name: getattr(facts, name) for name in ("digest", "num_train", "num_val")}
+    tree = {"dataset": "imagefolder", "num_classes": 1, "resolution": 16, **counts}
+    config = configs.decode(configs.DataConfig, tree)
+    settings = Settings(locations={"data": str(tmp_path)})
+    monkeypatch.setattr(data, "KEEP_FROM", 1)
+    kept = set()
+    for rules in (1, 2):  # as before 16 bits were scaled, and since
+        monkeypatch.setattr(data, "RULES", rules)
+        data.open_images(config, settings, "train").dense()
+        kept = set((tmp_path / "home" / "cache" / "pixels").iterdir())
+        assert len(kept) == rules

@@ -25,6 +25,7 @@ from ...results_db.strict_json import DamagedError
 from .. import parts
 from ..accounting.config import DataConfig
 from ..accounting.flops import CROPS as CROPS
+from ..datasets._decode import RULES
 from .optim import derive_seed
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class Images:
         self._fits = len(split) * 3 * data.resolution**2 <= DENSE_BYTES
         self._kept: Path | None = None
         if half and self._fits and len(split) >= KEEP_FROM and data.digest is not None:
-            name = f"{data.digest[:16]}-{data.resolution}-{half}"
+            name = f"{data.digest[:16]}-{data.resolution}-{half}-{RULES}"
             self._kept = default_home() / "cache" / "pixels" / name
 
     def __len__(self) -> int:
