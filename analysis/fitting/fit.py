@@ -15,7 +15,7 @@ from ..request import FitRequest
 from ..row_filter import keep
 from ..table import POOLED, Data, NoRows, column_for, prepare, refuse_mixed_losses
 from . import bootstrap as resample
-from . import checklist, checks
+from . import checklist, checks, forward
 from .draws import draw_parameters, spread
 from .fitted import Check, Fit, Fits
 from .law import Law, Solved
@@ -177,6 +177,13 @@ def fit_data(data: Data, law: Law, request: FitRequest, run_checks: tuple[str, .
         objective=float(point.objective_B[0]),
         beside=others,
         residuals=residuals,
+        axis_ranges={
+            name: (float(values.min()), float(values.max()))
+            for name, values in forward.axes(law, data.columns).items()
+        },
+        forward=forward.misses(law, data, log_y, point, loss=used_loss, delta=request.delta)
+        if draws
+        else (),
         checks=tuple(found),
         warnings=tuple(notices),
         checklist=(
