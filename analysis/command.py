@@ -127,7 +127,7 @@ def _predictions(one: Fit, table: pd.DataFrame) -> list[dict[str, Any]]:
 def _inputs(one: Fit, table: pd.DataFrame) -> dict[str, np.ndarray]:
     """The columns of a table of points by role; ValueError if the law cannot be evaluated on it."""
     columns: dict[str, np.ndarray] = {}
-    for role in ("x", "n", "d", "group"):
+    for role in ("x", "n", "d", "u", "v", "p", "group"):
         name = one.roles.get(role)
         if name is None or name not in table.columns:
             # The fitted table may have called it otherwise, or derived it.
@@ -149,8 +149,11 @@ def _inputs(one: Fit, table: pd.DataFrame) -> dict[str, np.ndarray]:
     )
     if "x" in needed and "n" not in needed and "x" not in columns:
         raise ValueError(f"--predict: the table needs the column {one.roles['x']!r}")
-    if "n" in needed and not sizes and not optimal:
+    if "n" in needed and "d" not in needed and "n" not in columns:
+        raise ValueError(f"--predict: the table needs the column {one.roles['n']!r}")
+    if {"n", "d"} <= set(needed) and not sizes and not optimal:
         raise ValueError("--predict: the table needs two of parameters, tokens and FLOPs")
-    if "group" in needed and "group" not in columns:
-        raise ValueError(f"--predict: the table needs the column {one.roles['group']!r}")
+    for role in ("u", "v", "p", "group"):
+        if role in needed and role not in columns:
+            raise ValueError(f"--predict: the table needs the column {one.roles[role]!r}")
     return columns

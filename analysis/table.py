@@ -25,6 +25,9 @@ KNOWN: Final[dict[str, tuple[str, ...]]] = {
     "y": ("val_loss", "loss"),
     "n": ("params", "N", "n_params"),
     "d": ("tokens_train", "D", "tokens"),
+    "u": ("unique_tokens", "U"),
+    "v": ("vocab_size", "V"),
+    "p": ("parallel_size", "P"),
     "group": ("arm",),
 }
 MEANING: Final = {
@@ -32,6 +35,9 @@ MEANING: Final = {
     "y": "metric",
     "n": "parameters",
     "d": "training tokens",
+    "u": "unique training tokens",
+    "v": "vocabulary size",
+    "p": "parallel streams",
     "group": "arm",
 }
 # Together these name one row; the ones that a table has must be unique.
@@ -140,6 +146,7 @@ def prepare(
     *,
     where: str | None = None,
     end_points: bool = True,
+    negative_y: bool = False,
 ) -> Data:
     """The rows of `frame` that a law with the roles `needs` may use.
 
@@ -228,7 +235,7 @@ def prepare(
             columns[role] = frame[name].astype(str).to_numpy(dtype=str)
             continue
         values = _numbers(frame[name], role)
-        bad = np.flatnonzero(values <= 0)
+        bad = np.flatnonzero((values <= 0) & (role != "y" or not negative_y))
         if len(bad):
             raise ValueError(
                 f"--{role}: column {name!r} ({MEANING[role]}) must be positive, but is "

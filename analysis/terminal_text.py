@@ -83,7 +83,7 @@ def _predictions(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     for one in entries:
         at = ", ".join(
             f"{role} {one[role] if role == 'group' else _number(one[role])}"
-            for role in ("x", "n", "d", "group")
+            for role in ("x", "n", "d", "u", "v", "p", "group")
             if role in one
         )
         line = f"  {at}: {_number(one['y'])}"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,8 +21,29 @@ from scipy import stats
 
 from tokenlaw.analysis.fitting.fit import fit
 from tokenlaw.analysis.fitting.fitted import Fit
+from tokenlaw.analysis.fitting.fitted import Fits
 from tokenlaw.analysis.request import FitRequest
 
+# Public tables (ScaleBench): name -> law, columns by role, group.
+TABLES = {
+    "farseer": ("farseer", {"y": "loss", "n": "N", "d": "D"}, "none"),
+    "data_constrained": (
+        "data_constrained",
+        {"y": "loss", "n": "params", "d": "tokens", "u": "unique_tokens"},
+        "none",
+    ),
+    "parallel": ("parallel", {"y": "loss", "n": "num_params", "p": "parallel_size"}, "group"),
+    "vocab": (
+        "vocabulary",
+        {
+            "y": "unigram_normalized_loss",
+            "n": "non_vocab_parameters",
+            "v": "vocab_size",
+            "d": "num_characters",
+        },
+        "none",
+    ),
+}
 SIZE = 0.01  # of the noise, in logs; for t3 its scale
 SIZES = (5, 8, 12, 30)
 
@@ -62,10 +84,34 @@ def new_run_coverage(
     return NewRun(share=covered / trials, width_over_oracle=float(np.median(widths)) / oracle)
 
 
+def on_table(folder: Path, name: str) -> tuple[int, int, float]:
+    """Return the targets inside their interval, the targets, and R2 of a public table."""
+    law, columns, group = TABLES[name]
+    train, test = (pd.read_parquet(folder / f"{name}_{part}.parquet") for part in ("train", "test"))
+    found = fit(train, FitRequest(law=law, group=group, with_checks=False, **columns))  # type: ignore[arg-type]
+    fits = found if isinstance(found, Fits) else {None: found}
+    inside, true, predicted = 0, [], []
+    for key, one in fits.items():
+        rows = test if key is None else test[test[group] == key]
+        y = rows[columns["y"]].to_numpy()
+        got = one.predict({role: rows[column] for role, column in columns.items() if role != "y"})
+        inside += int(((got.low_new <= y) & (y <= got.high_new)).sum())
+        true += y.tolist()
+        predicted += got.y.tolist()
+    error = float(((np.array(true) - predicted) ** 2).sum())
+    return inside, len(true), 1 - error / float(((true - np.mean(true)) ** 2).sum())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=1000)
+    parser.add_argument("--tables", type=Path)
     args = parser.parse_args()
+    if args.tables is not None:
+        print("| table | targets inside | R2 |\n|---|---|---|")
+        for name in TABLES:
+            inside, num, r2 = on_table(args.tables, name)
+            print(f"| {name} | {inside} of {num} | {r2:.3f} |", flush=True)
     print("| n | noise | new run | covered | width over the oracle's |\n|---|---|---|---|---|")
     for noise in ("normal", "t3"):
         for num in SIZES:

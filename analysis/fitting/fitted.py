@@ -58,13 +58,14 @@ def predict(fit: Fit, columns: Mapping[str, Any]) -> Prediction:
         tail = (1 - LEVEL) / 2
         low, high = np.quantile(draws, [tail, 1 - tail], axis=0)
         free = max(1, len(fit.residuals) - len(fit.params))
-        noise = stats.t.ppf(1 - tail, free) * np.sqrt((fit.residuals**2).sum() / free)
+        noise = stats.t.ppf(1 - tail, free) * fit.scatter
         form = widening(fit.forward, outside_by_axis(fit, arrays))
+        law, beside = law_of(fit), noise**2 + form**2
         with np.errstate(divide="ignore", invalid="ignore"):
-            below, above = np.log(y / low), np.log(high / y)
-        beside = noise**2 + form**2
-        low_new = y * np.exp(-np.sqrt(np.maximum(below, 0.0) ** 2 + beside))
-        high_new = y * np.exp(np.sqrt(np.maximum(above, 0.0) ** 2 + beside))
+            middle = law.link(y)
+            below, above = middle - law.link(low), law.link(high) - middle
+        low_new = law.unlink(middle - np.sqrt(np.maximum(below, 0.0) ** 2 + beside))
+        high_new = law.unlink(middle + np.sqrt(np.maximum(above, 0.0) ** 2 + beside))
     return Prediction(
         y=y,
         low=low,
@@ -182,6 +183,7 @@ class Fit(Brief):
     axis_ranges: dict[str, tuple[float, float]] = field(
         default_factory=dict
     )  # "compute" and the roles of columns -> (lowest, highest)
+    scatter: float = 0.0  # of a run about the law, log units, n - p degrees of freedom
     forward: tuple[Miss, ...] = ()  # what forward hold-outs missed; empty without draws
     residuals: np.ndarray = field(
         default_factory=lambda: np.empty(0)

@@ -10,6 +10,7 @@ from benchmarks.coverage_predictions import new_run_coverage
 from tokenlaw.analysis.fitting.fit import fit
 from tokenlaw.analysis.fitting.fitted import Fit
 from tokenlaw.analysis.request import FitRequest
+from tokenlaw.trainer import parts
 
 
 def fitted(frame: pd.DataFrame, **keywords: object) -> Fit:
@@ -81,3 +82,18 @@ def test_compute_alone_has_a_distance() -> None:
     assert isinstance(found, Fit)
     got = found.predict({"x": np.array([6e19, 6e21])})
     assert got.decades_outside == pytest.approx([0.0, 1.0])
+
+
+def test_a_negative_loss_has_a_law_and_an_interval() -> None:
+    module = parts.load("laws", "vocabulary")
+    columns, _ = module.Law(module.Config()).synthetic(np.random.default_rng(0))
+    noise = np.random.default_rng(1).normal(0, 0.02, len(columns["y"]))
+    frame = pd.DataFrame({**columns, "y": columns["y"] + noise})
+    roles = {role: role for role in columns}
+    found = fit(frame, FitRequest(law="vocabulary", bootstrap=60, with_checks=False, **roles))
+    assert isinstance(found, Fit) and frame["y"].min() < 0
+    got = found.predict({role: columns[role] for role in "nvd"})
+    share = ((got.low_new <= frame["y"]) & (frame["y"] <= got.high_new)).mean()
+    assert 0.9 <= share <= 0.99
+    with pytest.raises(ValueError, match="must be positive, but is -"):
+        fit(frame, FitRequest(law="chinchilla", bootstrap=0, y="y", n="n", d="d"))

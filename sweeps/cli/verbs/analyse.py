@@ -16,6 +16,9 @@ X = Annotated[str | None, typer.Option("--x", help="Column of compute; default f
 Y = Annotated[str | None, typer.Option("--y", help="Column of the metric; default val_loss.")]
 N = Annotated[str | None, typer.Option("--n", help="Column of parameters.")]
 D = Annotated[str | None, typer.Option("--d", help="Column of training tokens.")]
+U = Annotated[str | None, typer.Option("--u", help="Column of unique training tokens.")]
+V = Annotated[str | None, typer.Option("--v", help="Column of vocabulary size.")]
+P = Annotated[str | None, typer.Option("--p", help="Column of parallel streams.")]
 Keep = Annotated[
     str | None,
     typer.Option("--where", help="Rows to keep, e.g. \"arm == 'crt'\"."),
@@ -45,6 +48,9 @@ def fit(
     y: Y = None,
     n: N = None,
     d: D = None,
+    u: U = None,
+    v: V = None,
+    p: P = None,
     where: Keep = None,
     direction: Direction = None,
     group: Annotated[
@@ -75,6 +81,9 @@ def fit(
         y=y,
         n=n,
         d=d,
+        u=u,
+        v=v,
+        p=p,
         where=where,
         direction=direction,
         group=group,
