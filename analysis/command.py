@@ -107,6 +107,7 @@ def _predictions(one: Fit, table: pd.DataFrame) -> list[dict[str, Any]]:
     law = law_of(one)
     params = {name: np.array([value]) for name, value in one.params.items()}
     best = law.optimum(params, columns["x"]) if "x" in columns else None
+    spread = _optimum_intervals(one, columns) if best is not None else []
     far = outside(one, columns)
     answer = []
     for at in range(len(table)):
@@ -120,8 +121,21 @@ def _predictions(one: Fit, table: pd.DataFrame) -> list[dict[str, Any]]:
         entry["decades_outside"] = number(far[at])
         if best is not None:
             entry["n_optimal"], entry["d_optimal"] = number(best[0][0, at]), number(best[1][0, at])
+            for role, ends in zip("nd", spread, strict=False):
+                entry[f"{role}_optimal_ci95"] = [number(end) for end in ends[:, at]]
         answer.append(entry)
     return answer
+
+
+def _optimum_intervals(one: Fit, columns: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """Return the 95% intervals [2, n] of N* and D* at the FLOPs x; nothing without draws."""
+    if not len(one.draws):
+        return []
+    draws = {name: one.draws[:, at] for at, name in enumerate(one.names)}
+    best = law_of(one).optimum(draws, columns["x"])
+    assert best is not None
+    # A draw whose optimum no float can hold lies beyond every other one.
+    return [np.quantile(np.where(np.isfinite(b), b, np.inf), [0.025, 0.975], axis=0) for b in best]
 
 
 def _inputs(one: Fit, table: pd.DataFrame) -> dict[str, np.ndarray]:

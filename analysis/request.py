@@ -16,7 +16,7 @@ from .fitting.solve import LOSSES
 from .frontiers.envelopes import ENVELOPES
 from .notebook_repr import Brief
 
-ROLES: Final = ("x", "y", "n", "d", "u", "v", "p", "group")
+ROLES: Final = ("x", "y", "n", "d", "u", "v", "p", "budget", "group")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +30,7 @@ class Request:
     u: str | None = None  # column of unique training tokens
     v: str | None = None  # column of vocabulary size
     p: str | None = None  # column of parallel streams
+    budget: str | None = None  # column of the budgets of compute, for isoflop
     group: str | None = None  # column of the arms
     where: str | None = None  # rows to keep, in the language of row_filter.py
     direction: str | None = None  # "lower" or "higher" is better; None: as direction.py finds it

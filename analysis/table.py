@@ -28,6 +28,7 @@ KNOWN: Final[dict[str, tuple[str, ...]]] = {
     "u": ("unique_tokens", "U"),
     "v": ("vocab_size", "V"),
     "p": ("parallel_size", "P"),
+    "budget": (),
     "group": ("arm",),
 }
 MEANING: Final = {
@@ -38,6 +39,7 @@ MEANING: Final = {
     "u": "unique training tokens",
     "v": "vocabulary size",
     "p": "parallel streams",
+    "budget": "compute budget",
     "group": "arm",
 }
 # Together these name one row; the ones that a table has must be unique.

@@ -20,8 +20,7 @@ import pandas as pd
 from scipy import stats
 
 from tokenlaw.analysis.fitting.fit import fit
-from tokenlaw.analysis.fitting.fitted import Fit
-from tokenlaw.analysis.fitting.fitted import Fits
+from tokenlaw.analysis.fitting.fitted import Fit, Fits
 from tokenlaw.analysis.request import FitRequest
 
 # Public tables (ScaleBench): name -> law, columns by role, group.

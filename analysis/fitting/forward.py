@@ -53,7 +53,7 @@ def compute(law: Law, columns: Mapping[str, np.ndarray]) -> np.ndarray:
 
 def axes(law: Law, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return the axes along which a prediction may lie outside the fitted rows."""
-    own = {role: columns[role] for role in columns if role not in ("x", "y", "group")}
+    own = {role: columns[role] for role in columns if role not in ("x", "y", "budget", "group")}
     if "x" in columns or {"n", "d"} <= set(columns):
         own["compute"] = compute(law, columns)
     return own

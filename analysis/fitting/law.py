@@ -69,6 +69,11 @@ class Law(ABC):
     raw: ClassVar[bool] = False  # True: residuals are differences of y, which may be negative
     config: Any
 
+    def strata(self, data: Data) -> np.ndarray:
+        """Return the number of the group that a resample keeps, of each row."""
+        assert self.resampled_within is not None
+        return np.unique(data.columns[self.resampled_within], return_inverse=True)[1].ravel()
+
     def link(self, y: np.ndarray) -> np.ndarray:
         """Return y on the scale of the residuals: its log, or itself where `raw`."""
         return y if self.raw else np.log(y)

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.coverage_predictions import new_run_coverage
+from tokenlaw.analysis import command
 from tokenlaw.analysis.fitting.fit import fit
 from tokenlaw.analysis.fitting.fitted import Fit
 from tokenlaw.analysis.request import FitRequest
@@ -97,3 +98,49 @@ def test_a_negative_loss_has_a_law_and_an_interval() -> None:
     assert 0.9 <= share <= 0.99
     with pytest.raises(ValueError, match="must be positive, but is -"):
         fit(frame, FitRequest(law="chinchilla", bootstrap=0, y="y", n="n", d="d"))
+
+
+def test_the_allocation_has_intervals_in_text_and_json() -> None:
+    rng = np.random.default_rng(0)
+    n, d = (
+        one.ravel() for one in np.meshgrid(np.geomspace(1e7, 1e9, 6), np.geomspace(1e9, 1e11, 6))
+    )
+    loss = (1.7 + 400 * n**-0.34 + 410 * d**-0.28) * np.exp(rng.normal(0, 0.005, n.size))
+    frame = pd.DataFrame({"N": n, "D": d, "loss": loss})
+    request = FitRequest(law="chinchilla", bootstrap=60)
+    answer = command.fit(frame, request, pd.DataFrame({"C": [6e21]}))
+    (entry,) = answer["predictions"]
+    assert entry["decades_outside"] == pytest.approx(1.0)
+    for role in "nd":
+        low, high = entry[f"{role}_optimal_ci95"]
+        assert low < entry[f"{role}_optimal"] < high
+    text = command.render_text(answer)
+    assert "N* " in text and "D* " in text and "1.00 decades outside the data" in text
+
+
+def isoflops(*, even: bool) -> pd.DataFrame:
+    """Return runs at five budgets, or evenly over three decades of compute."""
+    c = np.geomspace(1e18, 1e21, 100) if even else np.repeat(np.geomspace(1e18, 1e21, 5), 20)
+    n = 0.1 * c**0.5 * np.exp(np.tile(np.linspace(-1.5, 1.5, 20), 5))
+    d = c / (6 * n)
+    budget = np.repeat(np.arange(5) + 1, 20)
+    return pd.DataFrame(
+        {"C": c, "N": n, "D": d, "loss": 1.7 + 400 * n**-0.34 + 410 * d**-0.28, "cell": budget}
+    )
+
+
+def test_dense_compute_is_no_budget() -> None:
+    request = FitRequest(law="isoflop", bootstrap=0)
+    refused = fit(isoflops(even=True), request)
+    assert isinstance(refused, Fit) and refused.status == "no_budgets"
+    assert "100 rows over 1e+03x" in refused.reason and "--budget" in refused.reason
+    told = fit(isoflops(even=True), FitRequest(law="isoflop", bootstrap=0, budget="cell"))
+    assert isinstance(told, Fit) and told.status == "ok"
+    good = fit(isoflops(even=False), request)
+    assert isinstance(good, Fit) and good.params["a"] + good.params["b"] == pytest.approx(
+        1, abs=0.01
+    )
+    assert "W-BUDGETS" not in {one.code for one in good.warnings}
+    # Budgets that are none give exponents that do not add up.
+    assert abs(told.params["a"] + told.params["b"] - 1) > 0.01
+    assert "W-BUDGETS" in {one.code for one in told.warnings}

@@ -19,6 +19,9 @@ D = Annotated[str | None, typer.Option("--d", help="Column of training tokens.")
 U = Annotated[str | None, typer.Option("--u", help="Column of unique training tokens.")]
 V = Annotated[str | None, typer.Option("--v", help="Column of vocabulary size.")]
 P = Annotated[str | None, typer.Option("--p", help="Column of parallel streams.")]
+Budget = Annotated[str | None, typer.Option("--budget", help="isoflop: column of the budgets.")]
+Gap = Annotated[float | None, typer.Option("--gap", help="isoflop: decades between two budgets.")]
+Degree = Annotated[int | None, typer.Option("--degree", help="isoflop: 2 parabola, 3 cubic.")]
 Keep = Annotated[
     str | None,
     typer.Option("--where", help="Rows to keep, e.g. \"arm == 'crt'\"."),
@@ -51,6 +54,9 @@ def fit(
     u: U = None,
     v: V = None,
     p: P = None,
+    budget: Budget = None,
+    gap: Gap = None,
+    degree: Degree = None,
     where: Keep = None,
     direction: Direction = None,
     group: Annotated[
@@ -75,6 +81,8 @@ def fit(
     from ....analysis import command, request, table
     from ...overrides import parse_value
 
+    number = None if floor is None else parse_value(floor)
+    given = {"floor": number, "gap": gap, "degree": degree}
     asked = request.FitRequest(
         law=law,
         x=x,
@@ -84,6 +92,7 @@ def fit(
         u=u,
         v=v,
         p=p,
+        budget=budget,
         where=where,
         direction=direction,
         group=group,
@@ -92,7 +101,7 @@ def fit(
         loss=loss,
         delta=delta,
         seed=seed,
-        options={} if floor is None else {"floor": parse_value(floor)},
+        options={key: value for key, value in given.items() if value is not None},
     )
     points = None if predict is None else table.read(predict)
     _show(command.fit(opt.load_table(source, home), asked, points), as_json)
