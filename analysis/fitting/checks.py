@@ -76,7 +76,12 @@ def hold_out(fitted: Fitted, held: np.ndarray | None = None) -> tuple[Check, tup
         why = refusal.reason if refusal is not None else "too few rows are left"
         return Check(name="hold_out", passed=None, text=f"not done: {why}", values=nothing), ()
     again = fitted.law.solve(
-        data, fitted.log_y, (~held).astype(float), loss=fitted.loss, delta=fitted.delta
+        data,
+        fitted.log_y,
+        (~held).astype(float),
+        loss=fitted.loss,
+        delta=fitted.delta,
+        start=fitted.point,
     )
     assert again.fitted_log_Bn is not None
     everywhere = again.fitted_log_Bn[0] - fitted.log_y
