@@ -113,6 +113,7 @@ def _predictions(one: Fit, table: pd.DataFrame) -> list[dict[str, Any]]:
     law = law_of(one)
     params = {name: np.array([value]) for name, value in one.params.items()}
     best = law.optimum(params, columns["x"]) if "x" in columns else None
+    spread = _optimum_intervals(one, columns) if best is not None else []
     far = outside(one, columns)
     answer = []
     for at in range(len(table)):
@@ -126,14 +127,27 @@ def _predictions(one: Fit, table: pd.DataFrame) -> list[dict[str, Any]]:
         entry["decades_outside"] = number(far[at])
         if best is not None:
             entry["n_optimal"], entry["d_optimal"] = number(best[0][0, at]), number(best[1][0, at])
+            for role, ends in zip("nd", spread, strict=False):
+                entry[f"{role}_optimal_ci95"] = [number(end) for end in ends[:, at]]
         answer.append(entry)
     return answer
+
+
+def _optimum_intervals(one: Fit, columns: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """Return the 95% intervals [2, n] of N* and D* at the FLOPs x; nothing without draws."""
+    if not len(one.draws):
+        return []
+    draws = {name: one.draws[:, at] for at, name in enumerate(one.names)}
+    best = law_of(one).optimum(draws, columns["x"])
+    assert best is not None
+    # A draw whose optimum no float can hold lies beyond every other one.
+    return [np.quantile(np.where(np.isfinite(b), b, np.inf), [0.025, 0.975], axis=0) for b in best]
 
 
 def _inputs(one: Fit, table: pd.DataFrame) -> dict[str, np.ndarray]:
     """The columns of a table of points by role; ValueError if the law cannot be evaluated on it."""
     columns: dict[str, np.ndarray] = {}
-    for role in ("x", "n", "d", "group"):
+    for role in ("x", "n", "d", "u", "v", "p", "group"):
         name = one.roles.get(role)
         if name is None or name not in table.columns:
             # The fitted table may have called it otherwise, or derived it.
@@ -156,8 +170,11 @@ def _inputs(one: Fit, table: pd.DataFrame) -> dict[str, np.ndarray]:
     )
     if "x" in needed and "n" not in needed and "x" not in columns:
         raise ValueError(f"--predict: the table needs the column {one.roles['x']!r}")
-    if "n" in needed and not sizes and not optimal:
+    if "n" in needed and "d" not in needed and "n" not in columns:
+        raise ValueError(f"--predict: the table needs the column {one.roles['n']!r}")
+    if {"n", "d"} <= set(needed) and not sizes and not optimal:
         raise ValueError("--predict: the table needs two of parameters, tokens and FLOPs")
-    if "group" in needed and "group" not in columns:
-        raise ValueError(f"--predict: the table needs the column {one.roles['group']!r}")
+    for role in ("u", "v", "p", "group"):
+        if role in needed and role not in columns:
+            raise ValueError(f"--predict: the table needs the column {one.roles[role]!r}")
     return columns

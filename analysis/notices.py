@@ -32,6 +32,7 @@ CODES: Final[dict[str, str]] = {
     "W-INFLUENCE": "one run makes more than half of a parameter's jackknife variance",
     "W-BREAK": "the change of slope is not distinguishable from zero",
     "W-EDGE": "a minimum lies outside its data or there is none; that budget is left out",
+    "W-BUDGETS": "the exponents of N* and D* do not add up to 1: a budget is not one compute",
     "W-PARABOLA": "parabola, cubic and approach 3 put the optimum at different sizes",
     "W-ENVELOPES": "the slope depends on how the envelope is drawn",
     "W-WINNERS-CURSE": "the arms have different numbers of runs per budget",

@@ -10,11 +10,13 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from .fitting.solve import LOSSES
 from .frontiers.envelopes import ENVELOPES
 from .notebook_repr import Brief
+
+ROLES: Final = ("x", "y", "n", "d", "u", "v", "p", "budget", "group")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,6 +27,10 @@ class Request:
     y: str | None = None  # column of the metric
     n: str | None = None  # column of parameters
     d: str | None = None  # column of training tokens
+    u: str | None = None  # column of unique training tokens
+    v: str | None = None  # column of vocabulary size
+    p: str | None = None  # column of parallel streams
+    budget: str | None = None  # column of the budgets of compute, for isoflop
     group: str | None = None  # column of the arms
     where: str | None = None  # rows to keep, in the language of row_filter.py
     direction: str | None = None  # "lower" or "higher" is better; None: as direction.py finds it
@@ -46,7 +52,7 @@ class Request:
     @property
     def columns(self) -> dict[str, str | None]:
         """Return role -> the column asked for."""
-        return {role: getattr(self, role) for role in ("x", "y", "n", "d", "group")}
+        return {role: getattr(self, role) for role in ROLES}
 
     def on(self, columns: Mapping[str, str | None]) -> Self:
         """Return this request with those of the columns (and `where`) that are not None."""

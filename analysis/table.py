@@ -36,6 +36,10 @@ KNOWN: Final[dict[str, tuple[str, ...]]] = {
         *("tokens_train", "D", "tokens", "num_tokens", "n_tokens", "train_tokens"),
         "training_tokens",
     ),
+    "u": ("unique_tokens", "U"),
+    "v": ("vocab_size", "V"),
+    "p": ("parallel_size", "P"),
+    "budget": (),
     "group": ("arm",),
 }
 MEANING: Final = {
@@ -43,6 +47,10 @@ MEANING: Final = {
     "y": "metric",
     "n": "parameters",
     "d": "training tokens",
+    "u": "unique training tokens",
+    "v": "vocabulary size",
+    "p": "parallel streams",
+    "budget": "compute budget",
     "group": "arm",
 }
 # Together these name one row; the ones that a table has must be unique.
@@ -178,6 +186,7 @@ def prepare(
     *,
     where: str | None = None,
     end_points: bool = True,
+    negative_y: bool = False,
 ) -> Data:
     """The rows of `frame` that a law with the roles `needs` may use.
 
@@ -266,7 +275,7 @@ def prepare(
             columns[role] = frame[name].astype(str).to_numpy(dtype=str)
             continue
         values = numeric_column(frame, name, role)
-        bad = np.flatnonzero(values <= 0)
+        bad = np.flatnonzero((values <= 0) & (role != "y" or not negative_y))
         if len(bad):
             raise ValueError(
                 f"--{role}: column {name!r} ({MEANING[role]}) must be positive, but is "

@@ -60,8 +60,10 @@ def suffix(source: str | Path) -> str:
     return path.suffix.lower()
 
 
-def read(path: str | Path) -> pd.DataFrame:
+def read(path: str | Path, *, points: bool = False) -> pd.DataFrame:
     """Return the table of a file; the index of a text file's rows is their line.
+
+    With `points`, which may be values of compute alone, one column is enough.
 
     Raises ValueError for what is no file, has no known ending, or cannot be read in one way only.
     """
@@ -86,10 +88,10 @@ def read(path: str | Path) -> pd.DataFrame:
         if kind == ".parquet":
             frame = pd.read_parquet(io.BytesIO(content))
         elif kind in TEXT:
-            frame = _read_text(decode(content))
+            frame = _read_text(decode(content), points)
         else:
             frame = _read_json(decode(content), lines=kind == ".jsonl")
-        _check(frame)
+        _check(frame, points)
     # pandas, pyarrow, gzip and lzma raise these for a broken file.
     except (ValueError, OSError, EOFError, lzma.LZMAError) as error:
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -113,11 +115,13 @@ def decode(content: bytes) -> str:
     return text
 
 
-def _read_text(text: str) -> pd.DataFrame:
+def _read_text(text: str, points: bool) -> pd.DataFrame:
     lines, comments = _content_lines(text)
     if not lines:
         raise ValueError("it holds comment lines alone")
     separator = _separator([line for _, line in lines[:SAMPLE]])
+    if separator is None and points:
+        separator = ","
     if separator is None:
         first = lines[0][1].strip()
         known = ", ".join(SEPARATORS.values())
@@ -296,10 +300,10 @@ def _refuse_twice(names: list[str]) -> None:
             )
 
 
-def _check(frame: pd.DataFrame) -> None:
+def _check(frame: pd.DataFrame, points: bool) -> None:
     if not len(frame.columns):
         raise ValueError("it has no columns and no rows")
-    if len(frame.columns) < 2:
+    if len(frame.columns) < 2 and not points:
         raise ValueError(f"it has one column ({frame.columns[0]!r}); a table has two or more")
     if not len(frame):
         raise ValueError("it has a header and no rows")

@@ -83,7 +83,7 @@ def _predictions(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     for one in entries:
         at = ", ".join(
             f"{role} {one[role] if role == 'group' else _number(one[role])}"
-            for role in ("x", "n", "d", "group")
+            for role in ("x", "n", "d", "u", "v", "p", "group")
             if role in one
         )
         line = f"  {at}: {_number(one['y'])}"
@@ -92,6 +92,13 @@ def _predictions(entries: Sequence[Mapping[str, Any]]) -> list[str]:
         if one["decades_outside"]:
             line += f"  {one['decades_outside']:.2f} decades outside the data"
         lines.append(line)
+        if "n_optimal" in one:
+            best = [
+                f"{role.upper()}* {_number(one[f'{role}_optimal'])}"
+                + (f" {interval(one[key])}" if (key := f"{role}_optimal_ci95") in one else "")
+                for role in "nd"
+            ]
+            lines.append(f"    optimal there: {', '.join(best)}")
     return lines
 
 

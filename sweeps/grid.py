@@ -69,9 +69,8 @@ class Axis:
             object.__setattr__(self, "levels", tuple(self.levels.tolist()))
         if self.name in RESERVED or "." in self.name:
             raise ValueError(f"axis: {self.name!r} is taken; allowed: any other name without a dot")
-        if isinstance(self.levels, str) or not isinstance(self.levels, Mapping | Sequence):
-            raise ValueError(f"axes.{self.name}: {self.levels!r} is no list; allowed: values")
-        if not self.levels:
+        listed = isinstance(self.levels, Mapping | Sequence) and not isinstance(self.levels, str)
+        if not listed or not self.levels:
             raise ValueError(f"axes.{self.name}: needs at least one value")
         labelled = isinstance(self.levels, Mapping)
         if labelled == (self.path is not None):

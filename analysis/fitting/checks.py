@@ -17,12 +17,13 @@ from ..notices import Notice, notice
 from ..table import Data
 from .bootstrap import clusters
 from .fitted import Check
+from .forward import compute, inflation, leverage
 from .law import CurveLaw, Law, Solved, distinct
 from .optimum import budgets
 
 HELD_SHARE = 0.1  # of the rows, the ones with the most compute
 HELD_WORSE = 3.0  # times the scatter of the fitted rows: the held-out error that is a warning
-HELD_BIAS = 2.0  # the same for their mean: a law that bends away misses all of them on one side
+HELD_LEVEL = 0.99  # of Student's t: a mean miss beyond it is no noise, the form bends away
 LACK_LEVEL = 0.01  # p value below which repeated runs contradict the law
 INFLUENCE_SHARE = 0.5  # of the jackknife variance, made by one run
 LEAST_DECADES = 1.0  # of compute, for any exponent
@@ -54,13 +55,6 @@ def scatter(residuals: np.ndarray) -> float:
     return float(1.4826 * np.median(np.abs(residuals)))
 
 
-def compute(law: Law, data: Data) -> np.ndarray:
-    """What orders the runs from small to large: FLOPs, or for laws of a loss its inverse."""
-    if "x" not in data.columns:
-        return np.asarray(6.0 * data.columns["n"] * data.columns["d"])
-    return data.columns["x"] if law.x_is_compute else 1.0 / data.columns["x"]
-
-
 def hold_out(fitted: Fitted, held: np.ndarray | None = None) -> tuple[Check, tuple[Notice, ...]]:
     """The law fitted without the rows `held` (None: the largest runs) and its error on them."""
     data = fitted.data
@@ -68,10 +62,9 @@ def hold_out(fitted: Fitted, held: np.ndarray | None = None) -> tuple[Check, tup
         text = "not done: the law describes optima, not rows"
         return Check(name="hold_out", passed=None, text=text), ()
     if held is None:
-        axis = compute(fitted.law, data)
+        axis = compute(fitted.law, data.columns)
         held = axis >= np.quantile(axis, 1 - HELD_SHARE) * (1 - 1e-9)
     rest = data.take(~held)
-    log_rest = fitted.log_y[~held]
     nothing: dict[str, float | None] = {"n_held": float(held.sum()), "n_fit": float((~held).sum())}
     refusal = fitted.law.refuse(rest) if held.any() and not held.all() else None
     if (
@@ -83,27 +76,38 @@ def hold_out(fitted: Fitted, held: np.ndarray | None = None) -> tuple[Check, tup
         why = refusal.reason if refusal is not None else "too few rows are left"
         return Check(name="hold_out", passed=None, text=f"not done: {why}", values=nothing), ()
     again = fitted.law.solve(
-        rest, log_rest, np.ones(rest.num_rows), loss=fitted.loss, delta=fitted.delta
+        data,
+        fitted.log_y,
+        (~held).astype(float),
+        loss=fitted.loss,
+        delta=fitted.delta,
+        start=fitted.point,
     )
-    target = data.take(held)
-    columns = {role: values for role, values in target.columns.items() if role != "y"}
-    with np.errstate(over="ignore", invalid="ignore"):
-        predicted = fitted.law.curve(again.params, columns)[0]
-    if not (np.isfinite(predicted) & (predicted > 0)).all():
+    assert again.fitted_log_Bn is not None
+    everywhere = again.fitted_log_Bn[0] - fitted.log_y
+    miss, residuals = everywhere[held], everywhere[~held]
+    if not np.isfinite(miss).all():
         text = "fitted without the largest runs, it predicts no number for them"
         lost = notice("W-HOLD-OUT", text)
         return Check(name="hold_out", passed=False, text=text, values=nothing), (lost,)
-    miss = np.log(predicted) - fitted.log_y[held]
-    assert again.fitted_log_Bn is not None
-    residuals = log_rest - again.fitted_log_Bn[0]
     inside = float(np.sqrt((residuals**2).sum() / (rest.num_rows - again.num_params)))
     rmsle, bias = float(np.sqrt((miss**2).mean())), float(miss.mean())
-    passed = rmsle <= HELD_WORSE * inside and abs(bias) <= HELD_BIAS * inside or rmsle < 1e-9
+    # The mean of n misses is far better known than one of them: scatter x sqrt(1/n + leverage).
+    jac_nP = fitted.law.on(data, fitted.log_y).slopes(again.theta_BP)[1][0]
+    spread = leverage(jac_nP[~held], jac_nP[held].mean(axis=0))
+    spread *= inflation(fitted.loss, fitted.delta, residuals)
+    free = rest.num_rows - again.num_params
+    error = inside * float(np.sqrt(1.0 / held.sum() + spread))
+    worst = float(stats.t.ppf(0.5 + HELD_LEVEL / 2, free)) * error
+    passed = rmsle <= HELD_WORSE * inside * np.sqrt(1 + spread) and abs(bias) <= worst
+    passed = bool(passed) or rmsle < 1e-9
     text = (
         f"fitted without the {int(held.sum())} largest runs, it predicts them with RMSLE "
-        f"{rmsle:.4f} (bias {bias:+.4f}); scatter of the fitted rows {inside:.4f}"
+        f"{rmsle:.4f} (bias {bias:+.4f}, standard error {error:.4f}); scatter of the fitted rows "
+        f"{inside:.4f}"
     )
     values: dict[str, float | None] = {**nothing, "rmsle": rmsle, "bias": bias, "scatter": inside}
+    values["bias_se"] = error
     found = () if passed else (notice("W-HOLD-OUT", text),)
     return Check(name="hold_out", passed=passed, text=text, values=values), found
 
@@ -216,7 +220,7 @@ def span(fitted: Fitted) -> tuple[Check, tuple[Notice, ...]]:
     """Whether the data span enough compute for the exponent, and for the floor if there is one."""
     if not fitted.law.x_is_compute:
         return Check(name="range", passed=None, text="not done: x is no compute"), ()
-    axis = compute(fitted.law, fitted.data)
+    axis = compute(fitted.law, fitted.data.columns)
     decades = float(np.ptp(np.log10(axis)))
     num_budgets = int(budgets(axis).max()) + 1
     params = fitted.point.params

@@ -11,7 +11,6 @@ from . import bootstrap as resample
 from . import checks
 from .fitted import Bootstrap
 from .law import CurveLaw, Law
-from .optimum import budgets
 
 # Tables with more rows are resampled by one Newton step a draw; it is as good there, and fast.
 ONE_STEP_ROWS = 3000
@@ -136,10 +135,7 @@ def _strata(law: Law, data: Data, groups: resample.Clusters) -> np.ndarray | Non
     """The stratum of each row where the law needs its groups kept and every cluster lies in one."""
     if law.resampled_within is None:
         return None
-    if law.resampled_within == "budget":
-        strata = budgets(data.columns["x"])
-    else:
-        strata = np.unique(data.columns[law.resampled_within], return_inverse=True)[1].ravel()
+    strata = law.strata(data)
     pairs = np.unique(np.stack([groups.ids_n, strata]), axis=1).shape[1]
     return strata if pairs == groups.num else None
 

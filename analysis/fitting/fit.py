@@ -15,7 +15,7 @@ from ..request import FitRequest
 from ..row_filter import keep
 from ..table import POOLED, Data, NoRows, column_for, prepare, refuse_mixed_losses
 from . import bootstrap as resample
-from . import checklist, checks
+from . import checklist, checks, forward
 from .draws import draw_parameters, spread
 from .fitted import Check, Fit, Fits
 from .law import Law, Solved
@@ -49,7 +49,14 @@ def fit(
     made = law_named(request.law, request.options)
     needs = parts.load("laws", request.law).REQUIRES
     asked = {**request.columns, "group": request.group if "group" in needs else None}
-    data = prepare(frame, asked, needs, where=request.where, end_points=request.end_points)
+    data = prepare(
+        frame,
+        asked,
+        needs,
+        where=request.where,
+        end_points=request.end_points,
+        negative_y=made.raw,
+    )
     refuse_mixed_losses(data, "the rows", "y" if made.x_is_compute else "x")
     data = directed(data, request.direction, x_is_compute=made.x_is_compute, falls=made.falls)
     return fit_data(data, made, request, tuple(checks.CHECKS) if request.with_checks else ())
@@ -129,7 +136,7 @@ def fit_data(data: Data, law: Law, request: FitRequest, run_checks: tuple[str, .
     refusal = law.refuse(data)
     if refusal is not None:
         return refused(refusal.status, refusal.reason)
-    log_y = np.log(data.columns["y"])
+    log_y = law.link(data.columns["y"])
     point = law.solve(data, log_y, np.ones(data.num_rows), loss=used_loss, delta=request.delta)
     lost = [key for key, value in point.params.items() if not np.isfinite(value[0])]
     if lost:
@@ -178,6 +185,14 @@ def fit_data(data: Data, law: Law, request: FitRequest, run_checks: tuple[str, .
         objective=float(point.objective_B[0]),
         beside=others,
         residuals=residuals,
+        axis_ranges={
+            name: (float(values.min()), float(values.max()))
+            for name, values in forward.axes(law, data.columns).items()
+        },
+        scatter=forward.scatter(law, data, log_y, point),
+        forward=forward.misses(law, data, log_y, point, loss=used_loss, delta=request.delta)
+        if draws
+        else (),
         checks=tuple(found),
         warnings=tuple(notices),
         checklist=(
@@ -241,8 +256,8 @@ def hold_out(
     made = law_named(request.law, request.options)
     asked = {**request.columns, "group": None}
     needs = parts.load("laws", request.law).REQUIRES
-    data = prepare(frame, asked, needs, where=request.where)
-    log_y = np.log(data.columns["y"])
+    data = prepare(frame, asked, needs, where=request.where, negative_y=made.raw)
+    log_y = made.link(data.columns["y"])
     used = request.loss if request.loss in made.losses else made.losses[0]
     delta = request.delta
     point = made.solve(data, log_y, np.ones(data.num_rows), loss=used, delta=delta)

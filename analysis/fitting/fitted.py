@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from ...trainer import parts
 from .. import notebook_repr
@@ -14,6 +15,7 @@ from ..as_json import dumps, encode
 from ..notebook_repr import Brief
 from ..notices import Item, LeftOut, Notice
 from .bootstrap import LEVEL
+from .forward import Miss, axes, widening
 from .law import Law
 
 
@@ -44,8 +46,9 @@ def curve_draws(fit: Fit, columns: Mapping[str, Any]) -> np.ndarray:
 def predict(fit: Fit, columns: Mapping[str, Any]) -> Prediction:
     """y with 95% intervals at `columns`; without draws the intervals are NaN.
 
-    The interval of the mean holds the law itself; that of a new run adds the scatter of the fitted
-    rows, with the degrees of freedom the parameters took.
+    The interval of the mean holds the law itself, if its form is right. That of a new run adds, in
+    quadrature, the scatter of the fitted rows with Student's t, and outside the fitted rows the
+    form's own error as forward hold-outs measured it.
     """
     arrays = _arrays(columns)
     y = curve(fit, arrays)
@@ -56,11 +59,14 @@ def predict(fit: Fit, columns: Mapping[str, Any]) -> Prediction:
         tail = (1 - LEVEL) / 2
         low, high = np.quantile(draws, [tail, 1 - tail], axis=0)
         free = max(1, len(fit.residuals) - len(fit.params))
-        noise = fit.residuals * np.sqrt(len(fit.residuals) / free)
-        # One fixed generator: the same fit gives the same interval.
-        rng = np.random.default_rng(fit.bootstrap.seed if fit.bootstrap else 0)
-        picked = noise[rng.integers(len(noise), size=(len(draws), len(y)))]
-        low_new, high_new = np.quantile(draws * np.exp(picked), [tail, 1 - tail], axis=0)
+        noise = stats.t.ppf(1 - tail, free) * fit.scatter
+        form = widening(fit.forward, outside_by_axis(fit, arrays))
+        law, beside = law_of(fit), noise**2 + form**2
+        with np.errstate(divide="ignore", invalid="ignore"):
+            middle = law.link(y)
+            below, above = middle - law.link(low), law.link(high) - middle
+        low_new = law.unlink(middle - np.sqrt(np.maximum(below, 0.0) ** 2 + beside))
+        high_new = law.unlink(middle + np.sqrt(np.maximum(above, 0.0) ** 2 + beside))
     return Prediction(
         y=y,
         low=low,
@@ -71,14 +77,27 @@ def predict(fit: Fit, columns: Mapping[str, Any]) -> Prediction:
     )
 
 
+def outside_by_axis(fit: Fit, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return how many decades each point lies beyond the fitted rows along each axis; 0 inside."""
+    found = {}
+    for axis, values in axes(law_of(fit), columns).items():
+        if axis in fit.axis_ranges:
+            low, high = fit.axis_ranges[axis]
+            far = np.log10(np.maximum(low / values, values / high))
+            found[axis] = np.where(far > 1e-12, far, 0.0)
+    return found
+
+
 def outside(fit: Fit, columns: Mapping[str, np.ndarray]) -> np.ndarray:
-    """How many decades each point lies beyond the fitted range of its worst column; 0 inside."""
-    found = np.zeros(len(next(iter(columns.values()))))
-    for role, (low, high) in fit.ranges.items():
-        if role in ("x", "n", "d") and role in columns:
-            values = columns[role]
-            found = np.maximum(found, np.log10(np.maximum(low / values, values / high)))
-    return np.where(found > 1e-12, found, 0.0)
+    """Return how many decades each point lies beyond the fitted range of its worst column.
+
+    0 inside. Compute counts where the point gives it.
+    """
+    far = outside_by_axis(fit, columns)
+    if "x" not in columns:
+        far.pop("compute", None)
+    nothing = np.zeros(len(next(iter(columns.values()))))
+    return np.asarray(np.max([nothing, *far.values()], axis=0))
 
 
 def _arrays(columns: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -162,6 +181,11 @@ class Fit(Brief):
     ranges: dict[str, tuple[float, float]] = field(
         default_factory=dict
     )  # role -> (lowest, highest)
+    axis_ranges: dict[str, tuple[float, float]] = field(
+        default_factory=dict
+    )  # "compute" and the roles of columns -> (lowest, highest)
+    scatter: float = 0.0  # of a run about the law, log units, n - p degrees of freedom
+    forward: tuple[Miss, ...] = ()  # what forward hold-outs missed; empty without draws
     residuals: np.ndarray = field(
         default_factory=lambda: np.empty(0)
     )  # log y - log fitted, one per row

@@ -66,7 +66,21 @@ class Law(ABC):
     beyond_zero: ClassVar[tuple[str, ...]] = ()  # parameters that mean nothing when they may be 0
     amplitudes: ClassVar[tuple[str, ...]] = ()  # parameters that follow their exponents
     resampled_within: ClassVar[str | None] = None  # role whose groups a resample must keep
+    raw: ClassVar[bool] = False  # True: residuals are differences of y, which may be negative
     config: Any
+
+    def strata(self, data: Data) -> np.ndarray:
+        """Return the number of the group that a resample keeps, of each row."""
+        assert self.resampled_within is not None
+        return np.unique(data.columns[self.resampled_within], return_inverse=True)[1].ravel()
+
+    def link(self, y: np.ndarray) -> np.ndarray:
+        """Return y on the scale of the residuals: its log, or itself where `raw`."""
+        return y if self.raw else np.log(y)
+
+    def unlink(self, z: np.ndarray) -> np.ndarray:
+        """Return y of a linked one."""
+        return z if self.raw else np.exp(z)
 
     @abstractmethod
     def names(self, data: Data) -> tuple[str, ...]:
@@ -301,7 +315,8 @@ def few_or_flat(data: Data, least: int, spread: tuple[str, ...]) -> Refusal | No
                 status="no_spread",
                 reason=f"{data.roles[role]} has one value only ({data.columns[role][0]:g})",
             )
-    if np.ptp(np.log(data.columns["y"])) < 1e-12:
+    y = data.columns["y"]
+    if np.ptp(y) < 1e-12 * np.abs(y).max():
         return Refusal(
             status="no_spread",
             reason=f"{data.roles['y']} has one value only ({data.columns['y'][0]:g})",

@@ -41,17 +41,27 @@ def budgets(x: np.ndarray, gap: float = 0.05) -> np.ndarray:
     return number
 
 
+def widest(x: np.ndarray, number: np.ndarray) -> tuple[float, int]:
+    """Return the largest ratio of compute inside one budget, and the rows of that budget."""
+    ratios = [float(np.ptp(np.log(x[number == one]))) for one in range(int(number.max()) + 1)]
+    at = int(np.argmax(ratios))
+    return float(np.exp(ratios[at])), int((number == at).sum())
+
+
 def minima(
     x: np.ndarray,
     size: np.ndarray,
     y_Bn: np.ndarray,
     weights_Bn: np.ndarray,
     *,
+    number: np.ndarray | None = None,
     degree: int = 2,
-    gap: float = 0.05,
 ) -> Minima:
-    """Polynomials of `degree` (2 or 3) in log size, budget by budget, and their minima."""
-    number = budgets(x, gap)
+    """Find the minima of polynomials of `degree` (2 or 3) in log size, one per budget `number`.
+
+    Left out, budgets are cut at jumps of compute.
+    """
+    number = budgets(x) if number is None else number
     num_budgets, num_draws = int(number.max()) + 1, len(weights_Bn)
     log_x = np.empty(num_budgets)
     place = np.full((num_draws, num_budgets), np.nan)

@@ -25,6 +25,8 @@ from ..table import Data
 from . import chinchilla
 
 REQUIRES: Final = ("x", "n", "d", "y")
+MAX_SPAN: Final = 1.1  # compute of one budget, largest over smallest
+MAX_SUM: Final = 0.01  # by which a + b may differ from 1 where C = 6 N D
 DISAGREE: Final = 0.05  # relative difference of N* between the methods that is a warning
 
 
@@ -60,6 +62,14 @@ class Law(base.Law):
         refusal = base.few_or_flat(data, 2 * (self.config.degree + 1), ("x", "n"))
         if refusal is not None:
             return refusal
+        ratio, rows = optimum.widest(data.columns["x"], self.strata(data))
+        if ratio > MAX_SPAN and "budget" not in data.columns:
+            return base.Refusal(
+                status="no_budgets",
+                reason=f"one budget would hold {rows} rows over {ratio:.3g}x of "
+                f"{data.roles['x']}, {MAX_SPAN:g}x is the most: name the column of the budgets "
+                "(--budget), cut at smaller jumps (--gap), or use --law chinchilla",
+            )
         found = self._minima(data, "n", data.columns["y"][None], np.ones((1, data.num_rows)))
         num = int(found.inside_BG.sum())
         if num < 2:
@@ -75,6 +85,12 @@ class Law(base.Law):
             )
         return None
 
+    def strata(self, data: Data) -> np.ndarray:
+        """Return the budget of every row: as its column says, or cut at jumps of compute."""
+        if "budget" in data.columns:
+            return np.unique(data.columns["budget"], return_inverse=True)[1].ravel()
+        return optimum.budgets(data.columns["x"], self.config.gap)
+
     def _minima(
         self, data: Data, role: str, y_Bn: np.ndarray, weights_Bn: np.ndarray, degree: int = 0
     ) -> optimum.Minima:
@@ -85,7 +101,7 @@ class Law(base.Law):
             signed(y_Bn, data.direction),
             weights_Bn,
             degree=degree or self.config.degree,
-            gap=self.config.gap,
+            number=self.strata(data),
         )
         return dataclasses.replace(
             found,
@@ -153,6 +169,11 @@ class Law(base.Law):
         good = model.inside_BG[0]
         if good.sum() < 3:
             found.append(notice("W-RANGE", f"{int(good.sum())} budgets make the lines; 3 or more"))
+        total = float(params["a"][0] + params["b"][0])
+        work = data.columns["n"] * data.columns["d"] / data.columns["x"]
+        if np.ptp(np.log(work)) < 1e-3 and abs(total - 1) > MAX_SUM:
+            text = f"a + b = {total:.3f} though C is proportional to N D: it must be 1"
+            found.append(notice("W-BUDGETS", text))
         middle = model.log_x_G[good].mean()
         places = {"parabola" if self.config.degree == 2 else "cubic": _size(params, middle)}
         other = 5 - self.config.degree

@@ -13,6 +13,12 @@ import typer
 from . import options as opt
 from .columns import Asked, takes_columns
 
+U = Annotated[str | None, typer.Option("--u", help="Column of unique training tokens.")]
+V = Annotated[str | None, typer.Option("--v", help="Column of vocabulary size.")]
+P = Annotated[str | None, typer.Option("--p", help="Column of parallel streams.")]
+Budget = Annotated[str | None, typer.Option("--budget", help="isoflop: column of the budgets.")]
+Gap = Annotated[float | None, typer.Option("--gap", help="isoflop: decades between two budgets.")]
+Degree = Annotated[int | None, typer.Option("--degree", help="isoflop: 2 parabola, 3 cubic.")]
 By = Annotated[str, typer.Option("--by", help="Resampled: auto, run, point, residual, COLUMN.")]
 Loss = Annotated[str, typer.Option("--loss", help="huber, l1 or l2, on log residuals.")]
 Delta = Annotated[float, typer.Option("--delta", help="Where Huber's loss becomes linear.")]
@@ -35,6 +41,12 @@ def fit(
     law: Annotated[
         str, typer.Option("--law", help="power_law, chinchilla or another of analysis/laws.")
     ] = "power_law",
+    u: U = None,
+    v: V = None,
+    p: P = None,
+    budget: Budget = None,
+    gap: Gap = None,
+    degree: Degree = None,
     bootstrap: opt.Bootstrap = 1000,
     by: By = "auto",
     loss: Loss = "huber",
@@ -53,17 +65,23 @@ def fit(
     from ....analysis import command, request, table_files
     from ...overrides import parse_value
 
+    number = None if floor is None else parse_value(floor)
+    given = {"floor": number, "gap": gap, "degree": degree}
     wanted = request.FitRequest(
         **asked,
         law=law,
+        u=u,
+        v=v,
+        p=p,
+        budget=budget,
         bootstrap=bootstrap,
         by=by,
         loss=loss,
         delta=delta,
         seed=seed,
-        options={} if floor is None else {"floor": parse_value(floor)},
+        options={key: value for key, value in given.items() if value is not None},
     )
-    points = None if predict is None else table_files.read(predict)
+    points = None if predict is None else table_files.read(predict, points=True)
     _show(command.fit(opt.load_table(source, home), wanted, points), as_json)
 
 
