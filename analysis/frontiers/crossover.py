@@ -16,10 +16,8 @@ from scipy.optimize import brentq
 from ..as_json import number
 from ..fitting.bootstrap import LEVEL
 from ..notebook_repr import Brief
-from ..result import Crossover, Gain
+from ..result import Crossover, Gain, Middle
 
-# How far beyond the data of both arms a crossing is looked for, in decades.
-SEARCH_DECADES = 2.0
 GRID_PER_DECADE = 24
 GAIN_POINTS = 40
 
@@ -57,21 +55,24 @@ def inverse(params: Mapping[str, np.ndarray], y: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(x), x, np.inf)
 
 
-def crossover(first: Line, second: Line, *, form: str, direction: str = "lower") -> Crossover:
-    """Find where the laws of two arms cross, within their data and 2 decades beyond each end.
+def crossover(
+    first: Line, second: Line, *, form: str, direction: str = "lower", window: float = 2.0
+) -> Crossover:
+    """Find where the laws of two arms cross, within their data and `window` decades beyond.
 
     A draw that does not cross counts as a crossing beyond the end at which the order would change,
     so that the interval is open (None) there when enough draws do so.
     """
     arms = (first.arm, second.arm)
-    low = min(first.low, second.low) / 10**SEARCH_DECADES
-    high = max(first.high, second.high) * 10**SEARCH_DECADES
+    low = min(first.low, second.low) / 10**window
+    high = max(first.high, second.high) * 10**window
     searched = (low, high)
     bad = next((one for one in (first, second) if one.status != "ok"), None)
     if bad is not None:
         return Crossover(
             arms=arms,
             form=form,
+            window=window,
             status=f"{bad.arm}: {bad.status}",
             x=None,
             y=None,
@@ -97,7 +98,7 @@ def crossover(first: Line, second: Line, *, form: str, direction: str = "lower")
     # The crossing that matters is the one nearest to the compute both arms cover.
     both = (max(first.low, second.low), min(first.high, second.high))
     middle = 0.5 * (np.log(both[0]) + np.log(both[1]))
-    place, count = _nearest_root(grid, gap, middle)
+    place, count = nearest_root(grid, gap, middle)
     winner_low = arms[int(gap[0, 0] > 0)]
     winner_high = arms[int(gap[0, -1] > 0)]
     x = y = decades = None
@@ -127,7 +128,7 @@ def crossover(first: Line, second: Line, *, form: str, direction: str = "lower")
         other = {key: values[good] for key, values in second.draws.items()}
         gaps = ahead(one, other, grid)
         target = np.log(x) if x is not None else middle
-        places, _ = _nearest_root(grid, gaps, target)
+        places, _ = nearest_root(grid, gaps, target)
         none = ~np.isfinite(places)
         p_none = float(none.mean())
         if x is not None:
@@ -139,6 +140,7 @@ def crossover(first: Line, second: Line, *, form: str, direction: str = "lower")
     return Crossover(
         arms=arms,
         form=form,
+        window=window,
         status="ok" if x is not None else "no crossing",
         x=x,
         y=y,
@@ -151,6 +153,16 @@ def crossover(first: Line, second: Line, *, form: str, direction: str = "lower")
         better_above=winner_high,
         crossings=int(count[0]),
     )
+
+
+def crossing(first: Line, second: Line, window: float) -> float:
+    """Return the x at which two laws cross, nearest to their shared data; inf if they do not."""
+    low = np.log(min(first.low, second.low)) - window * np.log(10.0)
+    high = np.log(max(first.high, second.high)) + window * np.log(10.0)
+    grid = np.linspace(low, high, int((high - low) / np.log(10.0) * GRID_PER_DECADE) + 2)
+    gap = log_curve(first.point, grid) - log_curve(second.point, grid)
+    place, _ = nearest_root(grid, gap, float(np.log(middle_of(first, second))))
+    return float(np.exp(place[0]))
 
 
 def gain(
@@ -187,6 +199,14 @@ def gain(
         tail = (1 - LEVEL) / 2
         low, high = np.quantile(draws, [tail, 1 - tail], axis=0, method="nearest")
         unreachable = np.isinf(draws).mean(axis=0)
+    middle = middle_of(arm, reference)
+    at_middle, _ = _gains(arm.point, reference.point, np.log([middle]), direction)
+    ends: tuple[float | None, float | None] = (None, None)
+    if good.sum() >= 20:
+        draws, _ = _gains(one, other, np.log([middle]), direction)
+        tail = (1 - LEVEL) / 2
+        pair = np.quantile(draws[:, 0], [tail, 1 - tail], method="nearest")
+        ends = (number(pair[0]), number(pair[1]))
     outside = (needed[0] < reference.low) | (needed[0] > reference.high)
     outside |= (x < arm.low * (1 - 1e-9)) | (x > arm.high * (1 + 1e-9))
     return Gain(
@@ -194,6 +214,9 @@ def gain(
         reference=reference.arm,
         form=form,
         status="ok",
+        middle=Middle(
+            x=middle, gain=number(at_middle[0, 0]), ci95=ends, interval=bool(good.sum() >= 20)
+        ),
         x=tuple(float(one) for one in x),
         gain=tuple(number(one) for one in point[0]),
         low=() if low is None else tuple(number(one) for one in low),
@@ -201,6 +224,11 @@ def gain(
         p_unreachable=() if unreachable is None else tuple(float(one) for one in unreachable),
         outside_data=tuple(bool(one) for one in outside),
     )
+
+
+def middle_of(first: Line, second: Line) -> float:
+    """Return the geometric middle of the compute that both arms cover, or of the gap between."""
+    return float(np.sqrt(max(first.low, second.low) * min(first.high, second.high)))
 
 
 def _gains(
@@ -223,7 +251,7 @@ def _total(params: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.sum(list(params.values()), axis=0)
 
 
-def _nearest_root(
+def nearest_root(
     grid: np.ndarray, gaps: np.ndarray, target: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the sign change of each row nearest to `target` (inf: none), and count all of them."""
