@@ -197,7 +197,7 @@ def _near(values: np.ndarray, tolerance: float) -> np.ndarray:
 
 
 def _numbers(values: pd.Series) -> np.ndarray:
-    return pd.factorize(values.astype(str), sort=True)[0]
+    return pd.factorize(values, use_na_sentinel=False)[0]
 
 
 def _joint(keys: list[np.ndarray]) -> np.ndarray:
@@ -288,7 +288,8 @@ def average(
             found = _between(v, _joint([cell, units[rows]]), cell)
             if found is not None:
                 sd[name], frees[name] = found
-    members = tuple(rows[np.flatnonzero(ids == at)] for at in range(len(config)))
+    ends = np.cumsum(np.bincount(ids))[:-1]
+    members = tuple(np.split(rows[np.argsort(ids, kind="stable")], ends))
     return Averaged(
         row_C=rows[first],
         setting_C=None if of.setting_n is None else of.setting_n[rows[first]],

@@ -242,8 +242,8 @@ def curve_interval(found: Comparison) -> tuple[float, float]:
 def table(rows: list[Row]) -> str:
     """Return the rows as the table of docs/analysis.md."""
     lines = [
-        "| study | gain held | B's curve held | called significant | width over the oracle's: gain, "
-        "curve | asked |",
+        "| study | gain held | B's curve held | significant | width over the oracle's: gain, curve "
+        "| asked |",
         "|---|---|---|---|---|---|",
     ]
     for one in rows:

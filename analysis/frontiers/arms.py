@@ -15,6 +15,7 @@ import pandas as pd
 from ..fitting import bootstrap as resample
 from ..fitting.fit import fit_data
 from ..fitting.fitted import Fit
+from ..fitting.law import Solved
 from ..laws import power_law
 from ..notebook_repr import Brief
 from ..replicates import Averaged
@@ -57,21 +58,25 @@ class Setup(Brief):
     start: float  # where bins of compute begin
 
     def envelope(
-        self, name: str, data: Data, log_y_Bn: np.ndarray | None = None, **given: object
+        self,
+        name: str,
+        data: Data,
+        log_y_Bn: np.ndarray | None = None,
+        weights_Bn: np.ndarray | None = None,
+        point: Solved | None = None,
     ) -> Points:
-        """Return the envelope `name` of rows as they are, or with the values `log_y_Bn`."""
+        """Return the envelope `name` of rows as they are, or with given values or weights."""
         log_y = np.log(data.columns["y"])[None] if log_y_Bn is None else log_y_Bn
-        weights = given.pop("weights_Bn", np.ones(log_y.shape))
         return envelopes.draw(
             name,
             data,
             log_y,
-            weights,
+            np.ones(log_y.shape) if weights_Bn is None else weights_Bn,
             direction=data.direction,
             start=self.start,
             tolerance=self.request.tolerance,
             bins=self.request.bins,
-            **given,
+            point=point,
         )
 
 

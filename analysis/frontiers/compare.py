@@ -243,10 +243,11 @@ def _with_sizes(data: Data, asked: Mapping[str, str | None]) -> Data:
 
 def _crossovers(setup: Setup, arms: list[Arm], choices: spread.Spread) -> tuple[Crossover, ...]:
     direction, window = setup.data.direction, setup.request.window
+    lines = {(arm.name, form): line_of(arm, form) for arm in arms for form in FORMS}
     found = []
     for one, other in itertools.combinations(arms, 2):
         for form in FORMS:
-            first, second = line_of(one, form), line_of(other, form)
+            first, second = lines[one.name, form], lines[other.name, form]
             cross = crossover(first, second, form=form, direction=direction, window=window)
             by = choices.crossings(one.name, other.name, form)
             found.append(dataclasses.replace(cross, by_envelope=by))

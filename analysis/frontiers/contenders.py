@@ -27,6 +27,8 @@ CELL_NOISES = 4.0
 WIDEST_CELL = 0.25  # decades
 # A run that is so many standard deviations worse than the best of its cell is no contender.
 FAR = 15.0
+# Of an arm of many runs only so many of each cell are contenders.
+MANY, DEEPEST = 400, 40
 # A cell is worse than a cheaper one if its best run is by so many standard deviations.
 CLEARLY = 2.0 * np.sqrt(2.0)
 # Prior of the excess, in standard deviations of the noise. Chosen by simulation on seeds that the
@@ -133,6 +135,10 @@ def layout(
     matched = num_cells >= 3 and count[0] > 1 and bool((count == count[0]).all())
     matched = matched and (rank_by is not None or _same_steps(log_x, cell, num_cells))
     keep = rest - rest[best][cell] <= far
+    if len(rest) > MANY and not matched:
+        by_value = np.lexsort([rest, cell])
+        ahead = np.arange(len(rest)) - np.searchsorted(cell[by_value], cell[by_value])
+        keep[by_value[ahead >= DEEPEST]] = False
     place = np.zeros(len(value), dtype=int)
     if matched:
         by_rank = np.lexsort([log_x, log_x if rank_by is None else rank_by, cell])

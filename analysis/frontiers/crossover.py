@@ -8,7 +8,7 @@ Legend: B draws, G grid points.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.optimize import brentq
@@ -32,6 +32,16 @@ class Line(Brief):
     draws: Mapping[str, np.ndarray]
     low: float  # the arm's own range of x
     high: float
+    # (first, last, points) of a grid -> log y of every draw there: many pairs ask for the same.
+    known: dict[tuple[float, float, int], np.ndarray] = field(default_factory=dict)
+
+    def drawn(self, grid: np.ndarray) -> np.ndarray:
+        """Return log y [B, G] of every draw on a grid of log x."""
+        key = (float(grid[0]), float(grid[-1]), len(grid))
+        if key not in self.known:
+            self.known.clear()
+            self.known[key] = log_curve(self.draws, grid)
+        return self.known[key]
 
 
 def log_curve(params: Mapping[str, np.ndarray], log_x: np.ndarray) -> np.ndarray:
@@ -124,9 +134,8 @@ def crossover(
     p_none = None
     good = np.isfinite(_total(first.draws)) & np.isfinite(_total(second.draws))
     if good.sum() >= 20:
-        one = {key: values[good] for key, values in first.draws.items()}
-        other = {key: values[good] for key, values in second.draws.items()}
-        gaps = ahead(one, other, grid)
+        gaps = sign * (first.drawn(grid) - second.drawn(grid))
+        gaps = gaps if good.all() else gaps[good]
         target = np.log(x) if x is not None else middle
         places, _ = nearest_root(grid, gaps, target)
         none = ~np.isfinite(places)

@@ -212,29 +212,43 @@ def _by_residual(setup: Setup, arms: list[Arm], notices: list[Notice]) -> dict[s
                 some = sizes.take(slice(first, first + size))
                 value = contenders.true_values(layout, some, rng)
                 log_y = sign * value
-                points = _best(setup, part, layout.cell_n, log_y)
-                found.append(_laws(setup, arm, part, points, (form,)))
+                rows = _best(setup, part, layout.cell_n, log_y)
+                found.append(_through(setup, arm, part, form, rows, log_y))
             answer[arm.name].update(_joined(found))
     return answer
 
 
-def _best(setup: Setup, part: Data, cell_n: np.ndarray, log_y_Bn: np.ndarray) -> Points:
-    """Return the best true value of each cell (of each bin) in each draw."""
+def _best(setup: Setup, part: Data, cell_n: np.ndarray, log_y_Bn: np.ndarray) -> np.ndarray:
+    """Return the row with the best true value of each cell (of each bin) in each draw, [B, G]."""
     if setup.request.envelope == "binned":
-        return setup.envelope("binned", part, log_y_Bn)
+        cell_n = optimum.bin_numbers(part.columns["x"], setup.request.bins, setup.start)
     value = log_y_Bn if part.direction == "lower" else -log_y_Bn
-    ones = np.ones(value.shape)
-    won = optimum.winners(cell_n, value, ones, monotone=False)
-    use = np.zeros(value.shape, dtype=bool)
-    np.put_along_axis(use, won.row_BG, True, axis=1)
-    places = np.argsort(part.columns["x"], kind="stable")
-    return Points(
+    return optimum.winners(cell_n, value, np.ones((1, 1)), monotone=False).row_BG
+
+
+def _through(
+    setup: Setup, arm: Arm, part: Data, form: str, row_BG: np.ndarray, log_y_Bn: np.ndarray
+) -> Draws:
+    """Fit a form through the chosen rows of each draw."""
+    fit, shape, log_x_n = arm.fits[form], law(form), np.log(part.columns["x"])
+    if setup.request.loss == "l2":
+        if row_BG.shape[1] < len(fit.params):
+            return {form: {key: np.full(len(row_BG), np.nan) for key in fit.params}}
+        use = np.ones(row_BG.shape, dtype=bool)
+        values = np.take_along_axis(log_y_Bn, row_BG, axis=1)
+        again = shape.least_squares(log_x_n[row_BG], values, use, fit.params)
+        return {form: {key: np.where(np.isfinite(v), v, np.nan) for key, v in again.items()}}
+    use = np.zeros(log_y_Bn.shape, dtype=bool)
+    np.put_along_axis(use, row_BG, True, axis=1)
+    places = np.argsort(log_x_n, kind="stable")
+    points = Points(
         status="ok",
-        log_x_k=np.log(part.columns["x"][places]),
+        log_x_k=log_x_n[places],
         log_y_Bk=log_y_Bn[:, places],
         use_Bk=use[:, places],
         row_k=places,
     )
+    return _laws(setup, arm, part, points, (form,))
 
 
 def _by_noise(setup: Setup, arms: list[Arm]) -> dict[str, Draws]:
@@ -270,7 +284,7 @@ def _refit(
         envelope,
         part,
         log_y_Bn,
-        weights_Bn=weights_Bn,
+        weights_Bn,
         point=envelopes.model_point(arm.data) if envelope == "model" else None,
     )
     return _laws(setup, arm, part, points, tuple(FORMS))
