@@ -59,10 +59,12 @@ def level_of(column: object) -> str | None:
 def is_outcome(column: object, y: str, values: pd.Series) -> bool:
     """Tell if a column holds measured values, or the error or provenance of some."""
     text, parts = str(column), words(column)
-    if text == y or text.startswith(f"{y}_"):
+    if text == y:
         return True
     if SETTINGS & set(parts):
         return False
+    if text.startswith(f"{y}_"):
+        return True
     if parts and parts[-1] in OF_VALUES and len(parts) > 1:
         return True
     if not pd.api.types.is_numeric_dtype(values):

@@ -111,11 +111,7 @@ def layout(
     seeds = seeds / seeds.mean()
     everything = np.arange(len(value))
     if falling:
-        lowest_G = np.full(int(cell.max()) + 1, np.inf)
-        np.minimum.at(lowest_G, cell, value)
-        cheaper = np.minimum.accumulate(np.concatenate([[np.inf], lowest_G[:-1]]))
-        stays = lowest_G <= cheaper + CLEARLY * noise
-        everything = np.flatnonzero(stays[cell])
+        everything = _not_clearly_worse(value, cell, noise)
     cell = np.unique(cell[everything], return_inverse=True)[1].ravel()
     log_x, value, seeds = (one[everything] for one in (log_x, value, seeds))
     rank_by = None if rank_by is None else rank_by[everything]
@@ -150,7 +146,40 @@ def layout(
     config = np.unique(place[rows], return_inverse=True)[1].ravel() if matched else None
     if config is not None and config.max() == 0:
         config = None
-    trend = trend_of(_means(log_x, seeds, cell), _means(value, seeds, cell))
+    return _decomposed(
+        everything[rows],
+        log_x,
+        value,
+        seeds,
+        cell,
+        config,
+        trend_of(_means(log_x, seeds, cell), _means(value, seeds, cell)),
+        free,
+        Scatter(square=lowest.square * share, free=lowest.free),
+    )
+
+
+def _not_clearly_worse(value: np.ndarray, cell: np.ndarray, noise: float) -> np.ndarray:
+    """Return the rows of the cells whose best run is not clearly worse than a cheaper cell's."""
+    lowest_G = np.full(int(cell.max()) + 1, np.inf)
+    np.minimum.at(lowest_G, cell, value)
+    cheaper = np.minimum.accumulate(np.concatenate([[np.inf], lowest_G[:-1]]))
+    return np.flatnonzero((lowest_G <= cheaper + CLEARLY * noise)[cell])
+
+
+def _decomposed(
+    row_n: np.ndarray,
+    log_x: np.ndarray,
+    value: np.ndarray,
+    seeds: np.ndarray,
+    cell: np.ndarray,
+    config: np.ndarray | None,
+    trend: Trend,
+    free: int,
+    lowest: Scatter,
+) -> Layout:
+    """Split the contenders' scatter about a trend into that of cells, configurations and runs."""
+    num_cells = int(cell.max()) + 1
     trend_n = trend(log_x)
     rest = value - trend_n
     size = np.bincount(cell, seeds)
@@ -159,7 +188,7 @@ def layout(
     of_cell = rest - mean[cell]
     config_J = np.empty(0)
     of_configs = Scatter(square=0.0, free=0)
-    inside, free_inside = of_cell, len(rows) - num_cells
+    inside, free_inside = of_cell, len(row_n) - num_cells
     if config is not None:
         config_J = _means(of_cell, seeds, config)
         of_configs = Scatter(
@@ -175,8 +204,8 @@ def layout(
         skewed = float((inside**3).mean() / spread**3 / np.sqrt(6.0 / free_inside))
     order = np.lexsort([value, cell])
     return Layout(
-        row_n=everything[rows],
-        best_G=everything[rows][order[np.flatnonzero(np.diff(cell[order], prepend=-1))]],
+        row_n=row_n,
+        best_G=row_n[order[np.flatnonzero(np.diff(cell[order], prepend=-1))]],
         cell_n=cell,
         config_n=config,
         seeds_n=seeds,
@@ -188,7 +217,7 @@ def layout(
         about_law=about_law,
         of_configs=of_configs,
         within=within,
-        lowest=Scatter(square=lowest.square * share, free=lowest.free),
+        lowest=lowest,
         best_share=best_variance(typical),
         skewed=skewed,
     )

@@ -132,7 +132,7 @@ def crossover(
         winner_high = arms[1 - int(below > 0)]
     ci95: tuple[float | None, float | None] = (None, None)
     p_none = None
-    good = np.isfinite(_total(first.draws)) & np.isfinite(_total(second.draws))
+    good = _usable(first, second)
     if good.sum() >= 20:
         gaps = sign * (first.drawn(grid) - second.drawn(grid))
         gaps = gaps if good.all() else gaps[good]
@@ -200,7 +200,7 @@ def gain(
     log_x = np.log(x)
     point, needed = _gains(arm.point, reference.point, log_x, direction)
     low = high = unreachable = None
-    good = np.isfinite(_total(arm.draws)) & np.isfinite(_total(reference.draws))
+    good = _usable(arm, reference)
     if good.sum() >= 20:
         one = {key: values[good] for key, values in arm.draws.items()}
         other = {key: values[good] for key, values in reference.draws.items()}
@@ -251,6 +251,14 @@ def _gains(
     improves = reference["b"] > 0 if direction == "lower" else reference["b"] < 0
     needed = np.where(improves[:, None], needed, np.inf)
     return needed / np.exp(log_x), needed
+
+
+def _usable(first: Line, second: Line) -> np.ndarray:
+    """Mark the draws that both arms have; none where one has no interval."""
+    totals = [_total(one.draws) for one in (first, second)]
+    if not all(len(one) for one in totals):
+        return np.zeros(0, dtype=bool)
+    return np.isfinite(totals[0]) & np.isfinite(totals[1])
 
 
 def _total(params: Mapping[str, np.ndarray]) -> np.ndarray:
