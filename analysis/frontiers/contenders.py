@@ -30,7 +30,7 @@ FAR = 15.0
 # Of an arm of many runs only so many of each cell are contenders.
 MANY, DEEPEST = 400, 40
 # A cell is worse than a cheaper one if its best run is by so many standard deviations.
-CLEARLY = 2.0 * np.sqrt(2.0)
+CLEARLY = 1.0
 # Prior of the excess, in standard deviations of the noise. Chosen by simulation on seeds that the
 # coverage test does not use (docs/analysis.md).
 EQUAL_CONFIGURATIONS = 0.6  # probability that matched configurations are equally good

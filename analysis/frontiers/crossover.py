@@ -20,6 +20,7 @@ from ..result import Crossover, Gain, Middle
 
 GRID_PER_DECADE = 24
 GAIN_POINTS = 40
+LEAST_DRAWS = 10  # fewer usable draws make no interval
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
@@ -133,7 +134,7 @@ def crossover(
     ci95: tuple[float | None, float | None] = (None, None)
     p_none = None
     good = _usable(first, second)
-    if good.sum() >= 20:
+    if good.sum() >= LEAST_DRAWS:
         gaps = sign * (first.drawn(grid) - second.drawn(grid))
         gaps = gaps if good.all() else gaps[good]
         target = np.log(x) if x is not None else middle
@@ -201,7 +202,7 @@ def gain(
     point, needed = _gains(arm.point, reference.point, log_x, direction)
     low = high = unreachable = None
     good = _usable(arm, reference)
-    if good.sum() >= 20:
+    if good.sum() >= LEAST_DRAWS:
         one = {key: values[good] for key, values in arm.draws.items()}
         other = {key: values[good] for key, values in reference.draws.items()}
         draws, _ = _gains(one, other, log_x, direction)
@@ -211,7 +212,7 @@ def gain(
     middle = middle_of(arm, reference)
     at_middle, _ = _gains(arm.point, reference.point, np.log([middle]), direction)
     ends: tuple[float | None, float | None] = (None, None)
-    if good.sum() >= 20:
+    if good.sum() >= LEAST_DRAWS:
         draws, _ = _gains(one, other, np.log([middle]), direction)
         tail = (1 - LEVEL) / 2
         pair = np.quantile(draws[:, 0], [tail, 1 - tail], method="nearest")
@@ -224,7 +225,10 @@ def gain(
         form=form,
         status="ok",
         middle=Middle(
-            x=middle, gain=number(at_middle[0, 0]), ci95=ends, interval=bool(good.sum() >= 20)
+            x=middle,
+            gain=number(at_middle[0, 0]),
+            ci95=ends,
+            interval=int(good.sum()) >= LEAST_DRAWS,
         ),
         x=tuple(float(one) for one in x),
         gain=tuple(number(one) for one in point[0]),

@@ -26,9 +26,9 @@ from ..table import Data
 from . import contenders, envelopes
 from .arms import FORMS, SELECTING, Arm, Setup, law, points_data
 from .contenders import Scatter
+from .crossover import LEAST_DRAWS
 from .envelopes import Points
 
-LEAST_DRAWS = 20  # fewer usable draws make no interval
 Draws = dict[str, dict[str, np.ndarray]]  # form -> parameter -> [B]
 
 
