@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
 from .fitting.solve import LOSSES
-from .frontiers.envelopes import ENVELOPES
+from .frontiers.envelopes import BINS_PER_DECADE, ENVELOPES
 from .notebook_repr import Brief
 
 ROLES: Final = ("x", "y", "n", "d", "u", "v", "p", "budget", "group")
@@ -84,9 +84,21 @@ class FrontierRequest(Request):
     # Known standard deviation of log y from run to run (0.013 for FID between seeds): the residual
     # bootstrap then draws from it.
     noise: float | None = None
+    # Runs whose compute differs by less than this share compete at equal compute.
+    tolerance: float = 0.05
+    bins: float = BINS_PER_DECADE  # of the binned envelope, in a decade of compute
+    window: float = 2.0  # decades beyond the data of both arms in which a crossing is looked for
 
     def __post_init__(self) -> None:
         known = ", ".join(ENVELOPES)
+        for name, least, unit in (
+            ("tolerance", 0.0, "a share of compute from 0 to 1"),
+            ("bins", 0.1, "a number of bins per decade, 0.1 to 1000"),
+            ("window", 0.0, "decades, 0 to 20"),
+        ):
+            most = {"tolerance": 1.0, "bins": 1000.0, "window": 20.0}[name]
+            if not least <= getattr(self, name) <= most:
+                raise ValueError(f"--{name}: {getattr(self, name)!r} is not allowed; {unit}")
         if self.envelope not in ENVELOPES:
             raise ValueError(f"--envelope: {self.envelope!r} is not known; known: {known}")
         Request.__post_init__(self)

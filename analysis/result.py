@@ -16,6 +16,7 @@ from .as_json import dumps, encode
 from .fitting.fitted import Bootstrap, Fit, Interval
 from .notebook_repr import Brief
 from .notices import Item, LeftOut, Notice
+from .replicates import Components
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
@@ -57,13 +58,20 @@ class Frontier(Brief):
         default_factory=dict
     )  # form -> 95% band on the grid
     high: dict[str, tuple[float | None, ...]] = field(default_factory=dict)
+    configurations: int | None = None  # rows after averaging what differs in seeds alone
+    # Form -> standard deviation of the envelope's points about it, log units, and its AICc; None
+    # where the points are too few. `leading` is the form with the lower AICc.
+    scatter: dict[str, float | None] = field(default_factory=dict)
+    aicc: dict[str, float | None] = field(default_factory=dict)
+    leading: str = "straight"
+    components: Components | None = None  # spread by level of replication
 
     def _brief(self) -> str:
         return notebook_repr.frontier(self)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Crossover:
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class Crossover(Brief):
     """Where the frontiers of two arms cross under one form."""
 
     arms: tuple[str, str]
@@ -81,6 +89,19 @@ class Crossover:
     better_below: str | None  # the arm that is better below the crossing (or everywhere)
     better_above: str | None
     crossings: int = 0  # sign changes of the point fits in the searched range
+    window: float = 2.0  # decades beyond the data that were searched
+    # Envelope -> x of the crossing by this form; "interpolated" needs no form.
+    by_envelope: dict[str, float | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Middle:
+    """The compute gain in the middle of the compute that both arms cover, and what it shows."""
+
+    x: float
+    gain: float | None  # None: the reference cannot reach it
+    ci95: Interval
+    interval: bool  # False: there are no draws, and an open end says nothing
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
@@ -99,6 +120,11 @@ class Gain(Brief):
     high: tuple[float | None, ...] = ()  # None: unbounded
     p_unreachable: tuple[float, ...] = ()  # share of draws in which the reference cannot reach it
     outside_data: tuple[bool, ...] = ()  # C_ref or C lies outside that arm's runs
+    middle: Middle | None = None
+    # At the middle: "significant" if the interval leaves out 1, "not significant", or why neither.
+    verdict: str = ""
+    # Envelope -> gain at the middle by this form; "interpolated" needs no form.
+    by_envelope: dict[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
@@ -122,6 +148,9 @@ class Comparison(Brief):
     data_hash: str
     warnings: tuple[Notice, ...]
     checklist: tuple[Item, ...]
+    leading: str = "straight"  # the form that comes first: the lower AICc over all arms
+    replicates: str = ""  # what was averaged before the selection, and by which columns
+    rates: str = ""  # why losses are no basis for gains and crossovers; "" where they are one
 
     def _brief(self) -> str:
         return notebook_repr.comparison(self)

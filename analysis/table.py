@@ -70,6 +70,9 @@ NOT_DONE: Final = (
     *("preempted", "preempting", "cancelled", "canceled", "timeout", "oom", "running", "pending"),
     *("queued", "scheduled", "waiting", "stopped", "aborted", "interrupted"),
 )
+# What tables without `run_id` call a run, and the steps of its checkpoints.
+RUN_NAMES: Final = ("Name", "name", "run", "run_name", "Run")
+STEPS: Final = ("step", "Step", "_step", "steps", "current_steps")
 SHOWN_ROWS: Final = 20  # how many removed rows the filter log names
 
 
@@ -234,6 +237,7 @@ def prepare(
     elif "schedule_done" in frame.columns and not _true(frame["schedule_done"]).all():
         notices.append(notice("W-CHECKPOINTS", "rows before the end of their schedule are used"))
 
+    frame = _named_runs(frame, notices)
     keys = [name for name in KEYS if name in frame.columns]
     if "run_id" in keys:
         _unique(frame, keys)
@@ -295,6 +299,24 @@ def prepare(
         left_out=tuple(log),
         notices=tuple(notices),
     )
+
+
+def _named_runs(frame: pd.DataFrame, notices: list[Notice]) -> pd.DataFrame:
+    """Take the name of a run as its id where a table without ids has several steps of one name.
+
+    A name and a step must then tell all rows of an arm apart; else the name is no run's.
+    """
+    step = next((one for one in STEPS if one in frame.columns), None)
+    name = next((one for one in RUN_NAMES if one in frame.columns), None)
+    if "run_id" in frame.columns or step is None or name is None or frame[name].isna().any():
+        return frame
+    within = [one for one in ("study", "arm", name) if one in frame.columns]
+    several = frame.groupby(within, dropna=False)[step].nunique().max() > 1
+    if not several or frame.duplicated([*within, step]).any():
+        return frame
+    text = f"rows of one {name} with several values of {step} are taken as checkpoints of one run"
+    notices.append(notice("W-CHECKPOINTS", text))
+    return frame.assign(run_id=frame[name].astype(str), step=frame[step])
 
 
 def refuse_mixed_losses(data: Data, what: str, role: str = "y") -> None:

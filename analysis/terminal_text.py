@@ -107,49 +107,122 @@ def _frontiers(answer: Mapping[str, Any]) -> list[str]:
         f"{answer['y']} ({answer['direction']} is better, {answer['direction_reason']}) "
         f"against {answer['x']}: {answer['n']} rows, {answer['n_left_out']} left out"
     ]
+    if answer["replicates"]:
+        lines += _wrapped("  ", answer["replicates"])
     for name, one in answer["frontiers"].items():
-        status = "" if one["points"]["status"] == "ok" else f": {one['points']['status']}"
-        lines.append(
-            f"{name}: {len(one['points']['x'])} points of {one['n']} runs on the "
-            f"{one['envelope']} envelope{status}"
-        )
-        for form, fit in one["fits"].items():
-            if fit["status"] == "ok":
-                lines.append(f"  {form}")
-                lines += _indented(numbers(fit["params"], fit["ci95"], fit["at_bound"]))
-            else:
-                lines.append(f"  {form}: {fit['status']}: {fit['reason']}")
+        lines += _frontier(name, one)
     if answer["crossovers"]:
-        lines.append("crossovers")
-    for one in answer["crossovers"]:
-        who = f"  {one['arms'][0]} and {one['arms'][1]}, {one['form']}: "
-        if one["x"] is None:
-            text = one["status"]
-            if one["better_below"]:
-                text += f"; {one['better_below']} is better from {_number(one['searched'][0])}"
-                text += f" to {_number(one['searched'][1])}"
-        else:
-            text = f"{_number(one['x'])}"
-            if one["p_no_crossing"] is not None:
-                text += f" {interval(one['ci95'])}, P(no crossing) {one['p_no_crossing']:.0%}"
-            text += f"; {one['better_below']} below, {one['better_above']} above"
-            if one["outside_data"]:
-                text += f"; {one['decades_outside']:.2f} decades outside the data"
-        lines.append(who + text)
+        low, high = answer["crossovers"][0]["searched"]
+        window = _number(answer["crossovers"][0]["window"])
+        many = "" if len(answer["frontiers"]) > 2 else f" ({_number(low)} to {_number(high)})"
+        lines.append(f"crossovers, searched to {window} decades beyond the data{many}")
+    for one in _leading_first(answer, "crossovers"):
+        lines += _crossover(one)
     if answer["gains"]:
         lines.append(f"compute gain over {answer['reference']}")
-    for one in answer["gains"]:
-        lines.append(f"  {one['arm']}, {one['form']}" + ("" if one["x"] else f": {one['status']}"))
-        step = max(1, (len(one["x"]) - 1) // 4)
-        for at in range(0, len(one["x"]), step):
-            value = one["gain"][at]
-            text = "beyond the reference" if value is None else f"{value:.3g}x"
-            if one["low"]:
-                text += f"  {interval((one['low'][at], one['high'][at]))}"
-            if one["outside_data"][at]:
-                text += "  outside the data"
-            lines.append(f"    at {_number(one['x'][at])}: {text}")
+    for one in _leading_first(answer, "gains"):
+        lines += _gain(one)
     return [*lines, *_warnings(answer["warnings"]), *_checklist(answer["checklist"])]
+
+
+def _leading_first(answer: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+    """Return the pairs of arms in their order, the leading form of each before the other."""
+    pairs: dict[Any, list[Mapping[str, Any]]] = {}
+    for one in answer[key]:
+        pairs.setdefault(tuple(one["arms"]) if "arms" in one else one["arm"], []).append(one)
+    return [
+        one
+        for forms in pairs.values()
+        for one in sorted(forms, key=lambda one: one["form"] != answer["leading"])
+    ]
+
+
+def _frontier(name: str, one: Mapping[str, Any]) -> list[str]:
+    """Return the lines of an arm: its points, its spread by level, its laws, the better first."""
+    status = "" if one["points"]["status"] == "ok" else f": {one['points']['status']}"
+    averaged = one["configurations"] != one["n"]
+    of = f"{one['n']} runs" + (f" in {one['configurations']} configurations" if averaged else "")
+    lines = [f"{name}: {len(one['points']['x'])} points of {of} on the {one['envelope']} envelope"]
+    lines[0] += status
+    spread = components(one["components"])
+    if spread:
+        lines.append(f"  {spread}")
+    for form in sorted(one["fits"], key=lambda form: form != one["leading"]):
+        fit = one["fits"][form]
+        if fit["status"] != "ok":
+            lines.append(f"  {form}: {fit['status']}: {fit['reason']}")
+            continue
+        head = f"  {form}"
+        if one["scatter"].get(form) is not None:
+            head += f", scatter {one['scatter'][form]:.2%}"
+        if one["aicc"].get(form) is not None:
+            head += f", AICc {one['aicc'][form]:.1f}"
+        lines.append(head)
+        lines += _indented(numbers(fit["params"], fit["ci95"], fit["at_bound"]))
+    return lines
+
+
+def components(one: Mapping[str, Any] | None) -> str:
+    """Return the spread of log y by level of replication; "" where nothing is repeated."""
+    known = {} if one is None else {key: sd for key, sd in one["sd"].items() if sd is not None}
+    if one is None or not known:
+        return ""
+    shown = [
+        f"{level} {sd:.2%}" + (f" ({one['free'][level]} df)" if one["free"].get(level) else "")
+        for level, sd in known.items()
+    ]
+    return f"spread (sd of log): {', '.join(shown)}"
+
+
+def _crossover(one: Mapping[str, Any]) -> list[str]:
+    who = f"  {one['arms'][0]} and {one['arms'][1]}, {one['form']}: "
+    if one["x"] is None:
+        text = one["status"]
+        if one["better_below"]:
+            text += f"; {one['better_below']} is better from {_number(one['searched'][0])}"
+            text += f" to {_number(one['searched'][1])}"
+    else:
+        text = f"{_number(one['x'])}"
+        if one["p_no_crossing"] is not None:
+            text += f" {interval(one['ci95'])}, P(no crossing) {one['p_no_crossing']:.0%}"
+        text += f"; {one['better_below']} below, {one['better_above']} above"
+        if one["outside_data"]:
+            text += f"; {one['decades_outside']:.2f} decades outside the data"
+    lines = [who + text]
+    if any(x is not None for x in one["by_envelope"].values()):
+        shown = [
+            f"{name} {'none' if x is None else _number(x)}"
+            for name, x in one["by_envelope"].items()
+        ]
+        lines.append(f"    by envelope: {', '.join(shown)}")
+    return lines
+
+
+def _gain(one: Mapping[str, Any]) -> list[str]:
+    lines = [f"  {one['arm']}, {one['form']}" + ("" if one["x"] else f": {one['status']}")]
+    step = max(1, (len(one["x"]) - 1) // 4)
+    for at in range(0, len(one["x"]), step):
+        text = times(one["gain"][at])
+        if one["low"]:
+            text += f"  {interval((one['low'][at], one['high'][at]))}"
+        if one["outside_data"][at]:
+            text += "  outside the data"
+        lines.append(f"    at {_number(one['x'][at])}: {text}")
+    middle = one["middle"]
+    if middle is not None:
+        ends = f" {interval(middle['ci95'])}" if middle["interval"] else ""
+        verdict = f", {one['verdict']}" if one["verdict"] else ""
+        lines.append(
+            f"    in the middle, {_number(middle['x'])}: {times(middle['gain'])}{ends}{verdict}"
+        )
+        shown = [f"{name} {times(value)}" for name, value in one["by_envelope"].items()]
+        lines.append(f"    by envelope: {', '.join(shown)}")
+    return lines
+
+
+def times(value: float | None) -> str:
+    """Return a gain with its sign; None is beyond what the reference reaches."""
+    return "beyond the reference" if value is None else f"{value:.3g}x"
 
 
 def _warnings(entries: Sequence[Mapping[str, str]]) -> list[str]:

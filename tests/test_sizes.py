@@ -13,7 +13,6 @@ FILE_LINES, FUNCTION_LINES = 500, 100
 LONG_FILES = {
     "analysis/drawing/panels.py": "the panels of all scaling figures share their tidy tables",
     "analysis/drawing/style.py": "legends and labels of our own, until matplotlib lays them out",
-    "analysis/frontiers/compare.py": "one comparison from table to crossovers",
     "trainer/accounting/config.py": "the five configs refer to one another",
     "trainer/kernels/group_norm.py": "forward and backward of one kernel family",
     "trainer/kinds/evaluation.py": "one kind of run in one file, read from top to bottom",

@@ -32,7 +32,6 @@ NOT_YET = frozenset(
     """
     analysis/command.py
     analysis/drawing/panels.py
-    analysis/frontiers/compare.py
     analysis/fitting/bootstrap.py
     analysis/fitting/checklist.py
     analysis/fitting/checks.py

@@ -262,15 +262,17 @@ def scaling_rows(
         one = comparison.frontiers[arm]
         ids = one.points.run_ids or ("",) * len(one.points.x)
         for px, py, identity in zip(one.points.x, one.points.y, ids, strict=True):
+            runs_of = identity.split(",")  # a configuration's runs, averaged
             rows.append(
                 {
                     "panel": panel,
                     "layer": "frontier",
                     "group": arm,
-                    "run_id": identity,
+                    "run_id": identity if len(runs_of) == 1 else None,
                     "x": px,
                     "y": py,
-                    "text": texts.get(identity),
+                    "text": texts.get(runs_of[0]),
+                    "runs": identity,
                 }
             )
         for form in forms:
@@ -291,6 +293,8 @@ def scaling_rows(
     return rows, comparison
 
 
+# Warnings that a picture carries in its note.
+SAID = ("W-COLLAPSE", "W-ONE-TOKENIZER", "W-RATES")
 _COMPARISONS: dict[str, Comparison] = {}
 
 
@@ -692,11 +696,12 @@ def provenance_note(comparison: Comparison, df: pd.DataFrame, y: str) -> str:
         words.append(f"error bars: {bars}")
     made = comparison.bootstrap
     if made is not None:
-        how = "over residuals" if made.by == "residual" else f"by {made.by}"
+        how = "draws of true values" if made.by == "residual" else f"bootstrap draws by {made.by}"
         words.append(
-            f"bands: 95%, {made.draws} bootstrap draws {how} ({made.clusters} units), frontier "
-            "selected anew in each draw"
+            f"bands: 95%, {made.draws} {how} ({made.clusters} units), frontier selected anew in "
+            "each draw"
         )
+    words += [f"{one.code}: {one.message}" for one in comparison.warnings if one.code in SAID]
     fitted = any(
         fit.status == "ok" for one in comparison.frontiers.values() for fit in one.fits.values()
     )

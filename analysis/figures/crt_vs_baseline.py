@@ -157,6 +157,7 @@ def draw(df: pd.DataFrame, config: Config = Config(), table: pd.DataFrame | None
         keys += [
             (style.line_key("-", 1.1, look.color), f"gain on {style.word_of(m)}")
             for m, look in shades.items()
+            if m in set(table.loc[table["panel"] == "gain", "group"])
         ]
         keys += [(style.line_key(":", 1.1), "gain, with floor")]
         style.legend(fig, looks, extra=keys)

@@ -157,14 +157,17 @@ def winners(
     bins: np.ndarray, y_Bn: np.ndarray, weights_Bn: np.ndarray, *, monotone: bool = True
 ) -> Winners:
     """The lowest y of each bin among the rows with weight; of equal y the first row."""
-    num_draws = len(weights_Bn)
+    num_draws = max(len(weights_Bn), len(y_Bn))
+    all_used = weights_Bn.shape == (1, 1)  # of a weight for all rows of all draws
     used = np.unique(bins)
     row = np.zeros((num_draws, len(used)), dtype=int)
     best = np.full((num_draws, len(used)), np.inf)
-    everything = np.broadcast_to(y_Bn, weights_Bn.shape)
+    everything = y_Bn if all_used else np.broadcast_to(y_Bn, weights_Bn.shape)
     for at, one in enumerate(used):
         rows = np.flatnonzero(bins == one)
-        y = np.where(weights_Bn[:, rows] > 0, everything[:, rows], np.inf)
+        y = everything[:, rows]
+        if not all_used:
+            y = np.where(weights_Bn[:, rows] > 0, y, np.inf)
         first = y.argmin(axis=1)
         row[:, at] = rows[first]
         best[:, at] = y[np.arange(num_draws), first]

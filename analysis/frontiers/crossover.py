@@ -8,7 +8,7 @@ Legend: B draws, G grid points.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.optimize import brentq
@@ -16,12 +16,11 @@ from scipy.optimize import brentq
 from ..as_json import number
 from ..fitting.bootstrap import LEVEL
 from ..notebook_repr import Brief
-from ..result import Crossover, Gain
+from ..result import Crossover, Gain, Middle
 
-# How far beyond the data of both arms a crossing is looked for, in decades.
-SEARCH_DECADES = 2.0
 GRID_PER_DECADE = 24
 GAIN_POINTS = 40
+LEAST_DRAWS = 10  # fewer usable draws make no interval
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
@@ -34,6 +33,16 @@ class Line(Brief):
     draws: Mapping[str, np.ndarray]
     low: float  # the arm's own range of x
     high: float
+    # (first, last, points) of a grid -> log y of every draw there: many pairs ask for the same.
+    known: dict[tuple[float, float, int], np.ndarray] = field(default_factory=dict)
+
+    def drawn(self, grid: np.ndarray) -> np.ndarray:
+        """Return log y [B, G] of every draw on a grid of log x."""
+        key = (float(grid[0]), float(grid[-1]), len(grid))
+        if key not in self.known:
+            self.known.clear()
+            self.known[key] = log_curve(self.draws, grid)
+        return self.known[key]
 
 
 def log_curve(params: Mapping[str, np.ndarray], log_x: np.ndarray) -> np.ndarray:
@@ -57,21 +66,24 @@ def inverse(params: Mapping[str, np.ndarray], y: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(x), x, np.inf)
 
 
-def crossover(first: Line, second: Line, *, form: str, direction: str = "lower") -> Crossover:
-    """Find where the laws of two arms cross, within their data and 2 decades beyond each end.
+def crossover(
+    first: Line, second: Line, *, form: str, direction: str = "lower", window: float = 2.0
+) -> Crossover:
+    """Find where the laws of two arms cross, within their data and `window` decades beyond.
 
     A draw that does not cross counts as a crossing beyond the end at which the order would change,
     so that the interval is open (None) there when enough draws do so.
     """
     arms = (first.arm, second.arm)
-    low = min(first.low, second.low) / 10**SEARCH_DECADES
-    high = max(first.high, second.high) * 10**SEARCH_DECADES
+    low = min(first.low, second.low) / 10**window
+    high = max(first.high, second.high) * 10**window
     searched = (low, high)
     bad = next((one for one in (first, second) if one.status != "ok"), None)
     if bad is not None:
         return Crossover(
             arms=arms,
             form=form,
+            window=window,
             status=f"{bad.arm}: {bad.status}",
             x=None,
             y=None,
@@ -99,7 +111,7 @@ def crossover(first: Line, second: Line, *, form: str, direction: str = "lower")
     # The crossing that matters is the one nearest to the compute both arms cover.
     both = (max(first.low, second.low), min(first.high, second.high))
     middle = 0.5 * (np.log(both[0]) + np.log(both[1]))
-    place, count = _nearest_root(grid, gap, middle)
+    place, count = nearest_root(grid, gap, middle)
     winner_low = arms[int(gap[0, 0] > 0)]
     winner_high = arms[int(gap[0, -1] > 0)]
     x = y = decades = None
@@ -123,13 +135,12 @@ def crossover(first: Line, second: Line, *, form: str, direction: str = "lower")
         winner_high = arms[1 - int(below > 0)]
     ci95: tuple[float | None, float | None] = (None, None)
     p_none = None
-    good = np.isfinite(_total(first.draws)) & np.isfinite(_total(second.draws))
-    if good.sum() >= 20:
-        one = {key: values[good] for key, values in first.draws.items()}
-        other = {key: values[good] for key, values in second.draws.items()}
-        gaps = ahead(one, other, grid)
+    good = _usable(first, second)
+    if good.sum() >= LEAST_DRAWS:
+        gaps = sign * (first.drawn(grid) - second.drawn(grid))
+        gaps = gaps if good.all() else gaps[good]
         target = np.log(x) if x is not None else middle
-        places, _ = _nearest_root(grid, gaps, target)
+        places, _ = nearest_root(grid, gaps, target)
         none = ~np.isfinite(places)
         p_none = float(none.mean())
         if x is not None:
@@ -141,6 +152,7 @@ def crossover(first: Line, second: Line, *, form: str, direction: str = "lower")
     return Crossover(
         arms=arms,
         form=form,
+        window=window,
         status="ok" if x is not None else "no crossing",
         x=x,
         y=y,
@@ -153,6 +165,16 @@ def crossover(first: Line, second: Line, *, form: str, direction: str = "lower")
         better_above=winner_high,
         crossings=int(count[0]),
     )
+
+
+def crossing(first: Line, second: Line, window: float) -> float:
+    """Return the x at which two laws cross, nearest to their shared data; inf if they do not."""
+    low = np.log(min(first.low, second.low)) - window * np.log(10.0)
+    high = np.log(max(first.high, second.high)) + window * np.log(10.0)
+    grid = np.linspace(low, high, int((high - low) / np.log(10.0) * GRID_PER_DECADE) + 2)
+    gap = log_curve(first.point, grid) - log_curve(second.point, grid)
+    place, _ = nearest_root(grid, gap, float(np.log(middle_of(first, second))))
+    return float(np.exp(place[0]))
 
 
 def gain(
@@ -181,14 +203,22 @@ def gain(
     log_x = np.log(x)
     point, needed = _gains(arm.point, reference.point, log_x, direction)
     low = high = unreachable = None
-    good = np.isfinite(_total(arm.draws)) & np.isfinite(_total(reference.draws))
-    if good.sum() >= 20:
+    good = _usable(arm, reference)
+    if good.sum() >= LEAST_DRAWS:
         one = {key: values[good] for key, values in arm.draws.items()}
         other = {key: values[good] for key, values in reference.draws.items()}
         draws, _ = _gains(one, other, log_x, direction)
         tail = (1 - LEVEL) / 2
         low, high = np.quantile(draws, [tail, 1 - tail], axis=0, method="nearest")
         unreachable = np.isinf(draws).mean(axis=0)
+    middle = middle_of(arm, reference)
+    at_middle, _ = _gains(arm.point, reference.point, np.log([middle]), direction)
+    ends: tuple[float | None, float | None] = (None, None)
+    if good.sum() >= LEAST_DRAWS:
+        draws, _ = _gains(one, other, np.log([middle]), direction)
+        tail = (1 - LEVEL) / 2
+        pair = np.quantile(draws[:, 0], [tail, 1 - tail], method="nearest")
+        ends = (number(pair[0]), number(pair[1]))
     outside = (needed[0] < reference.low) | (needed[0] > reference.high)
     outside |= (x < arm.low * (1 - 1e-9)) | (x > arm.high * (1 + 1e-9))
     return Gain(
@@ -196,6 +226,12 @@ def gain(
         reference=reference.arm,
         form=form,
         status="ok",
+        middle=Middle(
+            x=middle,
+            gain=number(at_middle[0, 0]),
+            ci95=ends,
+            interval=int(good.sum()) >= LEAST_DRAWS,
+        ),
         x=tuple(float(one) for one in x),
         gain=tuple(number(one) for one in point[0]),
         low=() if low is None else tuple(number(one) for one in low),
@@ -203,6 +239,11 @@ def gain(
         p_unreachable=() if unreachable is None else tuple(float(one) for one in unreachable),
         outside_data=tuple(bool(one) for one in outside),
     )
+
+
+def middle_of(first: Line, second: Line) -> float:
+    """Return the geometric middle of the compute that both arms cover, or of the gap between."""
+    return float(np.sqrt(max(first.low, second.low) * min(first.high, second.high)))
 
 
 def _gains(
@@ -218,6 +259,14 @@ def _gains(
     return needed / np.exp(log_x), needed
 
 
+def _usable(first: Line, second: Line) -> np.ndarray:
+    """Mark the draws that both arms have; none where one has no interval."""
+    totals = [_total(one.draws) for one in (first, second)]
+    if not all(len(one) for one in totals):
+        return np.zeros(0, dtype=bool)
+    return np.asarray(np.isfinite(totals[0]) & np.isfinite(totals[1]))
+
+
 def _total(params: Mapping[str, np.ndarray]) -> np.ndarray:
     """Sum all parameters: NaN where any parameter is."""
     if not params:
@@ -225,7 +274,7 @@ def _total(params: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.asarray(np.sum(list(params.values()), axis=0))
 
 
-def _nearest_root(
+def nearest_root(
     grid: np.ndarray, gaps: np.ndarray, target: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the sign change of each row nearest to `target` (inf: none), and count all of them."""

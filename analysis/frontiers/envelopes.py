@@ -37,32 +37,60 @@ class Points(Brief):
     row_k: np.ndarray | None  # the run of each place; None where points are no runs
 
 
-def pareto(x: np.ndarray, y: np.ndarray, *, direction: str = "lower") -> np.ndarray:
+def pareto(
+    x: np.ndarray, y: np.ndarray, *, direction: str = "lower", tolerance: float = 0.0
+) -> np.ndarray:
     """Return the row numbers of the Pareto set, x ascending: no other run has x <= and a better y.
 
     Ties: of runs with equal x and y the first row stays; of equal x only the best y; of equal y
     only the lowest x. A row with a NaN or infinite x or y is never in the set. `direction` says
-    whether "lower" or "higher" y is better.
+    whether "lower" or "higher" y is better. With a `tolerance` runs whose x differ by that share,
+    counted from the cheapest of them, are of equal x.
     """
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     value = signed(y, direction)
     rows = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
-    order = rows[np.lexsort([rows, value[rows], x[rows]])]
-    if not len(order):
-        return order
+    if not len(rows):
+        return rows
+    place = x[rows] if tolerance == 0 else cells(x[rows], np.log1p(tolerance))
+    order = rows[np.lexsort([rows, value[rows], place])]
     lowest = np.minimum.accumulate(value[order])
     first = np.concatenate([[True], value[order][1:] < lowest[:-1]])
     return np.asarray(order[first])
 
 
-def candidates(name: str, data: Data, direction: str, start: float) -> np.ndarray:
+def cells(x: np.ndarray, width: float) -> np.ndarray:
+    """Return the cell of every row: from the cheapest on, runs within `width` (log) of the first.
+
+    With a width of 0 every x has a cell of its own.
+    """
+    log_x = np.log(x) if width > 0 else x
+    order = np.argsort(log_x, kind="stable")
+    ordered = log_x[order]
+    if width == 0:
+        number = np.cumsum(np.diff(ordered, prepend=ordered[0]) > 0)
+    else:
+        number = np.empty(len(x), dtype=int)
+        first, cell = 0, 0
+        while first < len(x):
+            end = int(np.searchsorted(ordered, ordered[first] + width + 1e-12, side="right"))
+            number[first:end] = cell
+            first, cell = end, cell + 1
+    answer = np.empty(len(x), dtype=int)
+    answer[order] = number
+    return answer
+
+
+def candidates(
+    name: str, data: Data, direction: str, start: float, bins_per_decade: float = BINS_PER_DECADE
+) -> np.ndarray:
     """Return the row numbers of the runs that an envelope can use in a resample of single runs."""
     x, value = data.columns["x"], signed(data.columns["y"], direction)
     everything = np.arange(len(x))
     if len(x) <= THIN_ABOVE or name in ("isoflop", "model"):
         return everything
     if name == "binned":
-        bins = optimum.bin_numbers(x, BINS_PER_DECADE, start)
+        bins = optimum.bin_numbers(x, bins_per_decade, start)
         order = np.lexsort([value, bins])
         place = np.arange(len(x)) - np.searchsorted(bins[order], bins[order], side="left")
         return np.sort(order[place < DEPTH])
@@ -85,15 +113,17 @@ def draw(
     *,
     direction: str,
     start: float,
+    tolerance: float = 0.0,
+    bins: float = BINS_PER_DECADE,
     point: Solved | None = None,
 ) -> Points:
     """Compute the envelope `name` of each resample.
 
-    Bins begin at `start`; `point` is the model's fit.
+    `bins` in each decade begin at `start`; runs whose x differ by the share `tolerance` are of
+    equal x; `point` is the model's fit.
     """
     x = data.columns["x"]
     num_draws = len(weights_Bn)
-    same = len(log_y_Bn) == 1
     log_y_Bn = np.broadcast_to(log_y_Bn, weights_Bn.shape)
     value = log_y_Bn if direction == "lower" else -log_y_Bn
     if name == "isoflop":
@@ -108,13 +138,12 @@ def draw(
         return Points(status="ok", log_x_k=found.log_x_G, log_y_Bk=log_y, use_Bk=good, row_k=None)
     if name == "model":
         return _model(data, log_y_Bn, weights_Bn, direction, point)
-    if name == "binned":
-        bins = optimum.bin_numbers(x, BINS_PER_DECADE, start)
-        won = optimum.winners(bins, value, weights_Bn, monotone=False)
+    if name in ("pareto", "binned", "hull"):
+        binned = name == "binned"
+        cell = optimum.bin_numbers(x, bins, start) if binned else cells(x, np.log1p(tolerance))
+        won = optimum.winners(cell, value, weights_Bn, monotone=not binned)
         use = np.zeros(weights_Bn.shape, dtype=bool)
         np.put_along_axis(use, won.row_BG, won.use_BG, axis=1)
-    elif name in ("pareto", "hull"):
-        use = _pareto_draws(x, value, weights_Bn, same)
         if name == "hull":
             for one in range(num_draws):
                 rows = np.flatnonzero(use[one])
@@ -133,27 +162,6 @@ def draw(
         use_Bk=use[:, places],
         row_k=places,
     )
-
-
-def _pareto_draws(
-    x: np.ndarray, value_Bn: np.ndarray, weights_Bn: np.ndarray, same: bool
-) -> np.ndarray:
-    """Mark the runs in the Pareto set of each resample, [B, n]."""
-    use = np.zeros(value_Bn.shape, dtype=bool)
-    # `same`: all draws have the same values.
-    present = np.where(weights_Bn > 0, value_Bn, np.inf)
-    if same:
-        order = np.lexsort([np.arange(len(x)), value_Bn[0], x])
-        present = present[:, order]
-        lowest = np.minimum.accumulate(present, axis=1)
-        first = np.isfinite(present)
-        first[:, 1:] &= present[:, 1:] < lowest[:, :-1]
-        use[:, order] = first
-        return use
-    for one in range(len(value_Bn)):  # the values differ, and with them the order of equal x
-        rows = np.flatnonzero(np.isfinite(present[one]))
-        use[one, rows[pareto(x[rows], present[one, rows])]] = True
-    return use
 
 
 def _lower_hull(u: np.ndarray, v: np.ndarray) -> np.ndarray:

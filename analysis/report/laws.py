@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from .. import terminal_text
+from ..as_json import encode
 from ..drawing import style
 from ..notices import CODES
 from ..result import Comparison
@@ -58,7 +60,17 @@ def _laws(comparison: Comparison) -> Html:
         how = "over residuals" if made.by == "residual" else f"by {made.by}"
         caption += f" ({made.draws} bootstrap draws {how}, {made.clusters} units)"
     heads = ["arm", "law", "a", "b", "E", "points", "warnings"]
-    return table(heads, rows, caption=f"{caption}.", text_columns=(6,))
+    made_of = table(heads, rows, caption=f"{caption}.", text_columns=(6,))
+    return Html(f"{made_of}{_replication(comparison)}")
+
+
+def _replication(comparison: Comparison) -> Html:
+    """Say what was averaged, and how log y spreads by level of replication."""
+    lines = [comparison.replicates] if comparison.replicates else []
+    for arm, front in comparison.frontiers.items():
+        text = terminal_text.components(encode(front.components))
+        lines += [f"{arm}: {text}"] if text else []
+    return Html("".join(f"<p class=quiet>{html(line)}.</p>" for line in lines))
 
 
 def _crossovers(comparison: Comparison) -> Html:
@@ -104,6 +116,7 @@ def _gains(comparison: Comparison) -> Html:
             rows.append([gain.arm, law, *[None] * len(budgets), gain.status])
             continue
         cells: list[Any] = []
+        why = gain.verdict
         for budget in budgets:
             i = min(range(len(gain.x)), key=lambda k: abs(gain.x[k] - budget))
             value = gain.gain[i]
@@ -111,13 +124,13 @@ def _gains(comparison: Comparison) -> Html:
             mark = "*" if gain.outside_data[i] else ""
             ends = interval(gain.low[i], gain.high[i]) if gain.low else ""
             cells.append(Html(f'{text}{mark}<span class="unit">{ends}</span>'))
-        rows.append([gain.arm, law, *cells, ""])
+        rows.append([gain.arm, law, *cells, why])
     heads: list[Any] = ["arm", "law"]
     heads += [head_cell("gain", Html(f"at {number(budget, 3)}")) for budget in budgets]
     if all(row[-1] == "" for row in rows):
         rows = [row[:-1] for row in rows]
     else:
-        heads.append("why not")
+        heads.append("in the middle")
     caption = (
         f"Compute gain over {comparison.reference}: how many times the compute "
         f"{comparison.reference} needs for what the arm reaches with this many train FLOPs, with "

@@ -100,6 +100,15 @@ def frontier(
     loss: Loss = "l2",
     delta: Delta = 1e-3,
     noise: Noise = None,
+    tolerance: Annotated[
+        float, typer.Option("--tolerance", help="Share of compute within which runs compete.")
+    ] = 0.05,
+    bins: Annotated[
+        float, typer.Option("--bins", help="Bins per decade of the binned envelope.")
+    ] = 4.0,
+    window: Annotated[
+        float, typer.Option("--window", help="Decades beyond the data searched for a crossing.")
+    ] = 2.0,
     seed: opt.Seed = 0,
     home: opt.Home = opt.HOME,
     as_json: opt.Json = False,
@@ -116,6 +125,9 @@ def frontier(
         loss=loss,
         delta=delta,
         noise=noise,
+        tolerance=tolerance,
+        bins=bins,
+        window=window,
         seed=seed,
     )
     _show(command.frontier(opt.load_table(source, home), wanted), as_json)
