@@ -19,7 +19,8 @@ from .fitting.fit import fit as fit_table
 from .fitting.fitted import Fit, law_of, outside, predict
 from .frontiers.compare import compare
 from .request import FitRequest, FrontierRequest
-from .table import POOLED, column_for, counted, numeric_column, row_names
+from .table import POOLED, column_for, counted
+from .table_values import numeric_column, row_names
 
 # Long arrays that a JSON answer leaves out; `Fit.to_json` keeps them.
 LONG = ("draws", "names", "residuals", "run_ids")

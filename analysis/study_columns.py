@@ -15,16 +15,8 @@ from .direction import resolve
 from .quantities import Unclear, numbers
 from .request import Request
 from .row_filter import keep
-from .table import (
-    POOLED,
-    NoRows,
-    column_for,
-    counted,
-    numeric_column,
-    row_names,
-    states,
-    status_column,
-)
+from .table import POOLED, NoRows, column_for, counted, states, status_column
+from .table_values import numeric_column, row_names
 
 # Role -> its column of the study table.
 STUDY: Final = {"x": "flops_train", "y": "val_loss", "n": "params", "d": "tokens_train"}

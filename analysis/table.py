@@ -15,9 +15,9 @@ import pandas as pd
 
 from .notebook_repr import Brief
 from .notices import LeftOut, Notice, notice
-from .quantities import Unclear, numbers
 from .row_filter import keep
 from .table_files import LINE
+from .table_values import numeric_column, place, row_names, with_numbers
 from .vocabulary import FLOPS_RULES
 
 # Where a role is looked for when the user names no column: the study table first, then what papers
@@ -206,7 +206,7 @@ def prepare(
         raise ValueError(f"table: column {str(twice[0])!r} appears twice")
     frame = counted(frame)
     roles = _roles(frame, asked, needs)
-    frame, notices = _with_numbers(frame, roles)
+    frame, notices = with_numbers(frame, roles)
     log: list[LeftOut] = []
 
     def drop(mask: np.ndarray, reason: str) -> None:
@@ -283,7 +283,7 @@ def prepare(
         if len(bad):
             raise ValueError(
                 f"--{role}: column {name!r} ({MEANING[role]}) must be positive, but is "
-                f"{values[bad[0]]:g} in {_place(frame, int(bad[0]))}"
+                f"{values[bad[0]]:g} in {place(frame, int(bad[0]))}"
             )
         columns[role] = values
     rule = _flops_rule(frame, roles.get("x"))
@@ -448,66 +448,10 @@ def _pooled_notices(frame: pd.DataFrame, group: str | None) -> list[Notice]:
     return [notice("W-POOLED", f"{len(pooled)} arms ({shown}) are fitted as one")]
 
 
-def _with_numbers(
-    frame: pd.DataFrame, roles: Mapping[str, str]
-) -> tuple[pd.DataFrame, list[Notice]]:
-    """Return the table with its texts such as "4B" as numbers, and a note of how they were read.
-
-    A column with a value that is unclear stays: the filters may remove that row.
-    """
-    read: dict[str, np.ndarray] = {}
-    told = []
-    for role, name in roles.items():
-        if role == "group" or frame[name].dtype.kind in "fiu" or not len(frame):
-            continue
-        try:
-            read[name] = numeric_column(frame, name, role)
-        except ValueError:
-            continue
-        plain = pd.to_numeric(frame[name], errors="coerce").to_numpy(dtype=float, na_value=np.nan)
-        other = np.flatnonzero(np.isnan(plain) & ~np.isnan(read[name]))
-        if len(other):
-            text = str(frame[name].iloc[other[0]])
-            told.append(
-                notice("W-UNITS", f"column {name!r}: {text!r} is read as {read[name][other[0]]:g}")
-            )
-    return frame.assign(**read), told
-
-
-def numeric_column(frame: pd.DataFrame, name: str, role: str) -> np.ndarray:
-    """Return the column as floats; ValueError names column, row and value of what is unclear."""
-    try:
-        return numbers(
-            frame[name],
-            counts=role in ("n", "d"),
-            commas_group=bool(frame.attrs.get("commas_group")),
-        )
-    except Unclear as error:
-        raise ValueError(
-            f"--{role}: column {name!r} holds {str(error.value)!r} in "
-            f"{_place(frame, error.place)}, which {error.reason}"
-        ) from error
-
-
 def _true(column: pd.Series) -> np.ndarray:
     """Where the column says true (True, 1, "true", "yes")."""
     true = column.map(lambda one: str(one).strip().lower() in ("true", "1", "1.0", "yes"))
     return np.asarray(true, dtype=bool)
-
-
-def row_names(frame: pd.DataFrame) -> tuple[str, ...]:
-    """Return the run id of each row, its line in the file, or its number in the table from 1."""
-    if "run_id" in frame.columns:
-        return tuple(frame["run_id"].astype(str).tolist())
-    return tuple(_place(frame, at) for at in range(len(frame)))
-
-
-def _place(frame: pd.DataFrame, at: int) -> str:
-    """Return the line of a row in its file, or its number from 1, and its run."""
-    if "columns" in frame.attrs:  # sorted for figures: a row is known by its run alone
-        return str(frame["run_id"].iloc[at])
-    place = f"{frame.index.name} {frame.index[at]}"
-    return f"{place} (run {frame['run_id'].iloc[at]})" if "run_id" in frame.columns else place
 
 
 def _unique(frame: pd.DataFrame, keys: list[str]) -> None:

@@ -27,7 +27,10 @@ LONG_FUNCTIONS = {
 PARAMETERS = 8
 # Kernels and the command line aside, as their callers are a compiler and typer.
 FREE = ("trainer/kernels/", "sweeps/cli/")
-MANY_PARAMETERS = {"slurm/launch.py:launch": "the options of the command line, each by its keyword"}
+MANY_PARAMETERS = {
+    "slurm/launch.py:launch": "the options of the command line, each by its keyword",
+    "analysis/frontiers/envelopes.py:draw": "the options of an envelope, each by its keyword",
+}
 
 
 def modules() -> list[Path]:

@@ -258,12 +258,10 @@ def _layout(setup: Setup, data: Data, averaged: Averaged, form: str, fit: Fit) -
         return lambda at: sign * np.log(shape.curve(params, {"x": np.exp(at)})[0])
 
     noise = _first_noise(setup, fit)
+    cell = envelopes.cells(data.columns["x"], _cell_width(setup, data, fit, noise))
     return contenders.layout(
-        log_x,
-        sign * log_y,
-        averaged.seeds_C,
+        contenders.Rows(log_x, sign * log_y, averaged.seeds_C, cell),
         data.columns.get("n", data.columns.get("d", averaged.setting_C)),
-        envelopes.cells(data.columns["x"], _cell_width(setup, data, fit, noise)),
         lambda at: sign * np.log(fit.curve({"x": np.exp(at)})),
         trend_of,
         len(fit.params),

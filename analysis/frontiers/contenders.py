@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -88,12 +89,18 @@ def _means(values: np.ndarray, weights: np.ndarray, ids: np.ndarray) -> np.ndarr
 Trend = Callable[[np.ndarray], np.ndarray]  # value of a law at log x
 
 
+class Rows(NamedTuple):
+    """Averaged rows of an arm, one array each."""
+
+    log_x: np.ndarray
+    value: np.ndarray  # log metric, so that lower is better
+    seeds: np.ndarray  # runs averaged in each row
+    cell: np.ndarray  # number of the cell of compute
+
+
 def layout(
-    log_x: np.ndarray,
-    value: np.ndarray,
-    seeds: np.ndarray,
+    arm: Rows,
     rank_by: np.ndarray | None,
-    cell: np.ndarray,
     first: Trend,
     trend_of: Callable[[np.ndarray, np.ndarray], Trend],
     num_params: int,
@@ -108,6 +115,7 @@ def layout(
     they are ordered by x, if they lie alike in all cells. With `falling` a cell is left out when
     its best run is clearly worse than that of a cheaper cell.
     """
+    log_x, value, seeds, cell = arm
     seeds = seeds / seeds.mean()
     everything = np.arange(len(value))
     if falling:
@@ -148,10 +156,7 @@ def layout(
         config = None
     return _decomposed(
         everything[rows],
-        log_x,
-        value,
-        seeds,
-        cell,
+        Rows(log_x, value, seeds, cell),
         config,
         trend_of(_means(log_x, seeds, cell), _means(value, seeds, cell)),
         free,
@@ -169,16 +174,14 @@ def _not_clearly_worse(value: np.ndarray, cell: np.ndarray, noise: float) -> np.
 
 def _decomposed(
     row_n: np.ndarray,
-    log_x: np.ndarray,
-    value: np.ndarray,
-    seeds: np.ndarray,
-    cell: np.ndarray,
+    arm: Rows,
     config: np.ndarray | None,
     trend: Trend,
     free: int,
     lowest: Scatter,
 ) -> Layout:
     """Split the contenders' scatter about a trend into that of cells, configurations and runs."""
+    log_x, value, seeds, cell = arm
     num_cells = int(cell.max()) + 1
     trend_n = trend(log_x)
     rest = value - trend_n

@@ -96,10 +96,13 @@ def test_by_default_reconstructions_take_what_there_is(
         place = folder / half / str(label)
         place.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (16, 16), (number, 0, 0)).save(place / f"{number}.png")
-    part = imagefolder.describe(imagefolder.Config(), folder)
+    part = imagefolder.describe(imagefolder.Config(on_empty_class="keep"), folder)
     tree = tiny.tokenizer()
     tree["data"] |= {name: getattr(part, name) for name in ("digest", "num_train", "num_val")}
-    tree["data"] |= {"dataset": "imagefolder", "num_classes": part.num_classes}
+    tree["data"] |= {
+        "dataset": tiny.part("imagefolder", on_empty_class="keep"),
+        "num_classes": part.num_classes,
+    }
     tokenizer = tiny.done(home, "tokenizer", tree, locations={"data": str(folder)})
     out = tmp_path / "x.png"
     sample(tokenizer, out=out, device="cpu")

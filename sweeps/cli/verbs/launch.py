@@ -215,7 +215,7 @@ def launched(
 
     executor = parts.load("executors", on).Executor
     runs = () if made.missing_data else made.runs
-    for line in missing_weights(runs, settings["locations"].get("weights")):
+    for line in missing_weights(runs, settings.get("locations", {}).get("weights")):
         if on == "local":
             raise ValueError(line)
         opt.say(f"note: {line}, where it runs", error=True)  # other places have files of their own
