@@ -34,9 +34,9 @@ def takes_columns(verb: Callable[..., Any]) -> Callable[..., Any]:
     """Give a verb the options of COLUMNS, after its first argument, in its parameter `asked`."""
 
     @functools.wraps(verb)
-    def called(**given: Any) -> Any:
-        asked: Asked = {name: given.pop(name) for name in COLUMNS}
-        return verb(**given, asked=asked)
+    def called(*source: Any, **given: Any) -> Any:
+        asked: Asked = {name: given.pop(name, None) for name in COLUMNS}
+        return verb(*source, **given, asked=asked)
 
     kind = inspect.Parameter.KEYWORD_ONLY
     options = [
