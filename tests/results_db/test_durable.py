@@ -513,14 +513,16 @@ def test_a_folder_in_the_place_of_a_file_is_put_aside(write, tmp_path):
     assert aside.read_bytes() == OLD and len(os.listdir(tmp_path)) == 2
 
 
-def test_a_line_is_added_to_a_file_and_not_through_a_link(tmp_path):
-    target = tmp_path / "target"
-    for content in (b"", OLD):
-        target.write_bytes(content)
-        for link in ("log.jsonl", "log-2.jsonl"):
-            if not os.path.lexists(tmp_path / link):
-                (tmp_path / link).symlink_to(target if link == "log.jsonl" else "nowhere")
-            with pytest.raises(OSError) as caught:
-                durable.append_line(tmp_path / link, "{}")
-            assert caught.value.errno == errno.ELOOP
-        assert target.read_bytes() == content and not (tmp_path / "nowhere").exists()
+@pytest.mark.parametrize("name", ["empty", "filled", "nowhere"])
+def test_a_line_is_added_to_a_file_and_not_through_a_link(name, tmp_path):
+    contents = {"empty": b"", "filled": OLD}
+    if name in contents:
+        (tmp_path / name).write_bytes(contents[name])
+    (tmp_path / "log.jsonl").symlink_to(name)
+    with pytest.raises(OSError) as caught:
+        durable.append_line(tmp_path / "log.jsonl", "{}")
+    assert caught.value.errno == errno.ELOOP
+    if name in contents:
+        assert (tmp_path / name).read_bytes() == contents[name]
+    else:
+        assert not (tmp_path / name).exists()
