@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import re
 import sys
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from tokenlaw.analysis.drawing import index
+from tokenlaw.results_db.columns import WIDE_COLUMNS
+from tokenlaw.sweeps.study import load_study, names
 from tokenlaw.trainer import parts
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "analysis"))
@@ -112,3 +115,22 @@ def test_a_missing_column_or_an_empty_table_is_one_clear_line(name: str) -> None
             make(empty, name, vectors_of=df)
         assert "\n" not in str(caught.value)
         assert name in str(caught.value)
+
+
+# Axes that a figure knows and no study at hand has, and columns of tables from elsewhere.
+OF_OTHERS = {"cfg_scale", "k_min", "power", "quantizer", "resolution", "family", "semantic_weight"}
+
+
+def test_every_column_of_a_figure_is_one_that_something_makes() -> None:
+    made = {*WIDE_COLUMNS, *OF_OTHERS}
+    for study in map(load_study, names()):
+        made |= {axis.name for axis in study.flat_axes()}
+    for folder in ("metrics", "kinds"):
+        for name in parts.names(folder):
+            better = getattr(parts.load(folder, name), "BETTER", {})
+            made |= set(better) if isinstance(better, dict) else {name}
+    for name in FIGURES:
+        module = parts.load("figures", name)
+        columns = {*module.NEEDS, *vars(module).get("OPTIONAL", ())} - made
+        ends = r"_(std|extractor|floor|num_samples|reference)$"
+        assert [column for column in columns if re.sub(ends, "", column) not in made] == [], name

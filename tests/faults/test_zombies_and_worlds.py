@@ -12,6 +12,7 @@ import time
 
 import pytest
 import tiny
+from torch.distributed import TCPStore
 
 from tokenlaw.results_db.record import RunDir, read_endpoint
 from tokenlaw.results_db.state import read_attempts
@@ -158,3 +159,33 @@ def test_r8_a_signal_while_modules_are_imported(tmp_path, seconds, number):
     assert process.wait(timeout=120) == 75
     ends = [attempt["end"] for attempt in read_attempts(run_dir)]
     assert len(ends) < 2 and all(end["outcome"] == "preempted" for end in ends)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+def test_r8_the_handler_is_there_before_torch(tmp_path, number):
+    run_dir = tiny.lay_out(tmp_path, "tokenizer", tiny.tokenizer(iterations=400))
+    code = f"""
+import os, runpy, sys
+class Signal:
+    def find_spec(self, name, *_):
+        if name == "torch":
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), {int(number)})
+sys.meta_path.insert(0, Signal())
+sys.argv[1:] = [{str(run_dir.path)!r}]
+runpy.run_module("tokenlaw.trainer", run_name="__main__", alter_sys=True)
+"""
+    command = [sys.executable, "-c", code]
+    assert subprocess.run(command, cwd=tiny.ROOT, env=tiny.environment()).returncode == 75
+    assert not run_dir.attempts()
+
+
+def test_r10_a_launchers_store_without_the_others_ends_in_a_limit(tmp_path):
+    run_dir = tiny.lay_out(tmp_path, "tokenizer", tiny.tokenizer(iterations=2))
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    more = {"MASTER_PORT": str(store.port), "TOKENLAW_JOIN_SECONDS": "1"}
+    kept = {"TORCHELASTIC_USE_AGENT_STORE": "True"}
+    ended = tiny.run_command(run_dir, timeout=60, **place, **more, **kept)
+    assert ended.returncode == 2 and "2 processes are announced, and not all came" in ended.stderr
+    assert not run_dir.attempts()

@@ -501,3 +501,28 @@ def test_a_sync_that_fails_is_an_error_although_the_hash_is_known(tmp_path, monk
     with pytest.raises(OSError, match="no"), durable.stage_folder(tmp_path / "folder") as folder:
         folder.file("content").write_bytes(b"12345")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("write", [durable.write_bytes, durable.replace_fast])
+def test_a_folder_in_the_place_of_a_file_is_put_aside(write, tmp_path):
+    (tmp_path / "file").mkdir()
+    (tmp_path / "file" / "inside").write_bytes(OLD)
+    write(tmp_path / "file", NEW)
+    assert (tmp_path / "file").read_bytes() == NEW
+    (aside,) = tmp_path.glob("file.damaged-*/inside")
+    assert aside.read_bytes() == OLD and len(os.listdir(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("name", ["empty", "filled", "nowhere"])
+def test_a_line_is_added_to_a_file_and_not_through_a_link(name, tmp_path):
+    contents = {"empty": b"", "filled": OLD}
+    if name in contents:
+        (tmp_path / name).write_bytes(contents[name])
+    (tmp_path / "log.jsonl").symlink_to(name)
+    with pytest.raises(OSError) as caught:
+        durable.append_line(tmp_path / "log.jsonl", "{}")
+    assert caught.value.errno == errno.ELOOP
+    if name in contents:
+        assert (tmp_path / name).read_bytes() == contents[name]
+    else:
+        assert not (tmp_path / name).exists()

@@ -369,3 +369,47 @@ def test_the_commit_of_a_repository_and_whether_it_is_changed(tmp_path):
     inner.mkdir()
     (inner / "x").write_text("1")
     assert provenance(inner)["commit"] is None  # an installed copy is not this repository's code
+
+
+def test_a_replaced_attempt_beats_no_more(run):
+    first = record.claim(run, executor="local")
+    first.heartbeat.beat(step=1, steps=9, phase="train", force=True)
+    second = record.claim(run, executor="local")
+    second.heartbeat.beat(step=2, steps=9, phase="train", force=True)
+    before = run.heartbeat_path.read_bytes()
+    with pytest.raises(record.Fenced, match="attempt 1 was replaced by attempt 2"):
+        first.heartbeat.beat(step=3, steps=9, phase="train", force=True)
+    assert run.heartbeat_path.read_bytes() == before
+
+
+def test_the_probe_of_the_clock_opens_only_files_that_it_makes(tmp_path):
+    """A name that is planted beforehand, as a link to another file, is never opened."""
+    code = """
+import os, sys
+from pathlib import Path
+from tokenlaw.results_db import state
+opened = []
+def note(event, args):
+    if event == "open" and str(args[0]).startswith(sys.argv[1] + os.sep):
+        opened.append((args[0], args[2]))
+sys.addaudithook(note)
+for _ in range(2):
+    state._clocks.clear()
+    state._file_system_now(Path(sys.argv[1]))
+assert len({name for name, _ in opened}) == len(opened) == 2, opened
+assert all(flags & os.O_EXCL and flags & os.O_CREAT for _, flags in opened), opened
+assert not os.listdir(sys.argv[1])
+"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+
+
+def test_an_endpoint_beyond_its_bound_is_not_read(run):
+    attempt = record.claim(run, executor="local")
+    attempt.write_endpoint(endpoint())
+    attempt.finish("done")
+    assert state.peek_endpoint(run)["status"] == state.run_status(run).state == "done"
+    with open(run.endpoint_path, "ab") as file:
+        file.write(b" " * (17 << 20))  # still JSON
+    assert state.peek_endpoint(run) == {} and state.run_status(run).state != "done"
+    with pytest.raises(strict_json.DamagedError, match="at most 16777216 are read"):
+        state.read_endpoint(run)

@@ -158,3 +158,15 @@ def test_jobs_do_not_open_sqlite(tmp_path, monkeypatch):
     monkeypatch.setenv("TOKENLAW_DB", f"sqlite:///{tmp_path}/x.db")
     assert report_to_postgres.record_remote(tmp_path, run) is False
     assert not list(tmp_path.glob("*.db")) and len(spool.pending(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("text", ['{"kind":"codes","id":"abc"}', '{"kind":"tokenizer"}', "[]"])
+def test_a_marker_that_names_another_run_is_quarantined(text, tmp_path):
+    marker = spool.mark(tmp_path, make_run(tmp_path, "tokenizer", "abc"))
+    marker.write_text(text)
+    assert spool.pending(tmp_path) == []
+    ((name, reason),) = ((held.name, held.reason) for held in spool.quarantined(tmp_path))
+    assert (name, reason) == (
+        "tokenizer-abc",
+        "tokenizer-abc: the content does not say what the name says",
+    )

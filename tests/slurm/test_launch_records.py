@@ -1,5 +1,6 @@
 """What launches write down before they act: numbered, in order, and mended when one dies."""
 
+import itertools
 import json
 import os
 import threading
@@ -129,3 +130,18 @@ def test_another_hosts_launch_lives_by_the_clock_of_the_files(tmp_path: Path, mo
         monkeypatch.setattr(time, "time", lambda skew=skew: real() + skew)
         (found,) = launches(tmp_path, all_of_them=True)
         assert found.alive and not found.settled
+
+
+def test_a_launch_that_died_is_settled_by_the_clock_of_the_files(
+    tmp_path: Path, monkeypatch
+) -> None:
+    intent = opened(tmp_path, submitting=True)
+    content = json.loads(intent.path.read_text()) | {"pid": 2**22 + 1}
+    intent.path.write_text(json.dumps(content))
+    ages = {0: False, 3600: True}  # seconds of silence: settled
+    real = time.time
+    for (age, settled), skew in itertools.product(ages.items(), (-7200, 0, 7200)):
+        os.utime(intent.path, (real() - age,) * 2)
+        monkeypatch.setattr(time, "time", lambda skew=skew: real() + skew)
+        (launched,) = launches(tmp_path, all_of_them=True)
+        assert launched.settled is settled and not launched.alive

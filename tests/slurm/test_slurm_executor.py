@@ -22,6 +22,7 @@ from tokenlaw.slurm.follow.status import study_status
 from tokenlaw.slurm.launch import launch
 from tokenlaw.slurm.resources import Resources
 from tokenlaw.slurm.run_states import Summary
+from tokenlaw.sweeps.cli.app import main
 from tokenlaw.sweeps.planned import Plan
 
 SCRIPT = Path(__file__).with_name("launch_toy.py")
@@ -312,6 +313,20 @@ def test_cancel_takes_only_this_studys_jobs_out(home: Path, cluster: FakeCluster
     assert done.jobs == 3 and done.notes == ()
     assert {job["state"] for job in cluster.jobs().values()} == {"CANCELLED"}
     assert len(run(two_stage_plan(), home).submitted) == 6
+
+
+def test_cancel_says_that_a_queue_could_not_be_asked(
+    home: Path, cluster: FakeCluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(two_stage_plan(), home)
+    cluster.switch(queue_down=True)
+    assert main(["cancel", "toy", "--home", str(home)]) == 1
+    said = capsys.readouterr().out
+    assert "note: slurm cannot be asked: " in said and "its jobs go on, so try again later" in said
+    assert {job["state"] for job in cluster.jobs().values()} == {"PENDING"}
+    cluster.switch(queue_down=False)
+    assert not main(["cancel", "toy", "--home", str(home)])
+    assert {job["state"] for job in cluster.jobs().values()} == {"CANCELLED"}
 
 
 def test_inherited_slurm_variables_do_not_reach_sbatch(

@@ -13,6 +13,7 @@ import pytest
 import torch
 from small_study import grid
 
+from tokenlaw.results_db.durable import MisplacedError
 from tokenlaw.results_db.plan_file import current_plan_path, read_plan
 from tokenlaw.results_db.provenance import cpu_name
 from tokenlaw.results_db.record import RunDir
@@ -339,6 +340,35 @@ def test_run_folder(plan, tmp_path):
     assert read_json(folder.settings_path)["device"] == "cpu"
     write_run(tmp_path, run, {"device": "cuda", "locations": {"data": None}})
     assert read_json(folder.settings_path)["device"] == "cuda"
+
+
+@pytest.mark.parametrize("damage", ["empty", "half", "object", "folder", "link"])
+def test_a_damaged_config_of_a_run_to_be_done_is_written_anew(plan, tmp_path, damage):
+    run = first(plan, "generator")
+    folder = RunDir(write_run(tmp_path, run, {"device": "cpu"}))
+    good = folder.config_path.read_bytes()
+    folder.config_path.unlink()
+    match damage:
+        case "folder":
+            folder.config_path.mkdir()
+        case "link":
+            (tmp_path / "target").write_bytes(good)
+            folder.config_path.symlink_to(tmp_path / "target")
+        case _:
+            text = {"empty": b"", "half": good[: len(good) // 2], "object": b"{}"}[damage]
+            folder.config_path.write_bytes(text)
+    write_run(tmp_path, run, {"device": "cpu"})
+    assert folder.config_path.read_bytes() == good and not folder.config_path.is_symlink()
+
+
+def test_another_runs_config_is_not_overwritten(plan, tmp_path):
+    one, other = (run for run in plan.runs if run.kind == "tokenizer")
+    folder = RunDir(write_run(tmp_path, one, {}))
+    strange = RunDir(write_run(tmp_path, other, {})).config_path.read_bytes()
+    folder.config_path.write_bytes(strange)
+    with pytest.raises(MisplacedError):
+        write_run(tmp_path, one, {})
+    assert folder.config_path.read_bytes() == strange
 
 
 # --------------------------------------------------------------------------------------------- data

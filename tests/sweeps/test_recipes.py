@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import shutil
 from pathlib import Path
 
 import pytest
-from recipes import FOLDER, differences, fields, of_papers, page, paper, read
+from recipes import FOLDER, differences, fields, of_papers, page, paper, published, read
 
 
 @pytest.mark.parametrize("name", of_papers())
@@ -82,3 +83,27 @@ def test_a_page_that_was_edited_is_named(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("| 0.999 | 0.999 |", "| 0.9999 | 0.999 |"))
     (difference,) = differences("ibq_scaling", folder)
     assert "is not the page" in difference
+
+
+def test_the_page_of_vcq_lists_every_numeral_that_is_not_legible() -> None:
+    text = (FOLDER.parent / "vcq.md").read_text()
+    section = text.split("## Numerals that are not legible")[1].split("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line[:1] == "|"][2:]
+    listed: dict[str, str] = {}
+    for _, values, switches in rows:
+        names = switches.replace("`", "").split(", ")
+        prefix = names[0].rpartition(".")[0]
+        numbers = values.split(", ")
+        for name, number in itertools.zip_longest(names, numbers):
+            listed[name if "." in name else f"{prefix}.{name}"] = number
+    expected = {
+        field: row["here"]
+        for field, row in published("vcq_schedules").items()
+        if "not legible" in row["why"]
+    }
+    # Of Equation 4 the form is what is missing; decay of embeddings follows from the text.
+    expected[".cfg_codebook"] = expected.pop("evaluations.samples.sampling.cfg_codebook")
+    assert set(listed) == {*expected, "generator.optim.decay_embeddings"}
+    for field, value in expected.items():
+        if field != ".cfg_codebook":
+            assert float(listed[field]) == float(value), field

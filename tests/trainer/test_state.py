@@ -280,3 +280,13 @@ def test_log_lines_of_steps_to_be_repeated_are_dropped(run):
 def test_no_log_to_truncate(run):
     checkpoints.truncate_log(run, 0)
     assert not run.dir.log_path.exists()
+
+
+def test_a_replaced_attempt_logs_nothing(run):
+    run.log({"step": 1})
+    claimed(run.dir).log({"step": 2})
+    before = run.dir.log_path.read_bytes()
+    for write in (lambda: run.log({"step": 3}), lambda: run.warn("late")):
+        with pytest.raises(Fenced, match="attempt 1 was replaced by attempt 2"):
+            write()
+    assert run.dir.log_path.read_bytes() == before
