@@ -590,6 +590,15 @@ def test_data_that_differ_from_those_of_done_runs(name, done_runs, tmp_path, mon
     assert other["warnings"] == [other["data_changes"]["text"]]
 
 
+def test_a_plan_prints_classes_images_and_those_skipped(tmp_path, home, planned, capsys):
+    make, options, _ = TAKEN["broken images"]
+    planned(make, options)
+    data = f"imagefolder:{tmp_path / 'images'}"
+    assert main(["plan", str(tmp_path / "my_study.py"), "--data", data, "--home", str(home)]) == 0
+    line = "imagefolder: 2 classes, 16 training and 7 validation images, 1 skipped"
+    assert f"\ndata: {line}\n" in capsys.readouterr().out
+
+
 def test_skipped_images_are_counted_in_status_and_report(done_runs, capsys):
     home, path = done_runs / "home", str(done_runs / "my_study.py")
     line = "imagefolder: 2 classes, 16 training and 8 validation images, 1 skipped"
