@@ -100,6 +100,12 @@ class DataFacts:
                 class_names=found.class_names,
                 **{name: getattr(found, name) for name in FACTS},
             )
+            if found.in_both:
+                self._warn(
+                    f"data: {self.folder or decoded.name}: {len(found.in_both)} of {found.num_val} "
+                    "validation images have the content of training images, the first: "
+                    f"{found.in_both[0]!r}"
+                )
         self._compare(tree, self._known[key])
         facts = {name: getattr(self._known[key], name) for name in FACTS}
         return {**tree, "dataset": dataset, **facts}
@@ -120,7 +126,9 @@ class DataFacts:
             raise ValueError(
                 f"{text}; allowed: those, or --accept-counts to plan with these images"
             )
-        text += "; accepted by --accept-counts"
+        self._warn(f"{text}; accepted by --accept-counts")
+
+    def _warn(self, text: str) -> None:
         if text not in self.warnings:
             self.warnings.append(text)
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 from tokenlaw.sweeps.cli.app import main
 from tokenlaw.trainer import parts
+from tokenlaw.trainer.datasets import _files
 
 STUDY = """
 from tokenlaw import Axis, Grid, part
@@ -43,19 +44,20 @@ def encoded(seed):
     return out.getvalue()
 
 
-PNG = [encoded(seed) for seed in range(8)]
+PNG = [encoded(seed) for seed in range(24)]
+VAL = 12  # from here on the pictures are of validation images
 
 
 def images(folder, count, first=0):
     folder.mkdir(parents=True, exist_ok=True)
     for index in range(count):
-        (folder / f"{index}.png").write_bytes(PNG[(first + index) % 8])
+        (folder / f"{index}.png").write_bytes(PNG[first + index])
 
 
 def folders(root):
     for number, name in enumerate(("cat", "dog")):
         images(root / "train" / name, 8, number)
-        images(root / "val" / name, 4, number)
+        images(root / "val" / name, 4, VAL + number)
 
 
 def table(path, labels, kind=None, names=None):
@@ -438,6 +440,68 @@ def test_held_out_images_are_of_every_class_and_of_one_half(tmp_path):
         assert other.digest != module.describe(config, root).digest
 
 
+# ---------------------------------------------------------------------------- images of both halves
+
+IN_BOTH = {  # make, options, words of the warning
+    "imagefolder": (
+        add(lambda r: images(r / "val/dog/more", 2, 7)),
+        {},
+        "2 of 10 validation images have the content of training images, the first: "
+        "'val/dog/more/0.png'",
+    ),
+    "imagefolder, of another class": (
+        add(lambda r: shutil.copy(r / "train/cat/0.png", r / "val/dog/line\nbreak.png")),
+        {},
+        "1 of 9 validation images have the content of training images, the first: "
+        r"'val/dog/line\nbreak.png'",
+    ),
+    "imagefolder, held out": (
+        add(lambda r: shutil.rmtree(r / "val"), lambda r: images(r / "train/dog", 8)),
+        {"num_val_held_out": 2},
+        "2 of 2 validation images",
+    ),
+    "parquet": (
+        lambda r: shards(r, "train-0", "train-1", val=("test-0",)),
+        {},
+        "8 of 8 validation images have the content of training images, the first: "
+        "'test-0.parquet row 0'",
+    ),
+    "parquet, held out": (
+        lambda r: shards(r, "train-0", "train-1", val=()),
+        {"num_val_held_out": 2},
+        "2 of 2 validation images",
+    ),
+    "lsun": (
+        lsun,
+        {},
+        "2 of 2 validation images have the content of training images, the first: "
+        "'bedroom_val/0.png'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", IN_BOTH)
+def test_images_of_both_halves_are_warned_of(name, tmp_path, home, planned, monkeypatch, capsys):
+    make, options, words = IN_BOTH[name]
+    (text,) = planned(make, options)["warnings"]
+    root = tmp_path / "images"
+    assert text.startswith(f"data: {root}: {words}") and "\n" not in text
+    monkeypatch.setattr(_files, "_sha256", None)  # the hashes are those that are kept
+    arguments = [str(tmp_path / "my_study.py"), "--data", f"{kind_of(root)}:{root}"]
+    assert main(["plan", *arguments, "--home", str(home)]) == 0
+    assert capsys.readouterr().out.count(f"warning: {text}\n") == 1
+
+
+@pytest.mark.parametrize("kind", ["parquet", "lsun"])
+def test_halves_that_share_no_image_are_not_warned_of(kind, planned):
+    make = {
+        "parquet": lambda r: shards(r, "train", val=()),
+        "lsun": lambda r: (lsun(r), images(r / "bedroom_val", 2, VAL)),
+    }[kind]
+    options = {"num_val_held_out": 2} if kind == "parquet" else {}
+    assert planned(make, options)["warnings"] == []
+
+
 # --------------------------------------------------------------------- counts that a study states
 
 STATED = {"num_classes": 2, "num_train": 1_281_167, "num_val": 8}
@@ -466,7 +530,7 @@ CHANGES = {
         "digest ",
     ),
     "a class more": (
-        lambda r: (images(r / "train/bird", 1), images(r / "val/bird", 1)),
+        lambda r: (images(r / "train/bird", 1), images(r / "val/bird", 1, VAL)),
         ["classes", "counts", "content"],
         "3 classes, were 2",
     ),
@@ -524,6 +588,15 @@ def test_data_that_differ_from_those_of_done_runs(name, done_runs, tmp_path, mon
     assert other["data_changes"]["kinds"] == kinds
     assert words in other["data_changes"]["text"]
     assert other["warnings"] == [other["data_changes"]["text"]]
+
+
+def test_a_plan_prints_classes_images_and_those_skipped(tmp_path, home, planned, capsys):
+    make, options, _ = TAKEN["broken images"]
+    planned(make, options)
+    data = f"imagefolder:{tmp_path / 'images'}"
+    assert main(["plan", str(tmp_path / "my_study.py"), "--data", data, "--home", str(home)]) == 0
+    line = "imagefolder: 2 classes, 16 training and 7 validation images, 1 skipped"
+    assert f"\ndata: {line}\n" in capsys.readouterr().out
 
 
 def test_skipped_images_are_counted_in_status_and_report(done_runs, capsys):

@@ -10,6 +10,7 @@ import resource
 import struct
 import subprocess
 import sys
+import warnings
 import zlib
 from pathlib import Path
 
@@ -577,6 +578,14 @@ def test_a_larger_image_is_read_where_the_study_allows_it():
         decode_image(content, "x")
     with contextlib.suppress(MemoryError):
         assert decode_image(content, "x", Reading(max_pixels=100_000_000)).shape == (9000, 9000, 3)
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "bmp"])
+def test_an_image_within_the_bound_gives_no_warning_of_pillow(monkeypatch, kind):
+    content = encoded(NOISE, kind)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", NOISE[:, :, 0].size - 1)
+    with warnings.catch_warnings(action="error"):
+        assert decode_image(content, "x").shape == NOISE.shape
 
 
 def test_kept_pixels_are_those_of_the_rules(tmp_path, monkeypatch):

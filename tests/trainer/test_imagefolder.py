@@ -292,6 +292,9 @@ def test_lsun_databases(database, monkeypatch):
     facts = lsun.describe(skipping, database)
     assert (facts.num_train, facts.skipped) == (2, 1)
     assert len(lsun.open_split(skipping, database, "train")) == 2
+    assert facts.in_both == lsun.describe(held_out, database).in_both == ()
+    (database / "bedroom_val_lmdb" / "data.mdb").write_bytes(b"train")
+    assert lsun.describe(lsun.Config(), database).in_both == ("k1", "k2", "k3")
 
 
 def test_lsun_database_without_the_package(database, monkeypatch):

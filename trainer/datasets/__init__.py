@@ -30,6 +30,7 @@ class Facts:
     skipped: int = 0  # images that cannot be read and are left out of all counts
     labels: tuple[int, ...] | None = None  # ids in the data by class number; None: the same numbers
     class_names: tuple[str, ...] = ()  # by class number, where the data have names
+    in_both: tuple[str, ...] = ()  # validation images with the content of a training image
 
 
 class Split(Protocol):

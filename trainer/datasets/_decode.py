@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import threading
-import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,8 @@ from ..accounting.config import STRICT, PositiveInt
 
 RULES = 2  # raised when other files are read, or into other pixels, than before
 
-# The first bytes of a file decide: opened by these classes, no file reaches another decoder.
+# The first bytes of a file decide: opened by these classes, no file reaches another decoder, nor
+# the bound of `Image.open`, which warns on the terminal; `max_pixels` is the bound here.
 _FORMATS: tuple[tuple[bytes, type[ImageFile]], ...] = (
     (b"\xff\xd8\xff", JpegImageFile),
     (b"\x89PNG\r\n\x1a\n", PngImageFile),
@@ -36,9 +36,6 @@ _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 _TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 _ALONE_FROM = 1 << 24  # pixels from which images are decoded one at a time
 _alone = threading.Lock()
-
-# `max_pixels` is the bound here; Pillow's own would warn on the terminal, once for each place.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,7 +13,7 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,6 +126,16 @@ def digest_of(facts: Iterable[FileFact], also: str = "") -> str:
         line = f"{fact.name}\0{fact.size}\0{fact.sha256}\n"
         digest.update(line.encode("utf-8", "surrogateescape"))  # names may be any bytes
     return digest.hexdigest()
+
+
+def in_both(facts: Iterable[FileFact], halves: Mapping[str, Iterable[str]]) -> tuple[str, ...]:
+    """List the files for validation that have the content of a file for training.
+
+    `halves` has the names of each half, all of them in `facts`.
+    """
+    content = {fact.name: fact.sha256 for fact in facts}
+    train = {content[name] for name in halves["train"]}
+    return tuple(name for name in halves["val"] if content[name] in train)
 
 
 def check_image_file(path: Path, name: str, reading: Reading | None = None) -> tuple[int, ...]:

@@ -28,6 +28,7 @@ from ._files import (
     check_image_file,
     digest_of,
     file_facts,
+    in_both,
     need_folder,
     need_split,
 )
@@ -63,6 +64,7 @@ def describe(config: Config, folder: Path | None) -> Facts:
         num_val=len(found.names["val"]),
         skipped=found.skipped,
         class_names=found.classes,
+        in_both=found.in_both,
     )
 
 
@@ -89,6 +91,7 @@ class _Scan:
     names: dict[str, list[str]]  # of each half, without the broken ones
     digest: str
     skipped: int
+    in_both: tuple[str, ...]
 
 
 def _scan(config: Config, root: Path) -> _Scan:
@@ -142,6 +145,7 @@ def _scan_at(
         names=halves,
         digest=digest_of((f for f in facts if not f.broken), pixel_rules(config) + also),
         skipped=len(broken),
+        in_both=in_both(facts, halves),
     )
 
 

@@ -29,6 +29,7 @@ from ._files import (
     check_image_file,
     digest_of,
     file_facts,
+    in_both,
     need_folder,
     need_split,
 )
@@ -59,6 +60,7 @@ def describe(config: Config, folder: Path | None) -> Facts:
         num_train=len(keys["train"]),
         num_val=len(keys["val"]),
         skipped=source.skipped,
+        in_both=source.in_both(),
     )
 
 
@@ -134,6 +136,9 @@ class _Folders:
         good = (fact for fact in self._facts if not fact.broken)
         return digest_of(good, f"val {len(self._keys['val'])}{pixel_rules(self._config)}")
 
+    def in_both(self) -> tuple[str, ...]:
+        return in_both(self._facts, self._keys)
+
     def open(self, split: str) -> Split:
         names = self._keys[split]
         return FileSplit(self._root, names, np.zeros(len(names), np.int64), self._config)
@@ -162,6 +167,12 @@ class _Databases:
         left_out = [fact.broken for fact in self._facts if fact.broken]
         also = f"val {len(self._keys['val'])} {left_out or ''}{pixel_rules(self._config)}"
         return digest_of(self._facts, also)
+
+    def in_both(self) -> tuple[str, ...]:
+        """List the keys of both halves where two databases are equal: entries have no hashes."""
+        train = set(self._keys["train"])
+        equal = len({fact.sha256 for fact in self._facts}) == 1
+        return tuple(key for key in self._keys["val"] if equal and key in train)
 
     def open(self, split: str) -> Split:
         place = self._places.get(split, self._places["train"])

@@ -77,6 +77,7 @@ def describe(config: Config, folder: Path | None) -> Facts:
         skipped=found.skipped,
         labels=label_map(found.classes),
         class_names=found.class_names,
+        in_both=found.in_both,
     )
 
 
@@ -104,6 +105,7 @@ class _Scan:
     class_names: tuple[str, ...]
     digest: str
     skipped: int
+    in_both: tuple[str, ...]
 
 
 def _scan(config: Config, root: Path) -> _Scan:
@@ -129,6 +131,7 @@ def _scan(config: Config, root: Path) -> _Scan:
         class_names=tuple(called.get(label, str(label)) for label in classes),
         digest=digest_of(facts, also),
         skipped=sum(map(len, skipped.values())),
+        in_both=_in_both(halves, names, {fact.name: fact.sha256 for fact in facts}),
     )
 
 
@@ -182,6 +185,22 @@ def _held_out(train: list[_Chosen], names: dict[Path, str], count: int) -> dict[
         for half, chosen_R in (("train", ~is_val_R), ("val", is_val_R)):
             halves[half].append(_Chosen(rows.path, rows.rows_N[chosen_R], rows.labels_N[chosen_R]))
     return halves
+
+
+def _in_both(
+    halves: dict[str, list[_Chosen]], names: dict[Path, str], content: dict[str, str]
+) -> tuple[str, ...]:
+    """List the rows of both halves in files of equal content: rows have no hashes."""
+    train: dict[str, list[np.ndarray]] = {}
+    for rows in halves["train"]:
+        train.setdefault(content[names[rows.path]], []).append(rows.rows_N)
+    found: list[str] = []
+    for rows in halves["val"]:
+        name = names[rows.path]
+        if same := train.get(content[name]):
+            shared_R = rows.rows_N[np.isin(rows.rows_N, np.concatenate(same))]
+            found += [f"{name} row {row}" for row in shared_R.tolist()]
+    return tuple(found)
 
 
 class _Rows:
