@@ -32,7 +32,7 @@ def start(home: Path, environment: Mapping[str, str], *options: str) -> subproce
 
 def timed(process: subprocess.Popen[str], home: Path, place: str) -> str:
     """Checks that both shapes were timed there; what was said."""
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=200)
     assert process.returncode == 0, err[-3000:]
     runs = {run["kind"]: run for run in json.loads(out)["runs"]}
     for kind in ("tokenizer", "generator"):
@@ -66,7 +66,7 @@ def test_on_slurm(slurm: Place, tmp_path: Path) -> None:
     jobs = {name: job_of(processes[name]) for name in ("cancelled", "interrupted")}
     slurm.ask("scancel", jobs["cancelled"])
     processes["interrupted"].send_signal(signal.SIGINT)
-    said = {name: processes[name].communicate(timeout=60)[1] for name in jobs}
+    said = {name: processes[name].communicate(timeout=180)[1] for name in jobs}
     assert processes["cancelled"].returncode == 1
     last = said["cancelled"].splitlines()[-1]
     assert last == f"error: --calibrate: job {jobs['cancelled']} ended as CANCELLED"

@@ -22,11 +22,25 @@ _MARK = "TOKENLAW_TEST_HOME"  # by which the processes of a launch are known
 STUDY = str(ROOT / "tests" / "cluster" / "together_study.py")
 
 
-def start(home: Path, environment: Mapping[str, str], *options: str) -> subprocess.Popen[str]:
+COMMAND = ("-m", "tokenlaw")
+# Lets sbatch options contradict the resources, which a launch refuses.
+UNGUARDED = (
+    "-c",
+    "import sys; from tokenlaw.slurm import resources; del resources._TAKEN['nodes']; "
+    "from tokenlaw.sweeps.cli.app import main; sys.exit(main())",
+)
+
+
+def start(
+    home: Path,
+    environment: Mapping[str, str],
+    *options: str,
+    command: tuple[str, str] = COMMAND,
+) -> subprocess.Popen[str]:
     common = ["--home", str(home), "--device", "cpu", "--yes", "--quiet"]
     return kept(
         subprocess.Popen(
-            [sys.executable, "-P", "-m", "tokenlaw", "launch", STUDY, *common, *options],
+            [sys.executable, "-P", *command, "launch", STUDY, *common, *options],
             env={**os.environ, **environment, "PYTHONPATH": str(ROOT), _MARK: str(home)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -137,7 +151,8 @@ def test_two_nodes_give_the_curve_of_one_process(
     options = ["--on", "slurm", "--workers", "1", *QUEUE, "--resource", "nodes=2"]
     launch = start(home, environment, *options, "--checkpoint-seconds", "0")
     # To these runs the cluster gives one node less than they were to have.
-    refused = start(short, environment, *options, "--resource", "extra.nodes=1")
+    fewer = (*options, "--resource", "extra.nodes=1")
+    refused = start(short, environment, *fewer, command=UNGUARDED)
     second = lose_one(home)
     first_node, second_node = slurm_of_two_nodes.ask(
         "scontrol", "show", "hostnames", second["SLURM_JOB_NODELIST"]
