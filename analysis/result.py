@@ -59,8 +59,8 @@ class Frontier(Brief):
     )  # form -> 95% band on the grid
     high: dict[str, tuple[float | None, ...]] = field(default_factory=dict)
     configurations: int | None = None  # rows after averaging what differs in seeds alone
-    # Form -> standard deviation of the envelope's points about it, log units, and its AICc; None
-    # where the points are too few. `leading` is the form with the lower AICc.
+    # By form: standard deviation of the envelope's points about it, in log units, and its AICc.
+    # None: too few points. `leading` is the form with the lower AICc.
     scatter: dict[str, float | None] = field(default_factory=dict)
     aicc: dict[str, float | None] = field(default_factory=dict)
     leading: str = "straight"

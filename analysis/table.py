@@ -59,8 +59,8 @@ KEYS: Final = ("study", "arm", "run_id", "step", "sample_seed")
 PER_TOKEN: Final = ("val_loss", "loss", "train_loss", "nll", "cross_entropy")
 # What makes two losses per token different quantities.
 TOKEN_COLUMNS: Final = ("codebook_size", "tokens_per_image")
-# What a column of states calls a run that ended well, here and in other trackers. Every other word
-# is left out and counted.
+# Words for a run that ended well, here and in other trackers. Rows with another word are left out
+# and counted.
 DONE: Final = (
     *("done", "finished", "completed", "complete", "ok", "success", "succeeded", "successful"),
     "terminated",  # Ray Tune: ended by itself
@@ -70,7 +70,7 @@ NOT_DONE: Final = (
     *("preempted", "preempting", "cancelled", "canceled", "timeout", "oom", "running", "pending"),
     *("queued", "scheduled", "waiting", "stopped", "aborted", "interrupted"),
 )
-# What tables without `run_id` call a run, and the steps of its checkpoints.
+# Column names of runs in tables without `run_id`, and of the steps of their checkpoints.
 RUN_NAMES: Final = ("Name", "name", "run", "run_name", "Run")
 STEPS: Final = ("step", "Step", "_step", "steps", "current_steps")
 SHOWN_ROWS: Final = 20  # how many removed rows the filter log names

@@ -10,7 +10,6 @@ import errno
 import logging
 import os
 import secrets
-import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,9 +171,6 @@ def _where_writable() -> Iterator[None]:
 
 
 def _checked(path: Path) -> Marker:
-    info = os.lstat(path)
-    if not stat.S_ISREG(info.st_mode):
-        raise DamagedError(f"{path.name}: not a plain file")
     content = read_json(path, limit_bytes=4096)
     kind, _, run_id = path.name.partition("-")
     if kind not in KINDS:

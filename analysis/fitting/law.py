@@ -1,5 +1,4 @@
-"""What every law in analysis/laws is: the interface, and the solver's answer in the law's own
-parameters.
+"""Define the interface of the laws in analysis/laws, and a fit in the parameters of its law.
 
 Legend: B draws, n rows, P parameters of the solver, S starts.
 """

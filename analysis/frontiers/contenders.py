@@ -28,7 +28,7 @@ CELL_NOISES = 4.0
 WIDEST_CELL = 0.25  # decades
 # A run that is so many standard deviations worse than the best of its cell is no contender.
 FAR = 15.0
-# Of an arm of many runs only so many of each cell are contenders.
+# Above MANY runs an arm keeps the DEEPEST best runs of each cell as contenders.
 MANY, DEEPEST = 400, 40
 # A cell is worse than a cheaper one if its best run is by so many standard deviations.
 CLEARLY = 1.0
